@@ -1,0 +1,269 @@
+"""From a source's files to the tables reviews, items and rejected: cleaning, k-core, order.
+
+Every row read ends up in ``reviews`` or, with a reason and its raw text, in ``rejected``; blank lines are no rows. Metadata is
+optional: bad lines of it are rejected under the metadata file's name, and without the file titles are null.
+A row without text is kept with ``""``, one without a rating with null.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sealr.config import DataConfig
+from sealr.data.download import MissingFile, data_dir, fetch
+from sealr.data.manifest import Output
+from sealr.data.rejects import Rejects
+from sealr.data.sources import reader
+from sealr.data.sources.lines import DataFileError, Row
+from sealr.data.tables import write_table
+
+log = logging.getLogger(__name__)
+CHUNK = 50_000  # rows held as Python objects before they become columns
+YEAR_2100 = 4_102_444_800  # seconds; what is later was not meant in seconds
+ITEM_FIELDS = ("title", "brand", "categories")
+
+
+class IngestError(ValueError):
+    """No usable review is left; the message says what happened to the rows read."""
+
+
+def input_files(config: DataConfig, folder: Path | None = None) -> dict[str, Path]:
+    """The local files of a data set, downloaded if need be: ``{}`` for demo, else "reviews" and, if it can be had, "items".
+
+    folder: the data folder, SEALR_DATA or ./data unless given. Raises MissingFile where there are no reviews, ChecksumError.
+    """
+    if config.source == "demo":
+        return {}
+    hint = reader(config.source).HINT
+    files = {"reviews": fetch(config.reviews, folder or data_dir(), hint)}
+    if config.items.path:
+        try:
+            files["items"] = fetch(config.items, folder or data_dir(), hint, tries=2)  # optional: not worth a long wait
+        except MissingFile as error:
+            log.warning("no item metadata, titles will be empty: %s", error)
+    return files
+
+
+def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = None) -> Output:
+    """Writes reviews.parquet, items.parquet and rejected.parquet into ``folder``.
+
+    files: what ``input_files`` returned, called here unless given.
+    Rows: read = reviews + rejected, users, items, and of the metadata read_items and rejected_items_lines.
+    Metrics: ties (share of reviews that have user and timestamp of an earlier one), mean_length, density, mean_text (characters).
+    Raises IngestError where nothing is left, DataFileError, MissingFile, ChecksumError.
+    """
+    files = input_files(config) if files is None else files
+    source = reader(config.source)
+    path = files.get("reviews", Path("demo"))
+    since = _start(config.start_date)
+    with Rejects(folder / "rejected.parquet") as rejects:
+        counts: Counter[str] = Counter()
+        frame, read = _read_clean(source.read_reviews(config, path), path.name, since, rejects, counts)
+        if not read:
+            raise IngestError(f"{path} holds no reviews")
+        late = _duplicates_and_core(frame, config.k_core)
+        # read again: the raw records of all rows would not fit into memory
+        for row in source.read_reviews(config, path) if late else ():
+            if row.line in late:
+                rejects.add(path.name, row.line, late[row.line], row.raw)
+                counts[late[row.line]] += 1
+        frame = frame[~frame["line"].isin(late.keys())]
+        reviews = _order(frame)
+        if len(reviews):
+            items, read_items, bad_items = _items(source, config, files, reviews["item"], rejects)
+    if reviews.empty:  # only now: rejected.parquet stays, to look the reasons up
+        raise IngestError(_nothing_left(path, read, counts, config))
+    write_table(reviews, folder / "reviews.parquet", "reviews")
+    write_table(items, folder / "items.parquet", "items")
+    if counts:
+        log.info("rejected %s of %s reviews: %s", f"{sum(counts.values()):,}", f"{read:,}", _counted(counts))
+    users, n = reviews["user"].nunique(), len(reviews)
+    return Output(
+        rows={
+            "read": read,
+            "reviews": n,
+            "rejected": sum(counts.values()),
+            "users": users,
+            "items": len(items),
+            "read_items": read_items,
+            "rejected_items_lines": bad_items,
+        },
+        metrics={
+            "ties": float(reviews.duplicated(["user", "timestamp"]).mean()),
+            "mean_length": n / users,
+            "density": n / (users * len(items)),
+            "mean_text": float(reviews["text"].str.len().mean()),
+        },
+    )
+
+
+def clean(values: dict[str, Any], since: int) -> tuple[tuple[str, str, int, float, str] | None, str]:
+    """(user, item, timestamp, rating, text) of a row's raw values, or None and the reason.
+
+    since: earliest timestamp in seconds. Numbers may be text (CSV); a whole float is an integer; a null rating is NaN.
+    """
+    ids = []
+    for name in ("user", "item"):
+        value = values[name]
+        value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None, f"missing {name}"
+        if not isinstance(value, str) or not _encodable(value):
+            return None, f"{name} is not text"
+        ids.append(value)
+    timestamp, reason = _timestamp(values["timestamp"], since)
+    if reason:
+        return None, reason
+    rating, reason = _rating(values["rating"])
+    if reason:
+        return None, reason
+    text = values["text"]
+    text = "" if text is None or (isinstance(text, float) and math.isnan(text)) else text
+    if not isinstance(text, str):
+        return None, "text is not text"
+    if not _encodable(text):  # half of a surrogate pair, as broken exports hold
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return (ids[0], ids[1], timestamp, rating, text), ""
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _timestamp(value: Any, since: int) -> tuple[int, str]:
+    if value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and math.isnan(value)):
+        return 0, "missing timestamp"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str):
+        try:
+            value = int(value)
+        except ValueError:
+            pass
+    if not isinstance(value, int) or isinstance(value, bool):
+        return 0, "timestamp not an integer"
+    if value < 0:
+        return 0, "negative timestamp"
+    if value > YEAR_2100:
+        return 0, "timestamp after 2100: in milliseconds? set data.time_unit to ms"
+    if value < since:
+        return 0, "before start_date"
+    return value, ""
+
+
+def _rating(value: Any) -> tuple[float, str]:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return math.nan, ""
+    try:
+        number = float(value) if not isinstance(value, bool) else None
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None:
+        return 0.0, "rating not a number"
+    if math.isnan(number):
+        return (math.nan, "") if isinstance(value, float) else (0.0, "rating not a number")
+    return (number, "") if 1 <= number <= 5 else (0.0, "rating out of range")
+
+
+def _start(date: str) -> int:
+    if not date:
+        return 0
+    try:
+        return int(datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        raise ValueError(f"data.start_date {date!r} is not a date of the form YYYY-MM-DD") from None
+
+
+def _read_clean(rows: Iterator[Row], source: str, since: int, rejects: Rejects, counts: Counter[str]) -> tuple[pd.DataFrame, int]:
+    """Clean rows in file order with their line numbers, and how many were read. Bad ones go to ``rejects``."""
+    columns = {"line": "int64", "user": "str", "item": "str", "timestamp": "int64", "rating": "float32", "text": "str"}
+    chunks: list[pd.DataFrame] = []
+    buffer: list[tuple[Any, ...]] = []
+    read = 0
+
+    def flush() -> None:
+        chunks.append(pd.DataFrame(buffer, columns=list(columns)).astype(columns))
+        buffer.clear()
+
+    for row in rows:
+        read += 1
+        values, reason = clean(row.values, since) if row.values is not None else (None, row.reason)
+        if values is None:
+            rejects.add(source, row.line, reason, row.raw)
+            counts[reason] += 1
+            continue
+        buffer.append((row.line, *values))
+        if len(buffer) >= CHUNK:
+            flush()
+    flush()
+    return pd.concat(chunks, ignore_index=True), read
+
+
+def _duplicates_and_core(frame: pd.DataFrame, k: int) -> dict[int, str]:
+    """Line -> reason for exact duplicates (the first one stays) and for what the iterative k-core drops."""
+    duplicate = frame.duplicated(["user", "item", "timestamp", "text"]).to_numpy()
+    users, items = (pd.factorize(frame[name])[0] for name in ("user", "item"))
+    keep = ~duplicate
+    while k > 1:
+        of_user, of_item = (np.bincount(codes[keep], minlength=len(codes))[codes] for codes in (users, items))
+        enough = keep & (of_user >= k) & (of_item >= k)
+        if enough.sum() == keep.sum():
+            break
+        keep = enough
+    lines = frame["line"].to_numpy()
+    late = dict.fromkeys(lines[duplicate].tolist(), "exact duplicate")
+    return late | dict.fromkeys(lines[~keep & ~duplicate].tolist(), "k-core")
+
+
+def _order(frame: pd.DataFrame) -> pd.DataFrame:
+    """By user, then timestamp, then file order; position counts from 0 within a user."""
+    frame = frame.sort_values(["user", "timestamp"], kind="stable", ignore_index=True)
+    return frame.assign(position=frame.groupby("user", sort=False).cumcount().astype("int32"))
+
+
+def _items(
+    source: Any, config: DataConfig, files: dict[str, Path], used: pd.Series, rejects: Rejects
+) -> tuple[pd.DataFrame, int, int]:
+    """A row per reviewed item, sorted; then how many metadata rows were read and rejected. Of repeated items the first counts."""
+    known: dict[str, dict[str, Any]] = dict.fromkeys(sorted(used.unique()), {})
+    read = bad = 0
+    path = files.get("items", Path("demo"))
+    for row in source.read_items(config, path) if "items" in files or config.source == "demo" else ():
+        read += 1
+        item = row.values["item"] if row.values is not None else None
+        item = str(item) if isinstance(item, int) else item
+        if not isinstance(item, str) or not item.strip():
+            bad += 1
+            rejects.add(path.name, row.line, row.reason or "missing item", row.raw)
+        elif item in known and not known[item]:
+            known[item] = row.values or {}
+    titles = [{"item": item} | {field: _words(values.get(field)) for field in ITEM_FIELDS} for item, values in known.items()]
+    if read and (missing := sum(not values for values in known.values())):
+        log.warning("%s of %s items are not in %s: their titles are empty", f"{missing:,}", f"{len(known):,}", path.name)
+    return pd.DataFrame(titles, columns=["item", *ITEM_FIELDS]), read, bad
+
+
+def _words(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.strip() and _encodable(value) else None
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{reason} {n:,}" for reason, n in counts.most_common())
+
+
+def _nothing_left(path: Path, read: int, counts: Counter[str], config: DataConfig) -> str:
+    advice = f"; lower data.k_core (now {config.k_core})" if counts["k-core"] else ""
+    return f"{path}: no review left: read {read:,}, rejected: {_counted(counts)}{advice}"

@@ -1,0 +1,138 @@
+"""Stages: skip what is unchanged, resume what was killed, describe what was made.
+
+A stage's folder is ``<state>/<data set>/<stage>/<key>``, where the key hashes its configuration, the content of
+its inputs and the code that does the work. ``manifest.json`` is written last: a folder that has one is complete and
+is reused; a folder without one is resumed by calling the work again on it (the work finds its own checkpoints in
+``checkpoint/``, which is removed at the end). A lock lets two processes ask for the same stage: the second one waits.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+import sealr
+from sealr.data.tables import read_json, write_json
+
+log = logging.getLogger(__name__)
+CHECKPOINT = "checkpoint"  # subfolder for a stage's own checkpoints
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a stage's work returns: the manifest's row counts and the metrics worth keeping (flat name -> number)."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    stage: str
+    folder: Path  # holds the files below
+    key: str  # hash of config, inputs and code
+    digest: str  # hash of the files' content: what the next stage's key depends on
+    inputs: dict[str, str]  # name -> digest
+    config: dict[str, Any]
+    code: str
+    rows: dict[str, int]
+    metrics: dict[str, float]
+    files: dict[str, str]  # relative path -> sha256
+    seconds: float  # wall time of the attempt that finished
+    reused: bool = False  # this call found it complete
+
+    def path(self, name: str) -> Path:
+        """The file ``name`` of the stage's folder. Raises FileNotFoundError with the stage's name."""
+        path = self.folder / name
+        if not path.exists():
+            raise FileNotFoundError(f"stage {self.stage} did not write {name} (folder {self.folder})")
+        return path
+
+
+def state_dir() -> Path:
+    """Where stages keep their folders: SEALR_HOME, else ``.sealr`` in the working folder."""
+    return Path(os.environ.get("SEALR_HOME", ".sealr")).resolve()
+
+
+def run_stage(
+    stage: str,
+    data_name: str,
+    config: Any,
+    inputs: Mapping[str, Manifest | Path],
+    packages: tuple[str, ...],
+    work: Callable[[Path], Output],
+    state: Path | None = None,
+) -> Manifest:
+    """Runs ``work(folder)`` unless the same work was done before, and returns its manifest.
+
+    config: a config dataclass or a dict of them. inputs: manifests of earlier stages, or files from outside.
+    packages: subpackages of sealr whose code the result depends on, e.g. ``("data", "emotion")``.
+    """
+    plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in config.items()} if isinstance(config, dict) else dataclasses.asdict(config)
+    digests = {name: i.digest if isinstance(i, Manifest) else file_digest(i) for name, i in sorted(inputs.items())}
+    code = code_digest(packages)
+    key = _digest({"stage": stage, "config": plain, "inputs": digests, "code": code})[:16]
+    folder = (state or state_dir()) / data_name / stage / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        done = folder / "manifest.json"
+        if done.exists():
+            log.info("%s: unchanged, reusing %s", stage, _shown(folder))
+            return _load(folder, reused=True)
+        log.info("%s: %s %s", stage, "resuming in" if any(folder.iterdir()) else "working in", _shown(folder))
+        started = time.monotonic()
+        output = work(folder)
+        shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+        files = {str(p.relative_to(folder)): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")}
+        manifest = Manifest(
+            stage, folder, key, _digest(files), digests, plain, code, output.rows, output.metrics, files, round(time.monotonic() - started, 2)
+        )
+        values = dataclasses.asdict(manifest) | {"version": sealr.__version__}
+        del values["folder"], values["reused"]
+        write_json(values, done)
+        return manifest
+
+
+def _load(folder: Path, reused: bool) -> Manifest:
+    values = read_json(folder / "manifest.json")
+    values.pop("version")
+    return Manifest(folder=folder, reused=reused, **values)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_digest(packages: tuple[str, ...]) -> str:
+    """Hash of the named subpackages' code as parsed, so that comments and layout do not count."""
+    parts = []
+    for package in sorted(packages):
+        for path in sorted((PACKAGE / package).rglob("*.py")):
+            parts.append((str(path.relative_to(PACKAGE)), ast.dump(ast.parse(path.read_text(encoding="utf-8")))))
+    return _digest(parts)[:16]
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _shown(folder: Path) -> str:
+    try:
+        return str(folder.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)

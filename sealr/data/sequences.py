@@ -1,0 +1,162 @@
+"""Item sequences of users, and the leave-one-out split.
+
+Item ids are 1..n in the order of ``Sequences.items``; 0 is kept for padding, so ``items[id - 1]`` is the item. Sequences lie one
+after the other in one flat array, and a value per interaction (a sentiment, a weight) is an array aligned with it.
+
+Split: "test" predicts the last item from all before it, "valid" the last but one from all before that, "train" is all but the last
+two. Users with fewer than three items are in train alone, with all their items.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+SPLITS = ("train", "valid", "test")
+
+
+class SequenceError(ValueError):
+    """Sequences cannot be built or aligned; the message names the file, user or column."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Histories, and targets but for train, of the users of one split. A history is a slice of the flat array."""
+
+    users: np.ndarray  # int64, indices into Sequences.users
+    starts: np.ndarray  # int64, where each history starts in flat (or in any array aligned with it)
+    ends: np.ndarray  # int64, where it ends; also where the target stands
+    targets: np.ndarray  # int64 item ids; empty for train
+    flat: np.ndarray  # Sequences.flat
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def history(self, index: int, values: np.ndarray | None = None) -> np.ndarray:
+        """The items, oldest first, of the ``index``-th user of this split, or that slice of an aligned array. A view."""
+        return (self.flat if values is None else values)[self.starts[index] : self.ends[index]]
+
+    def histories(self, values: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        return (self.history(index, values) for index in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Sequences:
+    users: list[str]
+    items: list[str]  # the item with id i is items[i - 1]
+    flat: np.ndarray  # int64 item ids of all users, oldest first
+    offsets: np.ndarray  # int64, one more than users: user u has flat[offsets[u]:offsets[u + 1]]
+
+    @property
+    def n_items(self) -> int:
+        """Number of items, the highest item id. An embedding table needs one row more, for padding."""
+        return len(self.items)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def sequence(self, user: int) -> np.ndarray:
+        """All item ids of the user with this index, oldest first. A view."""
+        return self.flat[self.offsets[user] : self.offsets[user + 1]]
+
+    def item_ids(self) -> dict[str, int]:
+        """Item -> id, from 1."""
+        return {item: number for number, item in enumerate(self.items, start=1)}
+
+    def split(self, name: str) -> Split:
+        """Histories and targets of "train", "valid" or "test"."""
+        if name not in SPLITS:
+            raise ValueError(f"split {name!r} is not one of {', '.join(SPLITS)}")
+        starts, ends, long = self.offsets[:-1], self.offsets[1:], self.lengths >= 3
+        if name == "train":
+            return Split(np.arange(len(self.users)), starts, np.where(long, ends - 2, ends), np.empty(0, np.int64), self.flat)
+        ends = ends[long] - (2 if name == "valid" else 1)
+        return Split(np.flatnonzero(long), starts[long], ends, self.flat[ends], self.flat)
+
+    def values(self, frame: pd.DataFrame, column: str) -> np.ndarray:
+        """One column of a table keyed by (user, position), aligned with ``flat``; nulls of numbers become NaN.
+
+        Rows of users that are not in these sequences are ignored. Raises SequenceError where an interaction has no row or two.
+        """
+        for name in ("user", "position", column):
+            if name not in frame:
+                found = ", ".join(frame.columns[:8])
+                raise SequenceError(f"cannot align values: there is no column {name!r}; the columns are: {found}")
+        codes = pd.Index(self.users).get_indexer(frame["user"])
+        known = codes >= 0
+        codes, positions = codes[known], frame["position"].to_numpy()[known].astype(np.int64)
+        outside = (positions < 0) | (positions >= self.lengths[codes])
+        if outside.any():
+            at = int(np.argmax(outside))
+            user, length = self.users[codes[at]], self.lengths[codes[at]]
+            raise SequenceError(f"{column}: user {user!r} has no position {positions[at]}, only 0 to {length - 1}")
+        where = self.offsets[codes] + positions
+        seen = np.bincount(where, minlength=len(self.flat))
+        if (seen != 1).any():
+            at = int(np.argmax(seen != 1))
+            user = int(np.searchsorted(self.offsets, at, side="right")) - 1
+            place = f"user {self.users[user]!r} position {at - self.offsets[user]}"
+            raise SequenceError(f"{column}: {seen[at]} rows for {place}, expected one")
+        source = frame[column][known]
+        if pd.api.types.is_numeric_dtype(source.dtype):
+            nulls = source.isna().any()
+            array = source.to_numpy(dtype=np.float64, na_value=np.nan) if nulls else source.to_numpy(dtype=_plain(source))
+        else:
+            array = source.to_numpy(dtype=object)
+        out = np.empty(len(self.flat), dtype=array.dtype)
+        out[where] = array
+        return out
+
+
+def _plain(column: pd.Series) -> np.dtype:
+    return getattr(column.dtype, "numpy_dtype", column.dtype)
+
+
+def build(reviews: pd.DataFrame) -> Sequences:
+    """Sequences of a reviews table; users and items are sorted. Raises SequenceError where positions are not 0, 1, 2 ... per user."""
+    if reviews.empty:
+        raise SequenceError("the reviews table is empty")
+    codes, users = pd.factorize(reviews["user"], sort=True)
+    item_codes, items = pd.factorize(reviews["item"], sort=True)
+    positions = reviews["position"].to_numpy().astype(np.int64)
+    order = np.lexsort((positions, codes))
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(codes, minlength=len(users))))).astype(np.int64)
+    wrong = positions[order] != np.arange(len(order)) - offsets[codes[order]]
+    if wrong.any():
+        raise SequenceError(f"positions of user {users[codes[order][np.argmax(wrong)]]!r} are not 0, 1, 2 ... without gaps")
+    return Sequences(list(users), list(items), (item_codes[order] + 1).astype(np.int64), offsets)
+
+
+def read_sequences(path: Path) -> Sequences:
+    """Sequences of a text file with a line a user, ``user item item ...``, oldest first; gzip by suffix.
+
+    Users keep their order. Items are sorted, by number where all are whole numbers, so that of items 1..n each is its own id.
+    Raises SequenceError naming the line.
+    """
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as file:
+        lines = [(number, fields) for number, line in enumerate(file, start=1) if (fields := line.split())]
+    if not lines:
+        raise SequenceError(f"{path} holds no sequences")
+    seen: set[str] = set()
+    for number, fields in lines:
+        if len(fields) < 2 or fields[0] in seen:
+            what = "a user without items" if len(fields) < 2 else f"user {fields[0]!r} again"
+            raise SequenceError(f"{path} line {number}: {what}; expected lines of the form: user item item ...")
+        seen.add(fields[0])
+    codes, items = pd.factorize(np.array([item for _, fields in lines for item in fields[1:]], dtype=object))
+    names = [str(item) for item in items]
+    numbers = all(name.isdecimal() for name in names)
+    order = sorted(range(len(names)), key=(lambda i: (int(names[i]), names[i])) if numbers else names.__getitem__)
+    ids = np.empty(len(names), dtype=np.int64)
+    ids[order] = np.arange(1, len(names) + 1)
+    offsets = np.concatenate(([0], np.cumsum([len(fields) - 1 for _, fields in lines]))).astype(np.int64)
+    return Sequences([fields[0] for _, fields in lines], [names[i] for i in order], ids[codes], offsets)

@@ -1,0 +1,82 @@
+"""Amazon reviews as released in 2014: 5-core reviews as JSON lines, metadata as one Python literal per line.
+
+Later releases write the metadata as real JSON; both are read. Text is ``reviewText``, or ``summary`` where that is empty.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sealr.config import DataConfig
+from sealr.data.sources.lines import Row, parse_json, read_objects
+
+HINT = "The 2014 files are described at http://jmcauley.ucsd.edu/data/amazon/links.html"
+
+# Lists of also-bought ids: unused here, and three quarters of the work of the parser of literals
+RELATED = re.compile(r"'related': \{(?:'\w+': \[(?:'\w+'(?:, )?)*\](?:, )?)*\}")
+
+
+def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
+    return read_objects(path, _review)
+
+
+def read_items(config: DataConfig, path: Path) -> Iterator[Row]:
+    return read_objects(path, _item, parse_literal)
+
+
+def parse_literal(text: str) -> Any:
+    """JSON, or a Python literal such as ``{'asin': 'B00', 'price': 3.5}``. Raises ValueError where it is neither."""
+    try:
+        return parse_json(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # titles hold backslashes that are no valid escapes
+            return ast.literal_eval(RELATED.sub("'related': None", text))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(f"neither JSON nor a Python literal: {error}") from None
+
+
+def _review(record: dict[str, Any]) -> dict[str, Any]:
+    text = record.get("reviewText")
+    if text is None or text == "":
+        text = record.get("summary")
+    return {
+        "user": record.get("reviewerID"),
+        "item": record.get("asin"),
+        "timestamp": record.get("unixReviewTime"),
+        "rating": record.get("overall"),
+        "text": text,
+    }
+
+
+def _item(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "item": record.get("asin"),
+        "title": clean(record.get("title")),
+        "brand": clean(record.get("brand")),
+        "categories": _path(record.get("categories", record.get("category"))),
+    }
+
+
+def clean(value: Any) -> str | None:
+    """Text with HTML entities resolved and white space collapsed; None for anything else or nothing."""
+    if not isinstance(value, str):
+        return None
+    return " ".join(html.unescape(value).split()) or None
+
+
+def _path(categories: Any) -> str | None:
+    """``[["Beauty", "Hair Care"], ["Beauty"]]`` -> ``"Beauty > Hair Care"``: the longest path, the first of equals."""
+    if not isinstance(categories, list):
+        return clean(categories)
+    paths = [c for c in categories if isinstance(c, list)] or [categories]
+    names = [name for name in map(clean, max(paths, key=len)) if name]
+    return " > ".join(names) or None

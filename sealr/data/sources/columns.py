@@ -1,0 +1,162 @@
+"""Any CSV, TSV, JSON lines or Parquet file, with ``DataConfig.columns`` naming the columns.
+
+The format is the suffix: .csv, .tsv, .jsonl, .json or .ndjson (each also with .gz), or .parquet. CSV and TSV have a header
+line and standard double-quote quoting, so a field may span lines; a bad record is reported at the line it starts at.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from pyarrow import ArrowInvalid
+from tqdm import tqdm
+
+from sealr.config import DataConfig
+from sealr.data.sources.lines import NOT_UTF8, DataFileError, Row, decode, read_lines, read_objects, seconds
+
+HINT = "Name your own file in data.reviews.path."
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+
+
+class ColumnError(ValueError):
+    """A mapped column is not in the file; the message names both and lists the columns found."""
+
+
+def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
+    """Rows with timestamps in seconds, whatever ``config.time_unit`` is. Raises ColumnError, DataFileError."""
+    for row in _read(config, path, ("user", "item", "timestamp", "rating", "text"), required=("user", "item", "timestamp")):
+        if row.values is not None:
+            row.values["timestamp"] = _to_seconds(row.values["timestamp"], config.time_unit)
+        yield row
+
+
+def read_items(config: DataConfig, path: Path) -> Iterator[Row]:
+    return _read(config, path, ("item", "title", "brand", "categories"), required=("item",))
+
+
+def _to_seconds(value: Any, unit: str) -> Any:
+    if unit == "iso" or isinstance(value, datetime):  # Parquet may hold real timestamps, which need no unit
+        return seconds(value)
+    if unit == "ms":
+        try:
+            return int(float(value) // 1000) if not isinstance(value, int) else value // 1000
+        except (TypeError, ValueError, OverflowError):
+            return value
+    return value
+
+
+def _read(config: DataConfig, path: Path, fields: tuple[str, ...], required: tuple[str, ...]) -> Iterator[Row]:
+    names = {field: getattr(config.columns, field) for field in fields}
+    for field in required:
+        if not names[field]:
+            raise ColumnError(f"data.columns.{field} is empty, but {path.name} cannot be read without it")
+    suffix = (Path(path.stem) if path.suffix == ".gz" else path).suffix.lower()
+    if suffix in SEPARATORS:
+        return _read_csv(path, names, SEPARATORS[suffix])
+    if suffix in JSON_SUFFIXES:
+        return _read_json(path, names)
+    if suffix == ".parquet":
+        return _read_parquet(path, names)
+    raise DataFileError(f"{path}: cannot tell its format from {suffix!r}; use .csv, .tsv, .jsonl (each also with .gz) or .parquet")
+
+
+def _check(path: Path, names: dict[str, str], found: Iterable[str]) -> None:
+    found = list(found)
+    for field, name in names.items():
+        if name and name not in found:
+            raise ColumnError(
+                f"{path}: no column {name!r} (data.columns.{field}); the columns are: {', '.join(found)}. "
+                f'Set data.columns.{field} to one of them, or to "" if there is none'
+            )
+
+
+class _Lines:
+    """Decoded lines for csv.reader that remembers those of the record being read."""
+
+    def __init__(self, path: Path):
+        self.lines = read_lines(path)
+        self.start()
+
+    def start(self) -> None:
+        self.first, self.raw, self.valid = 0, [], True
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        number, line = next(self.lines)
+        text, valid = decode(line)
+        self.first = self.first or number
+        self.raw.append(text)
+        self.valid &= valid
+        return text + "\n"
+
+
+def _read_csv(path: Path, names: dict[str, str], separator: str) -> Iterator[Row]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # process-wide; the default refuses texts over 128 KiB
+    lines = _Lines(path)
+    records = csv.reader(lines, delimiter=separator, strict=True)
+    header: list[str] = []
+    while True:
+        lines.start()
+        try:
+            record, reason = next(records), ""
+        except StopIteration:
+            break
+        except csv.Error as error:
+            record, reason = [], f"not CSV: {error}"
+        if not header:
+            if reason:
+                raise DataFileError(f"{path} line {lines.first}: the header is {reason}")
+            if record:
+                header = record
+                _check(path, names, header)
+                where = {field: header.index(name) for field, name in names.items() if name}
+            continue
+        if not record and not reason:
+            continue  # a blank line
+        raw = "\n".join(lines.raw)
+        if not reason and len(record) != len(header):
+            reason = f"expected {len(header)} columns, found {len(record)}"
+        if not lines.valid:
+            reason = NOT_UTF8
+        yield Row(lines.first, None, raw, reason) if reason else Row(
+            lines.first, {field: record[where[field]] if field in where else None for field in names}, raw
+        )
+
+
+def _read_json(path: Path, names: dict[str, str]) -> Iterator[Row]:
+    """A key may be missing in single objects (null), but one that no object has is an error, as in a table."""
+    seen: set[str] = set()
+
+    def fields(record: dict[str, Any]) -> dict[str, Any]:
+        seen.update(record)
+        return {field: record.get(name) if name else None for field, name in names.items()}
+
+    yield from read_objects(path, fields)
+    if seen:
+        _check(path, names, sorted(seen))
+
+
+def _read_parquet(path: Path, names: dict[str, str]) -> Iterator[Row]:
+    try:
+        file = pq.ParquetFile(path)
+    except (ArrowInvalid, OSError) as error:
+        raise DataFileError(f"{path} is not a readable Parquet file: {error}") from None
+    with file, tqdm(total=file.metadata.num_rows, unit="row", unit_scale=True, desc=path.name, disable=None) as bar:
+        _check(path, names, file.schema_arrow.names)
+        number = 0
+        for batch in file.iter_batches(batch_size=10_000, columns=sorted({name for name in names.values() if name})):
+            for record in batch.to_pylist():
+                number += 1
+                values = {field: record[name] if name else None for field, name in names.items()}
+                yield Row(number, values, json.dumps(record, default=str, ensure_ascii=False))
+            bar.update(len(batch))

@@ -1,0 +1,120 @@
+"""Reading files line by line: gzip or plain, decoded one line at a time, with a progress bar in bytes.
+
+Every reader yields ``Row``s. A row is either values (a dict of raw fields, still to be checked by
+``sealr.data.ingest``) or a reason why the record could not be read; it always carries its line number and raw text.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+GZIP_MAGIC = b"\x1f\x8b"
+BOM = b"\xef\xbb\xbf"
+NOT_UTF8 = "not UTF-8"
+
+
+class DataFileError(ValueError):
+    """A data file is damaged, empty or not what its reader expects; the message names the file."""
+
+
+class Row(NamedTuple):
+    line: int  # line (text formats) or row (Parquet) the record starts at, from 1
+    values: dict[str, Any] | None  # None where the record cannot be read at all
+    raw: str  # the record as it stands in the file
+    reason: str = ""  # why values is None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers from 1, gzip recognised by content rather than by name, a byte order mark removed.
+
+    Raises DataFileError where a gzip file is truncated or damaged, FileNotFoundError where there is no file.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file, tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
+        compressed = file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        lines = gzip.GzipFile(fileobj=file) if compressed else file
+        number = shown = 0
+        try:
+            for line in lines:
+                number += 1
+                if number == 1:
+                    line = line.removeprefix(BOM)
+                if number % 1000 == 0:
+                    bar.update(file.tell() - shown)
+                    shown = file.tell()
+                yield number, line
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataFileError(
+                f"{path}: the gzip file is truncated or damaged after line {number} ({error}); delete it and get it again"
+            ) from None
+        bar.update(size - shown)
+
+
+def decode(line: bytes) -> tuple[str, bool]:
+    """The line as text without its line end, and whether it was UTF-8; other bytes are shown as ``\\xNN``."""
+    line = line.rstrip(b"\r\n")
+    try:
+        return line.decode("utf-8"), True
+    except UnicodeDecodeError:
+        return line.decode("utf-8", "backslashreplace"), False
+
+
+def read_objects(
+    path: Path, fields: Callable[[dict[str, Any]], dict[str, Any]], parse: Callable[[str], Any] | None = None
+) -> Iterator[Row]:
+    """One Row per non-blank line; ``fields`` maps the parsed object to our fields.
+
+    parse: text to object, strict JSON unless given; it raises ValueError where the text is not valid.
+    """
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        text, valid = decode(line)
+        if not valid:
+            yield Row(number, None, text, NOT_UTF8)
+            continue
+        try:
+            record = (parse or parse_json)(text)
+        except (ValueError, RecursionError):  # the second: thousands of nested brackets
+            yield Row(number, None, text, "not JSON")
+            continue
+        if not isinstance(record, dict):
+            yield Row(number, None, text, "not an object")
+            continue
+        yield Row(number, fields(record), text)
+
+
+def parse_json(text: str) -> Any:
+    """json.loads, but NaN and Infinity, which JSON does not have, are a ValueError as well."""
+    return json.loads(text, parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def seconds(value: Any) -> Any:
+    """An ISO 8601 date or date-time as seconds since 1970, UTC where it has no offset; None stays None.
+
+    What cannot be read comes back as it is, so that cleaning rejects the row with its raw value.
+    """
+    if isinstance(value, str) and value.strip():
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            return value
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if isinstance(value, datetime):
+        value = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return int(value.timestamp() // 1)
+    return value

@@ -1,0 +1,92 @@
+"""The tables that stages exchange (Parquet), their columns, and atomic writing.
+
+Every write goes to a temporary name in the same folder and is renamed, so a kill leaves the old file or the
+new one and never half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+EMOTIONS: tuple[str, ...] = (
+    "admiration", "amusement", "anger", "annoyance", "approval", "caring", "confusion", "curiosity", "desire",
+    "disappointment", "disapproval", "disgust", "embarrassment", "excitement", "fear", "gratitude", "grief", "joy",
+    "love", "nervousness", "optimism", "pride", "realization", "relief", "remorse", "sadness", "surprise", "neutral",
+)  # fmt: skip  # GoEmotions, in the order of its emotions.txt
+
+SCHEMAS: dict[str, dict[str, str]] = {
+    # one row a review; position counts a user's reviews from 0, oldest first (timestamp, then file order)
+    "reviews": {"user": "str", "item": "str", "timestamp": "int64", "rating": "float32", "text": "str", "position": "int32"},
+    # one row per item that occurs in reviews; all but item may be null
+    "items": {"item": "str", "title": "str", "brand": "str", "categories": "str"},
+    # every row read that is not in reviews: source file name, line number from 1, why, and the raw record
+    "rejected": {"source": "str", "line": "int64", "reason": "str", "record": "str"},
+    # one row a review, keyed by (user, position). All null but reason where the text cannot be labelled.
+    # sentiment is the paper's class of the argmax emotion, expected the mean class under the 28 probabilities
+    "labels": {
+        "user": "str", "position": "int32", "emotion": "str", "score": "float32", "sentiment": "Int8",
+        "expected": "float32", "reason": "str", **{f"p_{e}": "float32" for e in EMOTIONS},
+    },
+    # retriever's pool, rank from 1; split is "valid" (history without the last two items) or "test" (without the last)
+    "candidates": {"user": "str", "item": "str", "rank": "int32", "score": "float32", "split": "str"},
+    # re-ranked lists, rank from 1
+    "rankings": {"user": "str", "item": "str", "rank": "int32", "score": "float32", "ranker": "str", "split": "str"},
+}  # fmt: skip
+
+
+class TableError(ValueError):
+    """A table lacks a column of its schema or cannot be read; the message names the file and the column."""
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; on success it replaces ``path``, on an error it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(frame: pd.DataFrame, path: Path, schema: str) -> None:
+    """Writes the schema's columns, in its order and dtypes, atomically. Raises TableError on a missing column."""
+    columns = SCHEMAS[schema]
+    missing = [c for c in columns if c not in frame]
+    if missing:
+        raise TableError(f"cannot write {path}: a {schema} table needs column {missing[0]!r}")
+    with atomic_path(path) as temporary:
+        frame[list(columns)].astype(columns).to_parquet(temporary, index=False)
+
+
+def read_table(path: Path, schema: str) -> pd.DataFrame:
+    """Reads a table and checks its columns. Raises TableError naming the file."""
+    try:
+        frame = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise TableError(f"{path} does not exist: run the stage that writes the {schema} table first") from None
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path} is not a readable Parquet file: {error}") from None
+    columns = SCHEMAS[schema]
+    missing = [c for c in columns if c not in frame]
+    if missing:
+        raise TableError(f"{path} is not a {schema} table: column {missing[0]!r} is missing")
+    return frame[list(columns)].astype(columns)
+
+
+def write_json(values: Any, path: Path) -> None:
+    """Atomic, sorted, indented JSON."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,215 @@
+"""Checks of the tables between stages with Great Expectations; the suites are ``expectations/<table>.json``.
+
+An expectation's ``notes`` say what a failure means; ``meta.min_rows`` leaves an expectation about a distribution out for tables
+that are too small for it. Beside the table's own columns a suite may use the helper columns of ``HELPERS``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+log = logging.getLogger(__name__)
+EXPECTATION_DIR = Path(__file__).resolve().parent.parent.parent / "expectations"
+SAMPLES = 5  # rows shown per failed expectation
+KEYS = ("user", "position", "item", "rank", "split", "emotion")  # shown with every sample row, where the table has them
+_one_at_a_time = threading.Lock()  # Great Expectations keeps its current context in a process-wide variable
+
+
+@dataclass(frozen=True)
+class Failure:
+    expectation: str  # as Great Expectations names it, e.g. expect_column_values_to_be_between
+    columns: str
+    limits: str  # the expectation's other arguments
+    unexpected: int | None  # offending values; None where the expectation is about the table or column as a whole
+    total: int  # values looked at
+    observed: str  # what was found instead, for those; or why the check could not run
+    note: str
+    samples: tuple[dict[str, Any], ...]  # offending rows: index ("row"), keys and the columns checked
+
+    def __str__(self) -> str:
+        found = f"{self.unexpected:,} of {self.total:,} values unexpected" if self.unexpected is not None else self.observed
+        lines = [f"{self.expectation}({', '.join(p for p in (self.columns, self.limits) if p)}): {found}"]
+        if self.note:
+            lines.append(f"    {self.note}")
+        return "\n".join(lines + [f"    {', '.join(f'{k}={_short(v)}' for k, v in row.items())}" for row in self.samples])
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    suite: str
+    rows: int
+    checked: int  # expectations evaluated
+    left_out: int  # expectations left out because the table has fewer rows than they need
+    failures: tuple[Failure, ...]
+    docs: Path | None  # index.html of the Data Docs
+    seconds: float
+
+    @property
+    def success(self) -> bool:
+        return not self.failures
+
+
+class ValidationFailed(ValueError):
+    """A table does not meet its expectations; the message lists every failed one with sample rows. ``report`` holds them."""
+
+    def __init__(self, report: ValidationReport):
+        self.report = report
+        head = f"the {report.suite} table ({report.rows:,} rows) fails {len(report.failures)} of {report.checked} expectations:"
+        docs = [f"Data Docs: {report.docs}"] if report.docs else []
+        super().__init__("\n".join([head, *(f"  {failure}" for failure in report.failures), *docs]))
+
+
+def validate(frame: pd.DataFrame, suite_name: str, docs_dir: Path | None = None) -> ValidationReport:
+    """Checks a table against ``expectations/<suite_name>.json``.
+
+    docs_dir: where to write the HTML report, under ``<docs_dir>/<suite_name>/``; written on failure too.
+    Raises ValidationFailed where an expectation is not met, ValueError where the suite is missing or not valid.
+    """
+    started = time.monotonic()
+    with _one_at_a_time, _quiet():
+        gx = _great_expectations()
+        context = gx.get_context(mode="ephemeral", project_config=_project())
+        suite = _load_suite(suite_name)
+        total = len(suite.expectations)
+        suite.expectations = [e for e in suite.expectations if len(frame) >= (e.meta or {}).get("min_rows", 0)]
+        checked = frame.reset_index(drop=True)
+        for name, helper in HELPERS.get(suite_name, {}).items():
+            checked[name] = helper(checked)
+        asset = context.data_sources.add_pandas("table").add_dataframe_asset(suite_name)
+        data = asset.add_batch_definition_whole_dataframe("whole")
+        definition = gx.ValidationDefinition(name=suite_name, data=data, suite=context.suites.add(suite))
+        result = context.validation_definitions.add(definition).run(
+            batch_parameters={"dataframe": checked},
+            result_format={"result_format": "SUMMARY", "partial_unexpected_count": SAMPLES},
+        )
+        docs = _write_docs(context, docs_dir / suite_name) if docs_dir else None
+    failures = tuple(_failure(r, checked) for r in result.results if not r.success and not _missing_elsewhere(r, checked))
+    seconds = round(time.monotonic() - started, 3)
+    run = len(suite.expectations)
+    report = ValidationReport(suite_name, len(frame), run, total - run, failures, docs, seconds)
+    if failures:
+        raise ValidationFailed(report)
+    log.info("%s: %d expectations met by %s rows in %.1f s", suite_name, report.checked, f"{len(frame):,}", report.seconds)
+    return report
+
+
+def _emotion_share(labels: pd.DataFrame) -> pd.Series:
+    """The share of labelled rows that have the row's emotion."""
+    if "emotion" not in labels:
+        return pd.Series(float("nan"), index=labels.index)
+    return labels["emotion"].map(labels["emotion"].value_counts(normalize=True)).astype("float64")
+
+
+HELPERS: dict[str, dict[str, Callable[[pd.DataFrame], pd.Series]]] = {"labels": {"emotion_share": _emotion_share}}
+
+
+def _great_expectations() -> Any:
+    """Imported late: it takes seconds and reads the environment when it is imported."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    import great_expectations
+
+    return great_expectations
+
+
+def _project() -> Any:
+    from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
+
+    memory = InMemoryStoreBackendDefaults()
+    return DataContextConfig(analytics_enabled=False, progress_bars={"globally": False}, store_backend_defaults=memory)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Failures are reported once, by us: not as tracebacks and deprecation warnings on the terminal as well."""
+    logger = logging.getLogger("great_expectations")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _load_suite(name: str) -> Any:
+    from great_expectations.core.expectation_suite import ExpectationSuite, expectationSuiteSchema
+
+    path = EXPECTATION_DIR / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in EXPECTATION_DIR.glob("*.json")))
+        raise ValueError(f"there is no expectation suite {name!r} in {EXPECTATION_DIR.name}/; there are: {known}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        suite = ExpectationSuite(**expectationSuiteSchema.load(values))
+    except Exception as error:  # the library raises many kinds, marshmallow's and pydantic's among them
+        raise ValueError(f"{path} is not a valid expectation suite: {error}") from None
+    if len(suite.expectations) != len(values["expectations"]):  # an invalid one is only logged and left out
+        raise ValueError(f"{path}: {len(values['expectations']) - len(suite.expectations)} expectations are not valid")
+    return suite
+
+
+def _write_docs(context: Any, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.resolve())}
+    site = {"class_name": "SiteBuilder", "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}, "store_backend": store}
+    context.add_data_docs_site("site", site)
+    context.build_data_docs("site")
+    return folder / "index.html"
+
+
+def _columns(kwargs: dict[str, Any]) -> list[str]:
+    return [kwargs["column"]] if "column" in kwargs else list(kwargs.get("column_list", ()))
+
+
+def _missing_elsewhere(result: Any, frame: pd.DataFrame) -> bool:
+    """Whether this failed only because a column is missing, which expect_column_to_exist reports already."""
+    config = result.expectation_config
+    return config.type != "expect_column_to_exist" and any(c not in frame for c in _columns(config.kwargs))
+
+
+def _failure(result: Any, frame: pd.DataFrame) -> Failure:
+    config, found = result.expectation_config, result.result
+    columns = _columns(config.kwargs)
+    limits = {k: v for k, v in config.kwargs.items() if k not in ("column", "column_list", "batch_id") and v is not None}
+    observed = f"observed {found['observed_value']}" if "observed_value" in found else ""
+    if config.type == "expect_column_to_exist":
+        observed = f"there is no such column; the columns are: {', '.join(map(str, frame.columns))}"
+    shown = [c for c in dict.fromkeys([*KEYS, *columns]) if c in frame]
+    rows = frame.loc[found.get("partial_unexpected_index_list", [])[:SAMPLES], shown]
+    samples = tuple({"row": index, **row} for index, row in zip(rows.index.tolist(), rows.to_dict("records"), strict=True))
+    return Failure(
+        config.type,
+        "column " + ", ".join(columns) if columns else "",
+        ", ".join(f"{k}={_short(v)}" for k, v in limits.items()),
+        found.get("unexpected_count"),
+        found.get("element_count", len(frame)),
+        observed or _exception(result.exception_info) or "not met",
+        config.notes if isinstance(config.notes, str) else " ".join(config.notes or ()),
+        samples,
+    )
+
+
+def _exception(info: dict[str, Any]) -> str:
+    """The messages of a check that could not run; they are nested by metric where a metric failed."""
+    entries = [info] if "exception_message" in info else list(info.values())
+    messages = (entry.get("exception_message") for entry in entries if isinstance(entry, dict))
+    return "; ".join(dict.fromkeys(str(message) for message in messages if message))
+
+
+def _short(value: Any) -> str:
+    value = value.item() if hasattr(value, "item") else value
+    text = repr(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return text if len(text) <= 80 else text[:77] + "..."

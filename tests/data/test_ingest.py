@@ -1,0 +1,247 @@
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sealr.config import DataConfig, RemoteFile
+from sealr.data.download import ChecksumError, MissingFile
+from sealr.data.ingest import IngestError, ingest, input_files
+from sealr.data.sources.lines import DataFileError
+from sealr.data.tables import read_table
+from sealr.data.validate import validate
+
+DAY = 86_400
+
+
+def record(user="u", item="i", time=1_400_000_000, text="fine", **more):
+    return {"reviewerID": user, "asin": item, "unixReviewTime": time, "reviewText": text, "overall": 4.0} | more
+
+
+class Case:
+    """An Amazon data set in a folder, ingested into ``out``."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.out = folder / "data", folder / "out"
+        self.folder.mkdir()
+        monkeypatch.setenv("SEALR_DATA", str(self.folder))
+
+    def write(self, *records, name="reviews.json"):
+        lines = [r if isinstance(r, bytes) else (r if isinstance(r, str) else json.dumps(r)).encode() for r in records]
+        (self.folder / name).write_bytes(b"\n".join(lines) + b"\n")
+
+    def run(self, k_core=1, **more):
+        more = {"reviews": RemoteFile("reviews.json"), "source": "amazon"} | more
+        output = ingest(DataConfig(name="tiny", k_core=k_core, **more), self.out)
+        assert output.rows["read"] == output.rows["reviews"] + output.rows["rejected"]
+        assert len(self.table("rejected")) == output.rows["rejected"] + output.rows["rejected_items_lines"]
+        return output
+
+    def table(self, name):
+        return read_table(self.out / f"{name}.parquet", name)
+
+    def rejected(self):
+        return list(self.table("rejected")[["line", "reason"]].itertuples(index=False, name=None))
+
+
+@pytest.fixture
+def case(tmp_path, monkeypatch):
+    return Case(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("{not json", "not JSON"),
+        ('{"reviewerID": "u", "overall": NaN}', "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[1, 2]", "not an object"),
+        ("null", "not an object"),
+        (b'{"reviewerID": "\xff\xfe"}', "not UTF-8"),
+        (record(user=None), "missing user"),
+        (record(user=" "), "missing user"),
+        ({"asin": "i"}, "missing user"),
+        (record(item=""), "missing item"),
+        (record(item=["i"]), "item is not text"),
+        (record(user="\ud800"), "user is not text"),
+        (record(time=None), "missing timestamp"),
+        (record(time=""), "missing timestamp"),
+        (record(time="yesterday"), "timestamp not an integer"),
+        (record(time=1.5), "timestamp not an integer"),
+        (record(time=True), "timestamp not an integer"),
+        (record(time=-5), "negative timestamp"),
+        (record(time=1_400_000_000_000), "timestamp after 2100: in milliseconds? set data.time_unit to ms"),
+        (record(time=10**30), "timestamp after 2100: in milliseconds? set data.time_unit to ms"),
+        (record(overall=0), "rating out of range"),
+        (record(overall=5.5), "rating out of range"),
+        (record(overall=10**400), "rating not a number"),
+        (record(overall="many"), "rating not a number"),
+        (record(overall="nan"), "rating not a number"),
+        (record(overall=True), "rating not a number"),
+        (record(text=["a"]), "text is not text"),
+        (record(), "exact duplicate"),
+    ],
+)
+def test_a_bad_row_is_rejected_with_its_line_reason_and_raw_text(case, bad, reason):
+    case.write(record(), "", bad, "   ", record(user="v"))
+    output = case.run()
+    assert output.rows["read"] == 3 and case.rejected() == [(3, reason)]
+    row = case.table("rejected").iloc[0]
+    assert row["source"] == "reviews.json"
+    raw = '{"reviewerID": "\\xff\\xfe"}' if isinstance(bad, bytes) else bad if isinstance(bad, str) else json.dumps(bad)
+    assert row["record"] == raw[:10_000]
+
+
+def test_what_is_unusual_but_fine_is_kept(case):
+    case.write(
+        record("a", text=""),
+        record("b", overall=None),
+        record("c", time="1400000000", overall="3"),
+        record("d", time=1_400_000_000.0),
+        record(7, item=8),
+        record("f", text="half a pair \ud83d, \x00 and 😀"),
+        record("g", text=None),
+    )
+    case.run()
+    reviews = case.table("reviews").set_index("user")
+    assert reviews.loc["a", "text"] == reviews.loc["g", "text"] == "" and pd.isna(reviews.loc["b", "rating"])
+    assert reviews.loc["c", ["timestamp", "rating"]].tolist() == [1_400_000_000, 3]
+    assert reviews.loc["d", "timestamp"] == 1_400_000_000
+    assert reviews.loc["7", "item"] == "8" and reviews.loc["f", "text"] == "half a pair \ufffd, \x00 and 😀"
+    validate(case.table("reviews"), "reviews")
+
+
+def test_ten_megabytes_of_text_survive_and_raw_records_are_cut(case):
+    text = "long " * 2_000_000
+    case.write(record(text=text), record(user=None, text=text))
+    case.run()
+    assert case.table("reviews")["text"][0] == text and len(case.table("rejected")["record"][0]) == 10_000
+
+
+def test_start_date_is_inclusive_and_utc(case):
+    case.write(record("a", time=1_609_459_199), record("b", time=1_609_459_200))
+    assert case.run(start_date="2021-01-01").rows["reviews"] == 1
+    assert case.rejected() == [(1, "before start_date")]
+    with pytest.raises(ValueError, match="data.start_date '1.1.2021' is not a date"):
+        case.run(start_date="1.1.2021")
+
+
+def test_ties_keep_file_order_and_positions_count_per_user(case):
+    rows = [("b", "i3", 2 * DAY), ("a", "i2", DAY), ("b", "i1", DAY), ("b", "i9", DAY), ("b", "i5", DAY)]
+    case.write(*(record(*row) for row in rows))
+    output = case.run()
+    rows = case.table("reviews")[["user", "item", "position"]].values.tolist()
+    assert rows == [["a", "i2", 0], ["b", "i1", 0], ["b", "i9", 1], ["b", "i5", 2], ["b", "i3", 3]]
+    assert case.table("reviews")["position"].dtype == "int32"
+    assert output.metrics == {"ties": 0.4, "mean_length": 2.5, "density": 0.5, "mean_text": 4.0}
+
+
+def test_k_core_is_iterative_and_every_drop_is_recorded(case):
+    # c leaves for having one review; then item z has one review left, then b has one, then y; a, d and the items w, x stay
+    pairs = [("a", "w"), ("a", "x"), ("d", "w"), ("d", "x"), ("b", "y"), ("b", "z"), ("a", "y"), ("c", "z")]
+    case.write(*(record(u, i, DAY + n) for n, (u, i) in enumerate(pairs)))
+    output = case.run(k_core=2)
+    assert set(case.table("reviews")["user"]) == {"a", "d"} and set(case.table("items")["item"]) == {"w", "x"}
+    assert case.rejected() == [(n, "k-core") for n in (5, 6, 7, 8)]
+    assert output.rows | {"read": 8, "reviews": 4, "rejected": 4, "users": 2, "items": 2} == output.rows
+    assert json.loads(case.table("rejected")["record"][3])["reviewerID"] == "c"
+
+
+def test_duplicates_do_not_count_for_k_core(case):
+    case.write(record("a"), record("a"), record("a", text="other"), record("a", time=5 * DAY))
+    with pytest.raises(IngestError, match="read 4, rejected: k-core 3, exact duplicate 1; lower data.k_core .now 4"):
+        case.run(k_core=4)
+    assert len(case.table("rejected")) == 4  # kept, to look the reasons up
+    assert case.run(k_core=3).rows["reviews"] == 3
+
+
+def test_one_user(case):
+    case.write(*(record("a", f"i{n}", DAY + n) for n in range(6)))
+    with pytest.raises(IngestError, match="no review left: read 6, rejected: k-core 6; lower data.k_core"):
+        case.run(k_core=5)
+    assert case.run(k_core=1).rows["users"] == 1
+
+
+def test_nothing_usable(case):
+    case.write("{", record(user=None))
+    with pytest.raises(IngestError, match=r"reviews.json: no review left: read 2, rejected: not JSON 1, missing user 1$"):
+        case.run()
+    case.write("", "  ")
+    with pytest.raises(IngestError, match="reviews.json holds no reviews"):
+        case.run()
+    (case.folder / "reviews.json").write_bytes(b"")
+    with pytest.raises(IngestError, match="reviews.json holds no reviews"):
+        case.run()
+
+
+def test_a_truncated_gzip_file_is_named_and_leaves_nothing(case):
+    whole = gzip.compress("\n".join(json.dumps(record(f"u{n}", text=os.urandom(50).hex())) for n in range(500)).encode())
+    (case.folder / "reviews.json").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataFileError, match=r"reviews.json: the gzip file is truncated or damaged after line \d+ "):
+        case.run()
+    assert not list(case.out.iterdir())
+
+
+def test_metadata_is_joined_and_its_bad_lines_are_counted_apart(case, caplog):
+    case.write(record(item="i1"), record(item="i2"), record(item="i3"))
+    case.write(
+        "{'asin': 'i1', 'title': 'Rock &amp; Roll', 'brand': None, 'categories': [['A'], ['A', 'B']]}",
+        "{'asin': 'i2', 'title': open('x')}",
+        {"asin": "i2", "title": ""},
+        "{'title': 'no id'}",
+        {"asin": "i1", "title": "a second row"},
+        {"asin": "unused", "title": "t"},
+        name="meta.json",
+    )
+    output = case.run(items=RemoteFile("meta.json"))
+    assert output.rows | {"read": 3, "rejected": 0, "read_items": 6, "rejected_items_lines": 2, "items": 3} == output.rows
+    items = case.table("items")
+    assert items["item"].tolist() == ["i1", "i2", "i3"] and items["title"].isna().tolist() == [False, True, True]
+    assert items.iloc[0][["title", "categories"]].tolist() == ["Rock & Roll", "A > B"]
+    rejected = case.table("rejected")
+    assert rejected[["source", "line", "reason"]].values.tolist() == [["meta.json", 2, "not JSON"], ["meta.json", 4, "missing item"]]
+    assert "1 of 3 items are not in meta.json" in caplog.text
+    validate(items, "items")
+
+
+def test_missing_metadata_is_a_warning_and_missing_reviews_are_an_error(case, caplog):
+    case.write(record())
+    case.run(items=RemoteFile("meta.json.gz"))
+    assert "no item metadata, titles will be empty" in caplog.text and case.table("items")["title"].isna().all()
+    with pytest.raises(MissingFile, match=r"data/nothing.json is missing.*Put the file at .*or set SEALR_DATA"):
+        case.run(reviews=RemoteFile("nothing.json"))
+    with pytest.raises(MissingFile, match=r"https://www.yelp.com/dataset"):
+        case.run(source="yelp", reviews=RemoteFile("yelp.json"))
+    case.write("{}", name="meta.json")
+    with pytest.raises(ChecksumError):
+        case.run(items=RemoteFile("meta.json", sha256="0" * 64))
+
+
+def test_input_files(case):
+    case.write(record())
+    config = DataConfig(name="tiny", source="amazon", reviews=RemoteFile("reviews.json"), items=RemoteFile("no.json"))
+    assert input_files(config) == {"reviews": case.folder / "reviews.json"}
+    assert input_files(DataConfig(name="demo")) == {}
+
+
+def test_the_demo_data_is_clean(tmp_path):
+    output = ingest(DataConfig(name="demo"), tmp_path)
+    assert output.rows | {"rejected": 0, "users": 320, "items": 120} == output.rows and 2900 < output.rows["reviews"] < 3500
+    assert 0.15 < output.metrics["ties"] < 0.35
+    validate(read_table(tmp_path / "reviews.parquet", "reviews"), "reviews")
+    assert read_table(tmp_path / "items.parquet", "items").notna().all(axis=None)
+
+
+SHARED = Path(os.environ.get("SEALR_DATA", "nowhere")).resolve()
+MUSICAL = SHARED / "reviews" / "reviews_Musical_Instruments_5.json.gz"
+
+
+@pytest.mark.skipif(not MUSICAL.is_file(), reason="SEALR_DATA does not hold reviews/reviews_Musical_Instruments_5.json.gz")
+def test_musical_instruments(tmp_path):
+    output = ingest(DataConfig(name="mi", source="amazon"), tmp_path, {"reviews": MUSICAL})
+    expected = {"read": 10261, "reviews": 10261, "rejected": 0, "users": 1429, "items": 900}
+    assert output.rows == expected | {"read_items": 0, "rejected_items_lines": 0}
+    assert round(output.metrics["ties"], 2) == 0.40
+    validate(read_table(tmp_path / "reviews.parquet", "reviews"), "reviews")

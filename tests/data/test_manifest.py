@@ -1,0 +1,75 @@
+from dataclasses import dataclass
+
+import pytest
+
+from sealr.data.manifest import CHECKPOINT, Output, code_digest, file_digest, run_stage
+
+
+@dataclass(frozen=True)
+class Settings:
+    size: int = 1
+
+
+class Work:
+    """Writes one file, counts its calls, and dies while ``fail`` is set, leaving a checkpoint."""
+
+    def __init__(self, text="result"):
+        self.calls, self.fail, self.text, self.found = 0, False, text, False
+
+    def __call__(self, folder):
+        self.calls += 1
+        checkpoint = folder / CHECKPOINT / "half.txt"
+        self.found = checkpoint.exists()
+        checkpoint.parent.mkdir(exist_ok=True)
+        checkpoint.write_text("half")
+        if self.fail:
+            raise RuntimeError("killed")
+        (folder / "out.txt").write_text(self.text)
+        return Output({"rows": 3}, {"share": 0.5})
+
+
+def run(tmp_path, work, config=Settings(), inputs=None):
+    return run_stage("ingest", "tiny", config, inputs or {}, ("data",), work, state=tmp_path / "state")
+
+
+def test_an_unchanged_stage_is_skipped(tmp_path):
+    work = Work()
+    first, second = run(tmp_path, work), run(tmp_path, work)
+    assert work.calls == 1 and not first.reused and second.reused
+    assert (second.key, second.digest, second.rows, second.metrics) == (first.key, first.digest, {"rows": 3}, {"share": 0.5})
+    assert second.path("out.txt").read_text() == "result"
+    with pytest.raises(FileNotFoundError, match="stage ingest did not write nothing.txt"):
+        second.path("nothing.txt")
+
+
+def test_a_stage_that_died_is_resumed_with_its_checkpoint(tmp_path):
+    work = Work()
+    work.fail = True
+    with pytest.raises(RuntimeError):
+        run(tmp_path, work)
+    work.fail = False
+    manifest = run(tmp_path, work)
+    assert work.calls == 2 and work.found and not manifest.reused
+    assert not (manifest.folder / CHECKPOINT).exists() and list(manifest.files) == ["out.txt"]
+
+
+def test_the_key_depends_on_config_and_inputs(tmp_path):
+    source = tmp_path / "in.txt"
+    source.write_text("one")
+    work = Work()
+    first = run(tmp_path, work, inputs={"source": source})
+    assert run(tmp_path, work, Settings(2), {"source": source}).key != first.key
+    source.write_text("two")
+    assert run(tmp_path, work, inputs={"source": source}).key != first.key
+    assert work.calls == 3
+
+
+def test_the_next_stages_key_depends_on_content_not_on_the_key(tmp_path):
+    one, two = (run(tmp_path, Work(), Settings(size)) for size in (1, 2))
+    other = run(tmp_path, Work("else"), Settings(3))
+    assert one.digest == two.digest != other.digest
+    assert file_digest(one.path("out.txt")) == one.files["out.txt"]
+
+
+def test_code_digest_is_stable_and_tells_packages_apart():
+    assert code_digest(("data",)) == code_digest(("data",)) != code_digest(("data", "rerank"))

@@ -1,0 +1,118 @@
+import gzip
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sealr.data.sequences import SequenceError, build, read_sequences
+
+REVIEWS = pd.DataFrame(
+    [("b", "y", 1), ("a", "z", 0), ("a", "x", 1), ("b", "x", 0), ("a", "y", 2), ("a", "w", 3), ("c", "w", 0), ("b", "z", 2)],
+    columns=["user", "item", "position"],
+)  # a: z x y w; b: x y z; c: w. Items w x y z are 1 2 3 4
+
+
+def test_build_orders_by_position_and_numbers_items_from_one():
+    sequences = build(REVIEWS)
+    assert sequences.users == ["a", "b", "c"] and sequences.items == ["w", "x", "y", "z"]
+    assert sequences.flat.tolist() == [4, 2, 3, 1, 2, 3, 4, 1] and sequences.flat.dtype == np.int64
+    assert sequences.offsets.tolist() == [0, 4, 7, 8] and sequences.lengths.tolist() == [4, 3, 1]
+    assert len(sequences) == 3 and sequences.n_items == 4 and sequences.item_ids() == {"w": 1, "x": 2, "y": 3, "z": 4}
+    assert sequences.sequence(1).tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "users", "histories", "targets"),
+    [
+        ("train", [0, 1, 2], [[4, 2], [2], [1]], []),
+        ("valid", [0, 1], [[4, 2], [2]], [3, 3]),
+        ("test", [0, 1], [[4, 2, 3], [2, 3]], [1, 4]),
+    ],
+)
+def test_leave_one_out(name, users, histories, targets):
+    split = build(REVIEWS).split(name)
+    assert split.users.tolist() == users and len(split) == len(users)
+    assert [h.tolist() for h in split.histories()] == histories
+    assert split.targets.tolist() == targets
+
+
+def test_no_target_of_valid_or_test_is_in_a_train_history():
+    sequences = build(REVIEWS)
+    train = sequences.split("train")
+    for name in ("valid", "test"):
+        split = sequences.split(name)
+        ends = dict(zip(train.users.tolist(), train.ends.tolist(), strict=True))
+        assert all(end >= ends[user] for user, end in zip(split.users.tolist(), split.ends.tolist(), strict=True))
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="split 'dev' is not one of train, valid, test"):
+        build(REVIEWS).split("dev")
+
+
+def test_values_are_aligned_with_items_whatever_the_row_order():
+    sequences = build(REVIEWS)
+    labels = REVIEWS.assign(name=REVIEWS["user"] + REVIEWS["position"].astype(str), sentiment=pd.array(range(8), dtype="Int8"))
+    labels = labels.sample(frac=1, random_state=3)
+    assert sequences.values(labels, "name").tolist() == ["a0", "a1", "a2", "a3", "b0", "b1", "b2", "c0"]
+    values = sequences.values(labels, "sentiment")
+    assert values.dtype == np.int8 and values.tolist() == [1, 2, 4, 5, 3, 0, 7, 6]
+    assert sequences.split("test").history(1, values).tolist() == [3, 0]
+    labels.loc[labels["name"] == "a1", "sentiment"] = None
+    assert np.isnan(sequences.values(labels, "sentiment")[1])
+    assert sequences.values(pd.concat([labels, labels.assign(user="else")]), "name")[0] == "a0"  # users of another table
+
+
+def test_values_that_do_not_fit_are_errors():
+    sequences, labels = build(REVIEWS), REVIEWS.assign(v=1)
+    with pytest.raises(SequenceError, match="v: 0 rows for user 'a' position 1, expected one"):
+        sequences.values(labels.drop(index=2), "v")
+    with pytest.raises(SequenceError, match="v: 2 rows for user 'b' position 2, expected one"):
+        sequences.values(pd.concat([labels, labels.tail(1)]), "v")
+    with pytest.raises(SequenceError, match="user 'c' has no position 1, only 0 to 0"):
+        sequences.values(pd.concat([labels, pd.DataFrame({"user": ["c"], "position": [1], "v": [1]})]), "v")
+    with pytest.raises(SequenceError, match="no column 'w'; the columns are: user, item, position, v"):
+        sequences.values(labels, "w")
+
+
+def test_build_refuses_gaps_and_nothing():
+    with pytest.raises(SequenceError, match="positions of user 'b'"):
+        build(REVIEWS.drop(index=3))
+    with pytest.raises(SequenceError, match="empty"):
+        build(REVIEWS.iloc[:0])
+
+
+def test_read_sequences(tmp_path):
+    path = tmp_path / "s.txt.gz"
+    path.write_bytes(gzip.compress(b"2 10 9 1\n\n1 9 2\n"))
+    sequences = read_sequences(path)
+    assert sequences.users == ["2", "1"] and sequences.items == ["1", "2", "9", "10"]
+    assert sequences.flat.tolist() == [4, 3, 1, 3, 2] and sequences.offsets.tolist() == [0, 3, 5]
+    plain = tmp_path / "s.txt"
+    plain.write_text("u b a\n")
+    assert read_sequences(plain).items == ["a", "b"] and read_sequences(plain).flat.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("1 2\n3\n", "line 2: a user without items"), ("1 2\n1 3\n", "line 2: user '1' again"), ("\n", "no sequences")],
+)
+def test_bad_sequence_files(tmp_path, text, message):
+    path = tmp_path / "s.txt"
+    path.write_text(text)
+    with pytest.raises(SequenceError, match=message):
+        read_sequences(path)
+
+
+def test_three_hundred_thousand_interactions_build_fast():
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(30_000), 10)
+    frame = pd.DataFrame({"user": users, "item": rng.integers(0, 20_000, len(users)), "position": np.tile(np.arange(10), 30_000)})
+    frame = frame.astype({"user": "str", "item": "str"})
+    started = time.perf_counter()
+    sequences = build(frame)
+    sequences.values(frame.assign(v=1.0), "v")
+    for name in ("train", "valid", "test"):
+        sequences.split(name)
+    assert time.perf_counter() - started < 3  # well under one second on an idle machine
