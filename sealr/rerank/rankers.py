@@ -1,0 +1,92 @@
+"""The ranker interface, the paper's generative ranker, and the fusion of LLM and retriever.
+
+A ranker gives every candidate of a request a score, higher is better; an order is read off with `order`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from sealr.config import RerankConfig
+from sealr.evaluate.metrics import ndcg
+from sealr.rerank.finetune import Encoder
+from sealr.rerank.generate import generate_lists
+from sealr.rerank.llm import load_adapter, load_tokenizer
+from sealr.rerank.prompts import Request
+
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)  # fusion weights tried on validation
+
+
+class Ranker(Protocol):
+    name: str
+
+    def score(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        """One float array per request, aligned with its pool."""
+        ...
+
+
+class GenerativeRanker:
+    """The paper's re-ranker: Figure 3's prompt, then a generated list of encoded ids, constrained to the pool.
+
+    Scores are list positions: ``top_k`` for the first item down to 1, 0 for candidates that were not written.
+    """
+
+    name = "generative"
+
+    def __init__(self, config: RerankConfig, category: str, adapter: Path):
+        self.config = config
+        self.encoder = Encoder(load_tokenizer(config.base), config, category)
+        self.model = load_adapter(config, adapter)
+
+    def score(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        scores = []
+        for start in range(0, len(requests), self.config.decode_batch):
+            batch = requests[start : start + self.config.decode_batch]
+            prompts = [self.encoder.prompt(r) for r in batch]
+            pools = [list(r.pool) for r in batch]
+            lists = generate_lists(self.model, self.encoder.ids, prompts, pools, self.config.top_k, self.encoder.pad)
+            for written, pool in zip(lists, pools, strict=True):
+                place = {item: len(written) - i for i, item in enumerate(written)}
+                scores.append(np.array([place.get(item, 0) for item in pool], dtype=np.float32))
+        return scores
+
+
+def standardise(scores: np.ndarray) -> np.ndarray:
+    """z-scores over one pool; all zeros where the scores are constant."""
+    spread = scores.std()
+    return (scores - scores.mean()) / spread if spread > 0 else np.zeros_like(scores)
+
+
+def fuse(retriever: np.ndarray, llm: np.ndarray, weight: float) -> np.ndarray:
+    """z(retriever) + weight * z(llm), both (C,)."""
+    return standardise(np.asarray(retriever, dtype=np.float64)) + weight * standardise(np.asarray(llm, dtype=np.float64))
+
+
+def order(scores: np.ndarray) -> np.ndarray:
+    """Indices of a pool, best first; equal scores keep the retriever's order."""
+    return np.argsort(-np.asarray(scores), kind="stable")
+
+
+def tune_weight(requests: Sequence[Request], llm: Sequence[np.ndarray], targets: Sequence[int], users: int) -> tuple[float, dict[float, float]]:
+    """The fusion weight with the highest validation NDCG@10, and the value for each weight tried.
+
+    requests: those whose pool holds the target; the other ``users - len(requests)`` count as misses under any weight.
+    Ties go to the smaller weight, so an LLM that adds nothing gets 0.
+    """
+    tried = {}
+    for weight in WEIGHTS:
+        ranks = np.array([target_rank(fuse(np.asarray(r.pool_scores), s, weight), r.pool, t) for r, s, t in zip(requests, llm, targets, strict=True)])
+        tried[weight] = float(ndcg(ranks, 10).sum() / max(1, users))
+    best = max(tried, key=lambda weight: (tried[weight], -weight))
+    return best, tried
+
+
+def target_rank(scores: np.ndarray, pool: Sequence[int], target: int) -> float:
+    """1-based rank of target in the pool ordered by scores; infinity when it is not in the pool."""
+    ordered = np.asarray(pool)[order(scores)]
+    found = np.flatnonzero(ordered == target)
+    return float(found[0] + 1) if len(found) else np.inf

@@ -1,0 +1,75 @@
+"""From tables to requests: whose history, which feelings, which candidates, and which answers.
+
+Leave-one-out positions of a user's sequence s: test target s[-1], validation target s[-2]. Fine-tuning prompts end
+before both and answer with (s[-1], s[-2]), as the paper does (Section 2.3). That makes test items labels, which is why
+fine-tuning users and evaluation users are disjoint (`protocols.split_users`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from sealr.data.sequences import Sequences
+from sealr.evaluate.protocols import injected_pool
+from sealr.rerank.prompts import Request
+
+HELD_OUT = {"valid": 2, "test": 1}  # items at the end of a sequence that a split's history does not show
+
+
+def sentiment_values(labels: pd.DataFrame, sequences: Sequences, placebo_seed: int | None = None) -> np.ndarray:
+    """Sentiment class per interaction, int64 aligned with ``sequences.flat``; 0 where a review has no label.
+
+    placebo_seed: permute the values between reviews, which keeps their distribution and nothing else.
+    """
+    values = sequences.values(labels.assign(sentiment=labels["sentiment"].fillna(0)), "sentiment").astype(np.int64)
+    return values if placebo_seed is None else np.random.default_rng(placebo_seed).permutation(values)
+
+
+class Pools:
+    """A candidates table by user and split."""
+
+    def __init__(self, candidates: pd.DataFrame, sequences: Sequences, size: int):
+        index = sequences.item_ids()
+        head = candidates[candidates["rank"] <= size].sort_values(["split", "user", "rank"], kind="stable")
+        head = head.assign(item=head["item"].map(index))
+        self._pools = {key: (g["item"].to_numpy(), g["score"].to_numpy()) for key, g in head.groupby(["split", "user"], sort=False)}
+        self.size = size
+
+    def of(self, split: str, user: str) -> tuple[np.ndarray, np.ndarray]:
+        """Item indices and retriever scores, best first, both (C,)."""
+        return self._pools[split, user]
+
+
+def ranking_request(user: int, split: str, sequences: Sequences, sentiments: np.ndarray, pools: Pools) -> Request:
+    """The request for one user (a row of ``sequences.users``) whose next item is to be recommended."""
+    stop = sequences.offsets[user + 1] - HELD_OUT[split]
+    history = slice(sequences.offsets[user], stop)
+    pool, scores = pools.of(split, sequences.users[user])
+    return Request(sequences.flat[history].tolist(), sentiments[history].tolist(), pool.tolist(), scores.tolist())
+
+
+def inject(request: Request, target: int) -> Request:
+    """The paper's protocol: the target replaces the last candidate unless it was retrieved (score: the last one's)."""
+    pool = injected_pool(np.asarray(request.pool), target, len(request.pool))
+    return Request(request.history, request.sentiments, pool.tolist(), request.pool_scores)
+
+
+def finetuning_requests(users: Iterable[int], sequences: Sequences, sentiments: np.ndarray, pools: Pools) -> list[Request]:
+    """Training prompts: the validation pool with both answers in it, the answers being the last and second-to-last item."""
+    requests = []
+    for user in users:
+        request = ranking_request(user, "valid", sequences, sentiments, pools)
+        answer = sequences.flat[sequences.offsets[user + 1] - 2 : sequences.offsets[user + 1]][::-1].tolist()
+        requests.append(Request(request.history, request.sentiments, _with(request.pool, answer), answer=answer))
+    return requests
+
+
+def _with(pool: Sequence[int], answer: Sequence[int]) -> list[int]:
+    """The pool, same size, with all answers in it; the worst candidates make room."""
+    missing = [a for a in dict.fromkeys(answer) if a not in pool]
+    kept = [c for c in pool if c in answer] + [c for c in pool if c not in answer]
+    keep = set(kept[: len(pool) - len(missing)])
+    return [c for c in pool if c in keep] + missing

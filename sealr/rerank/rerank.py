@@ -1,0 +1,112 @@
+"""Re-ranking the evaluation users' pools, fusing with the retriever, and writing the lists.
+
+Splits of the rankings table: ``valid`` and ``test`` hold the retriever's own pools; ``injected`` holds the test pools
+with the target put in (the paper's protocol). On validation only pools that hold their target are ranked, because no
+weight can help the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from sealr.data.manifest import CHECKPOINT, Output
+from sealr.data.sequences import Sequences
+from sealr.data.tables import atomic_path, write_json, write_table
+from sealr.rerank.prompts import Request
+from sealr.rerank.rankers import Ranker, fuse, order, tune_weight
+from sealr.rerank.requests import Pools, inject, ranking_request
+
+log = logging.getLogger(__name__)
+
+
+def rerank(ranker: Ranker, users: Sequence[int], valid_users: Sequence[int], sequences: Sequences, sentiments: np.ndarray, pools: Pools, batch: int, folder: Path) -> Output:
+    """Writes ``rankings.parquet`` (rankers: retriever, the LLM, fused) and ``fusion.json``.
+
+    users, valid_users: rows of ``sequences.users``; the first are ranked for test, the second tune the fusion weight.
+    batch: lists decoded together; the unit of a checkpoint.
+    """
+
+    def request(user: int, split: str) -> Request:
+        return ranking_request(user, split, sequences, sentiments, pools)
+
+    def target(user: int, split: str) -> int:
+        return int(sequences.flat[sequences.offsets[user + 1] - (2 if split == "valid" else 1)])
+
+    tuning = [u for u in valid_users if target(u, "valid") in request(u, "valid").pool]
+    valid = [request(u, "valid") for u in tuning]
+    valid_llm = score_parts(ranker, valid, folder, "valid", batch)
+    weight, tried = tune_weight(valid, valid_llm, [target(u, "valid") for u in tuning], len(valid_users))
+    log.info("fusion weight %.2f: validation NDCG@10 %.4f, retriever alone %.4f, over %d users", weight, tried[weight], tried[0.0], len(valid_users))
+    test = [request(u, "test") for u in users]
+    test_llm = score_parts(ranker, test, folder, "test", batch)
+    missed = [(u, r) for u, r in zip(users, test, strict=True) if target(u, "test") not in r.pool]
+    injected_only = [inject(r, target(u, "test")) for u, r in missed]
+    injected_llm = dict(zip([u for u, _ in missed], score_parts(ranker, injected_only, folder, "injected", batch), strict=True))
+    replaced = dict(zip([u for u, _ in missed], injected_only, strict=True))
+    injected = [replaced.get(u, r) for u, r in zip(users, test, strict=True)]  # the target was retrieved: the same list
+    frames = [
+        _rows(sequences, tuning, valid, valid_llm, ranker.name, weight, "valid"),
+        _rows(sequences, users, test, test_llm, ranker.name, weight, "test"),
+        _rows(sequences, users, injected, [injected_llm.get(u, s) for u, s in zip(users, test_llm, strict=True)], ranker.name, weight, "injected"),
+    ]
+    write_table(pd.concat(frames, ignore_index=True), folder / "rankings.parquet", "rankings")
+    write_json(
+        {
+            "weight": weight,
+            "validation_ndcg_at_10": {str(w): v for w, v in tried.items()},
+            "validation_users": [sequences.users[u] for u in valid_users],
+            "test_users": [sequences.users[u] for u in users],
+        },
+        folder / "fusion.json",
+    )
+    rows = {"test_users": len(users), "valid_users": len(valid_users), "lists_generated": len(valid) + len(test) + len(injected_only)}
+    return Output(rows, {"fusion_weight": weight, "valid_ndcg@10": tried[weight], "valid_ndcg@10_retriever": tried[0.0]})
+
+
+def score_parts(ranker: Ranker, requests: Sequence[Request], folder: Path, name: str, size: int) -> list[np.ndarray]:
+    """`ranker.score`, part by part; finished parts are kept, so a run that was killed goes on after the last one."""
+    scores: list[np.ndarray] = []
+    bar = tqdm(total=len(requests), desc=f"re-rank {name}", unit="user", disable=None)
+    for start in range(0, len(requests), size):
+        part = requests[start : start + size]
+        path = folder / CHECKPOINT / f"{name}-{start:07d}.npz"
+        if path.exists():
+            with np.load(path) as saved:
+                done = [saved[f"a{i}"] for i in range(len(part))]
+        else:
+            done = ranker.score(part)
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **{f"a{i}": s for i, s in enumerate(done)})
+        scores += done
+        bar.update(len(part))
+    bar.close()
+    return scores
+
+
+def _rows(sequences: Sequences, users: Sequence[int], requests: Sequence[Request], llm: Sequence[np.ndarray], name: str, weight: float, split: str) -> pd.DataFrame:
+    """Three rankings of every request: the retriever's, the LLM's and the fused one."""
+    frames = [pd.DataFrame({c: [] for c in ("user", "item", "rank", "score", "ranker", "split")})]
+    items = np.array(["", *sequences.items], dtype=object)
+    for user, request, scores in zip(users, requests, llm, strict=True):
+        retriever = np.asarray(request.pool_scores)
+        for ranker, values in (("retriever", retriever), (name, scores), ("fused", fuse(retriever, scores, weight))):
+            best = order(values)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "user": sequences.users[user],
+                        "item": items[np.asarray(request.pool)[best]],
+                        "rank": np.arange(1, len(best) + 1),
+                        "score": values[best],
+                        "ranker": ranker,
+                        "split": split,
+                    }
+                )
+            )
+    return pd.concat(frames, ignore_index=True)

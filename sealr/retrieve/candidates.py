@@ -1,0 +1,126 @@
+"""Candidates of each user, exactly and over the whole catalogue (paper section 2.2), in blocks of bounded memory.
+
+One order holds everywhere: higher score first, equal scores by lower item index. So a target has rank r in
+``target_ranks`` exactly when it is candidate r, and two runs give the same lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sealr.config import RetrieveConfig
+from sealr.data.manifest import Output
+from sealr.data.sequences import Sequences, Split
+from sealr.data.tables import write_table
+from sealr.retrieve.retriever import History, Retriever
+
+BLOCK_ELEMENTS = 2**22  # scores held at a time: 16 MB
+
+
+def candidates(retriever: Retriever, sequences: Sequences, split: str, pool: int, exclude_seen: bool) -> pd.DataFrame:
+    """Candidates table (user, item, rank from 1, score, split) of a split's users, at most ``pool`` rows each.
+
+    Where the catalogue without the seen items is smaller than the pool, a user has fewer rows.
+    """
+    part = sequences.split(split)
+    ids, scores = [], []
+    for _, block in _score_blocks(retriever, sequences, part, exclude_seen, f"candidates ({split})"):
+        best = top(block, pool)
+        ids.append(best[0])
+        scores.append(best[1])
+    id_matrix, score_matrix = np.concatenate(ids), np.concatenate(scores)  # (users, k)
+    row, column = np.nonzero(id_matrix)  # padding marks the end of a short list
+    return pd.DataFrame(
+        {
+            "user": pd.array(sequences.users, dtype="str").take(part.users[row]),
+            "item": pd.array(sequences.items, dtype="str").take(id_matrix[row, column] - 1),
+            "rank": (column + 1).astype(np.int32),
+            "score": score_matrix[row, column],
+            "split": pd.array([split], dtype="str").take(np.zeros(len(row), dtype=np.int64)),
+        }
+    )
+
+
+def write_candidates(retriever: Retriever, sequences: Sequences, config: RetrieveConfig, folder: Path) -> Output:
+    """Writes ``candidates.parquet`` for valid and test, with the pools' recall (the ceiling of any re-ranker) as metrics."""
+    frames, metrics = [], {}
+    for split in ("valid", "test"):
+        frames.append(candidates(retriever, sequences, split, config.pool, config.exclude_seen))
+        ids = frames[-1]["item"].map(retriever.index).to_numpy()
+        users = pd.Index([sequences.users[u] for u in sequences.split(split).users])
+        targets = sequences.split(split).targets[users.get_indexer(frames[-1]["user"])]
+        metrics[f"{split}_hr@{config.pool}"] = float((ids == targets).sum() / len(users))
+    frame = pd.concat(frames, ignore_index=True)
+    write_table(frame, folder / "candidates.parquet", "candidates")
+    return Output({"candidates": len(frame)}, metrics)
+
+
+def target_ranks(retriever: Retriever, sequences: Sequences, split: str, exclude_seen: bool) -> np.ndarray:
+    """(users of the split,) int64 rank, from 1, of each user's target among all items; 0 where it is masked as seen.
+
+    Users are in the order of ``sequences.split(split).users``.
+    """
+    part = sequences.split(split)
+    ranks = np.zeros(len(part), dtype=np.int64)
+    for users, scores in _score_blocks(retriever, sequences, part, exclude_seen, f"ranks ({split})"):
+        target = torch.from_numpy(part.targets[users]).to(scores.device)[:, None]  # (B, 1)
+        value = scores.gather(1, target)  # (B, 1)
+        items = torch.arange(scores.shape[1], device=scores.device)  # (items + 1,)
+        ahead = (scores > value).sum(1) + ((scores == value) & (items < target)).sum(1)  # (B,)
+        ranks[users] = torch.where(value[:, 0] == -torch.inf, 0, ahead + 1).cpu().numpy()
+    return ranks
+
+
+def pool_for(retriever: Retriever, history: History, pool: int, exclude_seen: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates of one served request: item indices and scores, best first, both (at most pool,).
+
+    An empty history gets the most popular items.
+    """
+    seen = retriever.indices(history)
+    scores = torch.from_numpy(retriever.score([seen]))  # (1, items + 1)
+    if exclude_seen:
+        scores[0, torch.from_numpy(seen)] = -torch.inf
+    ids, values = top(scores, pool)
+    real = ids[0] > 0
+    return ids[0][real], values[0][real]
+
+
+def top(scores: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of scores (B, items + 1): item indices int64 and scores float32, both (B, min(k, items)).
+
+    Items at -inf are not candidates; index 0 stands in their place, at the end of the row.
+    """
+    k = min(k, scores.shape[1] - 1)
+    # torch.topk orders ties as it likes. A float's bits sort like an integer once negative ones are flipped; with the
+    # item index in the lower half every key is different, and topk has one answer.
+    bits = (scores + 0.0).view(torch.int32).long()  # + 0.0 turns -0.0 into 0.0
+    bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    descending = torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
+    ids = (bits * 2**32 + descending).topk(k).indices  # (B, k)
+    values = scores.gather(1, ids)
+    ids[values == -torch.inf] = 0
+    return ids.cpu().numpy(), values.cpu().numpy()
+
+
+def _score_blocks(
+    retriever: Retriever, sequences: Sequences, part: Split, exclude_seen: bool, what: str
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Yields (positions in the split, scores (B, items + 1)) with seen items at -inf."""
+    if retriever.items != sequences.items:
+        raise ValueError("the retriever was trained on another catalogue than these sequences")
+    block = max(1, BLOCK_ELEMENTS // (len(retriever.items) + 1))
+    for start in tqdm(range(0, len(part), block), desc=what, unit="block", delay=2, leave=False):
+        users = np.arange(start, min(start + block, len(part)))
+        histories = [part.history(user) for user in users]
+        scores = torch.from_numpy(retriever.score(histories))
+        if exclude_seen:
+            rows = np.repeat(np.arange(len(users)), [len(h) for h in histories])
+            scores[torch.from_numpy(rows), torch.from_numpy(np.concatenate(histories))] = -torch.inf
+        yield users, scores

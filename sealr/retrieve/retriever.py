@@ -1,0 +1,109 @@
+"""A trained retriever: raw item ids in, scores of the whole catalogue out. Loads with no data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sealr.config import RetrieveConfig, from_dict, to_dict
+from sealr.data.sequences import Sequences
+from sealr.data.tables import atomic_path, read_json, write_json
+from sealr.retrieve.models import build
+
+History = Sequence[str] | Sequence[int] | np.ndarray  # raw item ids (unknown ones are skipped) or item indices 1..n, oldest first
+
+
+@dataclass(frozen=True)
+class Retriever:
+    config: RetrieveConfig
+    items: list[str]  # the item with index i is items[i - 1]
+    model: nn.Module  # in eval mode
+    popularity: np.ndarray  # (n_items + 1,) float32: scores for an empty history, -inf at padding
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Raw item id -> index from 1."""
+        return {item: i for i, item in enumerate(self.items, start=1)}
+
+    def indices(self, history: History) -> np.ndarray:
+        """Item indices of a history. Raises ValueError on an index outside 1..n."""
+        if len(history) and isinstance(history[0], str):
+            return np.array([self.index[item] for item in history if item in self.index], dtype=np.int64)
+        ids = np.asarray(history, dtype=np.int64)
+        if len(ids) and not 1 <= ids.min() <= ids.max() <= len(self.items):
+            raise ValueError(f"item indices must be in 1..{len(self.items)}, got {ids.min()}..{ids.max()}")
+        return ids
+
+    @torch.inference_mode()
+    def score(self, histories: Sequence[History]) -> np.ndarray:
+        """(N, n_items + 1) float32 logits of each item being next, -inf at padding. Popularity where a history is empty.
+
+        All N rows are held at once: for many users use ``candidates``, which works in blocks.
+        """
+        ids = [self.indices(history) for history in histories]
+        device = next(self.model.parameters()).device
+        scores = self.model.score(pad(ids, self.config.max_len).to(device)).float().cpu().numpy()
+        scores[[len(i) == 0 for i in ids]] = self.popularity
+        return scores
+
+    def similarity(self, item: int, history: History) -> np.ndarray:
+        """(H,) cosine of the item's embedding and each history item's."""
+        weight = self.model.items.weight.detach()
+        a, b = weight[item], weight[torch.from_numpy(self.indices(history)).to(weight.device)]  # (D,), (H, D)
+        return torch.cosine_similarity(a[None], b).cpu().numpy()
+
+
+def pad(histories: Sequence[np.ndarray], max_len: int) -> Tensor:
+    """(N, L) int64: the newest max_len items of each history, zeros to the right; L is the longest, at least 1."""
+    histories = [h[-max_len:] for h in histories]
+    padded = np.zeros((len(histories), max([1, *map(len, histories)])), dtype=np.int64)
+    for row, history in zip(padded, histories, strict=True):
+        row[: len(history)] = history
+    return torch.from_numpy(padded)
+
+
+def popularity(sequences: Sequences) -> np.ndarray:
+    """(n_items + 1,) float32: how often each item occurs in the training split; -inf at padding."""
+    train = sequences.split("train")
+    counts = np.bincount(np.concatenate(list(train.histories())), minlength=sequences.n_items + 1).astype(np.float32)
+    counts[0] = -np.inf
+    return counts
+
+
+def save(retriever: Retriever, folder: Path, notes: dict[str, object]) -> None:
+    """Writes weights, items, popularity and ``retriever.json`` (configuration and notes), each atomically."""
+    with atomic_path(folder / f"{retriever.config.model}.safetensors") as temporary:
+        save_file({name: t.detach().cpu().contiguous() for name, t in retriever.model.state_dict().items()}, temporary)
+    write_json(retriever.items, folder / "items.json")
+    write_json([int(count) for count in retriever.popularity[1:]], folder / "popularity.json")
+    write_json({"config": to_dict(retriever.config), "n_items": len(retriever.items)} | notes, folder / "retriever.json")
+
+
+def load(folder: Path) -> Retriever:
+    """Reads what ``train`` wrote. Raises FileNotFoundError or ValueError naming the file."""
+    for name in ("retriever.json", "items.json", "popularity.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing: not the folder of a trained retriever, or training was cut off")
+    config: RetrieveConfig = from_dict(RetrieveConfig, read_json(folder / "retriever.json")["config"])
+    items, counts = read_json(folder / "items.json"), read_json(folder / "popularity.json")
+    if len(items) != len(counts):
+        raise ValueError(f"{folder}: items.json has {len(items)} items, popularity.json {len(counts)}")
+    with torch.random.fork_rng():  # the fresh weights are overwritten; the caller's generator should not notice them
+        model = build(config, len(items))
+    try:
+        model.load_state_dict(load_file(folder / f"{config.model}.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(f"{folder / config.model}.safetensors does not fit retriever.json: {error}") from None
+    return Retriever(config, items, model.to(device()).eval(), np.array([-np.inf, *counts], dtype=np.float32))
+
+
+def device() -> torch.device:
+    """A CUDA GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,128 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from sealr.config import LoraSettings, RerankConfig
+from sealr.rerank.finetune import Encoder, answer_loss, finetune, schedule
+from sealr.rerank.llm import AdapterError, add_lora, load_adapter
+from sealr.rerank.prompts import Request
+
+
+def requests(n):
+    """Users whose answer is always the candidate 7 after the history 3, 4: something to learn."""
+    return [Request([3, 4, 10 + i % 5], [2, -1, 0], [7, 11, 12, 13, 20 + i % 9], answer=[7, 11]) for i in range(n)]
+
+
+@pytest.fixture
+def config(toy_llama):
+    return RerankConfig(base=str(toy_llama), lora=LoraSettings(r=8), lr=1e-2, batch_size=4, epochs=4, checkpoint_steps=1)
+
+
+def test_loss_goes_down_and_the_adapter_round_trips(config, tmp_path):
+    losses = []
+    output = finetune(requests(24), requests(6), config, "things", tmp_path, lambda _, m: losses.append(m["valid_loss"]))
+    assert losses[-1] < losses[0] * 0.8
+    assert output.metrics["valid_loss"] == min(losses)
+    model = load_adapter(config, tmp_path / "adapter")
+    encoder = Encoder(AutoTokenizer.from_pretrained(config.base), config, "things")
+    with torch.inference_mode():
+        loss = answer_loss(model, *encoder.batch(requests(6))).mean().item()
+    assert loss == pytest.approx(min(losses), rel=1e-3)
+
+
+def test_only_answer_tokens_carry_loss(config):
+    encoder = Encoder(AutoTokenizer.from_pretrained(config.base), config, "things")
+    batch = [Request([1], [0], [7, 8], answer=[7, 8]), Request([1, 2], [0, 1], [123, 8], answer=[123])]
+    ids, mask, labels = encoder.batch(batch)
+    torch.manual_seed(0)
+    model = add_lora(config).eval()
+    per_token = answer_loss(model, ids, mask, labels)
+    assert len(per_token) == len(encoder.ids.answer([7, 8])) + len(encoder.ids.answer([123]))
+    with torch.no_grad():
+        logits = model(input_ids=ids[1:], attention_mask=mask[1:]).logits.log_softmax(-1)
+    answer = encoder.ids.answer([123])
+    by_hand = [-logits[0, ids.shape[1] - len(answer) - 1 + i, token].item() for i, token in enumerate(answer)]
+    assert per_token[-len(answer) :].tolist() == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_candidate_order_hides_the_retriever(config):
+    """Shuffled orders change between epochs; the retriever's order is kept when asked for."""
+    tokenizer = AutoTokenizer.from_pretrained(config.base)
+    request = Request([1, 2], [0, 0], list(range(30, 50)))
+    shuffled = Encoder(tokenizer, config, "things")
+    assert shuffled.prompt(request, 0) == shuffled.prompt(request, 0) != shuffled.prompt(request, 1)
+    kept = Encoder(tokenizer, replace(config, candidate_order="retriever"), "things")
+    assert "Candidate list: " + ",".join(map(str, range(30, 50))) in tokenizer.decode(kept.prompt(request))
+
+
+def test_untrained_adapter_is_refused(config, tmp_path):
+    add_lora(config).save_pretrained(str(tmp_path))
+    with pytest.raises(AdapterError, match="changes nothing"):
+        load_adapter(config, tmp_path)
+
+
+def test_adapter_of_other_layers_is_refused(config, tmp_path):
+    finetune(requests(8), requests(4), replace(config, epochs=1), "things", tmp_path)
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    from safetensors.torch import save_file
+
+    save_file({k.replace("layers.0", "layers.9"): v for k, v in load_file(weights).items()}, weights)
+    with pytest.raises(AdapterError, match="does not fit"):
+        load_adapter(config, tmp_path / "adapter")
+
+
+def test_nothing_to_train_on_is_an_error(config, tmp_path):
+    with pytest.raises(ValueError, match="raise rerank.ratio"):
+        finetune([], requests(1), config, "things", tmp_path)
+
+
+def test_four_bit_base_trains(config, tmp_path):
+    output = finetune(requests(8), requests(4), replace(config, quantization="nf4", epochs=2), "things", tmp_path)
+    assert output.metrics["valid_loss"] > 0 and (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_schedule_warms_up_then_decays():
+    values = [schedule(s, 100) for s in range(100)]
+    assert values[0] == pytest.approx(0.1) and max(values) == 1.0 and values[9] == 1.0 and values[-1] < 0.15
+
+
+KILLED = """
+import sys, json
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from sealr.config import RerankConfig, LoraSettings
+from sealr.rerank.finetune import finetune
+from tests.rerank.test_finetune import requests
+config = RerankConfig(base=sys.argv[1], lora=LoraSettings(r=8), lr=1e-2, batch_size=4, epochs=4, checkpoint_steps=1, patience=9)
+output = finetune(requests(24), requests(6), config, "things", Path(sys.argv[2]))
+print(json.dumps(output.metrics))
+"""
+
+
+def test_sigkill_in_the_middle_then_the_same_adapter(toy_llama, tmp_path):
+    root = str(Path(__file__).resolve().parents[2])
+
+    def start(folder):
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(toy_llama), str(folder), root], stdout=subprocess.PIPE, cwd=root)
+
+    undisturbed, disturbed = tmp_path / "a", tmp_path / "b"
+    expected = json.loads(start(undisturbed).communicate()[0])
+    victim = start(disturbed)
+    checkpoint = disturbed / "checkpoint" / "finetune.pt"
+    while not checkpoint.exists() and victim.poll() is None:
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    assert not (disturbed / "adapter").exists(), "killed too late to test anything"
+    assert json.loads(start(disturbed).communicate()[0]) == expected
+    one, other = (load_file(f / "adapter" / "adapter_model.safetensors") for f in (undisturbed, disturbed))
+    assert all(torch.equal(one[k], other[k]) for k in one)

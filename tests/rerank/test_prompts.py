@@ -1,0 +1,40 @@
+import pytest
+from transformers import AutoTokenizer
+
+from sealr.rerank.prompts import IdTokens, Request, prompt
+
+
+def test_prompt_is_figure_3():
+    request = Request(history=[4, 17, 9], sentiments=[2, 0, -1], pool=[3, 5, 11])
+    text = prompt(request, [5, 11, 3], "beauty products", max_history=2, use_sentiment=True)
+    assert text == (
+        "Instruction: Recommend ten beauty products from the candidate list based on user's interaction history and "
+        "sentiment label from the reviews.\n\nInput:\nInteraction history: 17,9\nSentiment label: Neutral,Negative\n"
+        "Candidate list: 5,11,3\n\nOutput:\nRecommend Products: "
+    )
+
+
+def test_prompt_without_sentiment_has_none():
+    text = prompt(Request([4], [2], [3]), [3], "toys", 10, use_sentiment=False)
+    assert "entiment" not in text and "Positive" not in text
+
+
+def test_id_tokens_are_those_of_the_written_text(toy_llama):
+    tokenizer = AutoTokenizer.from_pretrained(toy_llama)
+    ids = IdTokens(tokenizer)
+    written = tokenizer.encode("120,7,45", add_special_tokens=False)
+    assert ids.answer([120, 7, 45]) == written + [tokenizer.eos_token_id]
+
+
+def test_tokenizer_that_merges_digits_is_refused():
+    class Merging:
+        name_or_path = "merging"
+        eos_token_id = 0
+
+        def encode(self, text, add_special_tokens=False):
+            import re
+
+            return [hash(piece) for piece in re.findall(r"\d{1,3}|\D", text)]
+
+    with pytest.raises(ValueError, match="merging.*digit by digit"):
+        IdTokens(Merging())

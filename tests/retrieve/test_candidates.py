@@ -1,0 +1,123 @@
+"""Candidates and ranks: exact, masked, in one order, whatever the block size."""
+
+import numpy as np
+import pytest
+import torch
+from toy_sequences import make_sequences
+
+from sealr.config import RetrieveConfig
+from sealr.data.tables import read_table
+from sealr.retrieve import candidates as module
+from sealr.retrieve.candidates import candidates, pool_for, target_ranks, top, write_candidates
+from sealr.retrieve.models import build
+from sealr.retrieve.retriever import Retriever
+from sealr.retrieve.train import popularity
+
+
+@pytest.fixture
+def sequences():
+    rng = np.random.default_rng(1)
+    return make_sequences([rng.integers(1, 31, size=rng.integers(1, 15)).tolist() for _ in range(60)], 30)
+
+
+@pytest.fixture
+def retriever(sequences):
+    torch.manual_seed(0)
+    config = RetrieveConfig(hidden=8, layers=1, max_len=6, pool=12)
+    return Retriever(config, sequences.items, build(config, 30).eval(), popularity(sequences))
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_equal_a_naive_loop(retriever, sequences, split, exclude_seen, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 31 * 7)  # several blocks, the last one short
+    frame = candidates(retriever, sequences, split, 12, exclude_seen)
+    ranks = target_ranks(retriever, sequences, split, exclude_seen)
+    part = sequences.split(split)
+    assert len(ranks) == len(part)
+    for i, user in enumerate(part.users):
+        seen = set(part.history(i).tolist()) if exclude_seen else set()
+        scores = retriever.score([part.history(i)])[0]
+        best = sorted((item for item in range(1, 31) if item not in seen), key=lambda item: (-scores[item], item))
+        target = part.targets[i]
+        assert ranks[i] == (best.index(target) + 1 if target in best else 0)
+        mine = frame[frame["user"] == sequences.users[user]]
+        assert mine["item"].tolist() == [sequences.items[item - 1] for item in best[:12]]
+        assert mine["rank"].tolist() == list(range(1, len(mine) + 1))
+        np.testing.assert_allclose(mine["score"], scores[best[:12]], rtol=1e-4, atol=1e-6)
+    assert set(frame["split"]) == {split}
+
+
+def test_sorted_unique_and_never_seen(retriever, sequences):
+    frame = candidates(retriever, sequences, "test", 12, True)
+    assert not frame.duplicated(["user", "item"]).any()
+    assert (frame.groupby("user")["score"].diff().dropna() <= 0).all()
+    part = sequences.split("test")
+    seen = {(sequences.users[u], sequences.items[i - 1]) for u, h in zip(part.users, part.histories(), strict=True) for i in h}
+    assert not seen & set(zip(frame["user"], frame["item"], strict=True))
+
+
+def test_pool_larger_than_the_catalogue(retriever, sequences):
+    frame = candidates(retriever, sequences, "test", 1000, True)
+    part = sequences.split("test")
+    expected = {sequences.users[u]: 30 - len(set(h.tolist())) for u, h in zip(part.users, part.histories(), strict=True)}
+    assert frame.groupby("user").size().to_dict() == expected
+    assert (candidates(retriever, sequences, "test", 1000, False).groupby("user").size() == 30).all()
+
+
+def test_ties_go_to_the_lower_index():
+    scores = torch.tensor([[-torch.inf, 0.0, 2.0, -0.0, 2.0, -1.0, -torch.inf]])
+    ids, values = top(scores, 100)
+    assert ids.tolist() == [[2, 4, 1, 3, 5, 0]]
+    assert values.tolist() == [[2.0, 2.0, 0.0, 0.0, -1.0, -np.inf]]
+    assert top(scores, 1)[0].tolist() == [[2]]
+
+
+def test_top_agrees_with_a_stable_sort():
+    scores = torch.randint(-5, 5, (50, 41), generator=torch.Generator().manual_seed(0)).float() / 4
+    scores[:, 0] = -torch.inf
+    assert (top(scores, 20)[0] == scores.sort(dim=1, descending=True, stable=True).indices[:, :20].numpy()).all()
+
+
+def test_pool_for_is_the_same_list(retriever, sequences):
+    frame = candidates(retriever, sequences, "test", 12, True)
+    part = sequences.split("test")
+    for i in (0, 7, 20):
+        ids, scores = pool_for(retriever, part.history(i), 12, True)
+        mine = frame[frame["user"] == sequences.users[part.users[i]]]
+        assert [sequences.items[j - 1] for j in ids] == mine["item"].tolist()
+        np.testing.assert_allclose(scores, mine["score"], rtol=1e-4, atol=1e-6)
+    assert pool_for(retriever, ["item3", "unknown"], 5, False)[0].tolist() == pool_for(retriever, [3], 5, False)[0].tolist()
+
+
+def test_empty_or_unknown_history_gets_popular_items(retriever):
+    best = np.argsort(-retriever.popularity, kind="stable")[:5]
+    for history in ([], ["never seen"]):
+        ids, scores = pool_for(retriever, history, 5)
+        assert ids.tolist() == best.tolist() and scores.tolist() == retriever.popularity[best].tolist()
+    mixed = retriever.score([[], [1, 2]])
+    np.testing.assert_array_equal(mixed[0], retriever.popularity)
+    np.testing.assert_allclose(mixed[1], retriever.score([[1, 2]])[0], rtol=1e-4, atol=1e-6)
+
+
+def test_similarity(retriever):
+    values = retriever.similarity(4, [4, 9])
+    assert values.shape == (2,) and values[0] == pytest.approx(1) and values[1] < 1
+
+
+def test_index_out_of_range(retriever):
+    with pytest.raises(ValueError, match=r"1\.\.30"):
+        retriever.score([[0, 3]])
+
+
+def test_other_catalogue_is_refused(retriever):
+    with pytest.raises(ValueError, match="another catalogue"):
+        candidates(retriever, make_sequences([[1, 2, 3]], 3), "test", 5, True)
+
+
+def test_write_candidates(retriever, sequences, tmp_path):
+    output = write_candidates(retriever, sequences, retriever.config, tmp_path)
+    frame = read_table(tmp_path / "candidates.parquet", "candidates")
+    assert output.rows == {"candidates": len(frame)} and set(frame["split"]) == {"valid", "test"}
+    ranks = target_ranks(retriever, sequences, "test", True)
+    assert output.metrics["test_hr@12"] == pytest.approx(((ranks >= 1) & (ranks <= 12)).mean())

@@ -1,0 +1,106 @@
+"""The trainer: it learns, stops early, and its result loads elsewhere."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from toy_sequences import make_sequences
+
+from sealr.data.tables import read_json
+from sealr.retrieve.train import Batches, load, popularity, train
+
+
+@pytest.fixture
+def trained(cycle, quick, tmp_path):
+    epochs = []
+    output = train(quick, cycle, tmp_path, lambda epoch, metrics: epochs.append((epoch, metrics)))
+    return output, epochs, tmp_path
+
+
+def test_loss_goes_down_and_a_cycle_is_predicted(trained, cycle):
+    output, epochs, folder = trained
+    assert [epoch for epoch, _ in epochs] == list(range(1, len(epochs) + 1))
+    assert epochs[-1][1]["loss"] < 0.3 * epochs[0][1]["loss"]
+    assert output.metrics["valid_ndcg@10"] > 0.99
+    retriever = load(folder)
+    histories = [["item3", "item4", "item5"], ["item11", "item12"], np.array([6, 7, 8])]
+    assert retriever.score(histories).argmax(axis=1).tolist() == [6, 1, 9]
+
+
+def test_files_and_output(trained, cycle, quick):
+    output, epochs, folder = trained
+    history = read_json(folder / "history.json")
+    assert len(history) == len(epochs) == output.metrics["epochs"] and history[0]["loss"] == epochs[0][1]["loss"]
+    assert "ndcg@10" not in history[0] and "ndcg@10" in history[1] and "seconds" not in history[1]
+    assert read_json(folder / "items.json") == cycle.items
+    assert read_json(folder / "retriever.json")["config"]["hidden"] == quick.hidden
+    assert output.rows == {"users": 40, "items": 12, "positions": Batches(cycle, quick.max_len, 8).positions}
+
+
+def test_early_stopping(trained, quick):
+    output, _, _ = trained
+    assert output.metrics["epochs"] - output.metrics["best_epoch"] == quick.patience * quick.eval_every
+
+
+def test_load_in_a_clean_process(trained):
+    _, _, folder = trained
+    here = load(folder).score([["item1", "item2"]])
+    code = (
+        "import sys, pathlib, numpy as np\nfrom sealr.retrieve.train import load\n"
+        "np.save(sys.argv[2], load(pathlib.Path(sys.argv[1])).score([['item1', 'item2']]))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder), str(folder / "scores.npy")], check=True)
+    np.testing.assert_array_equal(np.load(folder / "scores.npy"), here)
+
+
+def test_training_leaves_the_callers_generator_alone(cycle, quick, tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    train(dataclasses.replace(quick, epochs=1), cycle, tmp_path)
+    assert torch.rand(1) == expected
+
+
+def test_a_checkpoint_of_another_configuration_is_not_continued(cycle, quick, tmp_path, caplog):
+    train(dataclasses.replace(quick, epochs=2), cycle, tmp_path)
+    output = train(dataclasses.replace(quick, epochs=1), cycle, tmp_path)
+    assert output.metrics["epochs"] == 1 and "starting anew" in caplog.text
+
+
+def test_batches_shift_by_one_and_cover_everything():
+    sequences = make_sequences([[1, 2, 3, 4, 5, 6], [7, 8, 9, 1], [1, 2], [5, 6, 7], [3]], 9)
+    batches = Batches(sequences, max_len=2, batch_size=2)
+    pairs = []
+    for inputs, targets in batches:
+        assert inputs.shape == targets.shape and ((inputs == 0) == (targets == 0)).all()
+        pairs += [tuple(zip(i[i > 0].tolist(), t[t > 0].tolist(), strict=True)) for i, t in zip(inputs, targets, strict=True)]
+    # u0 trains on 1..4, cut to its newest three; u1 on 7, 8; u2 has two items, all for training; u3 and u4 have one
+    assert sorted(pairs) == [((1, 2),), ((2, 3), (3, 4)), ((7, 8),)]
+    assert batches.positions == 4 and len(batches) == 2
+
+
+def test_popularity_counts_training_items_only():
+    counts = popularity(make_sequences([[1, 2, 3, 3], [1, 2, 4]], 4))
+    assert counts.tolist() == [-np.inf, 2, 1, 0, 0]
+
+
+def test_nothing_to_train_or_validate_on(quick, tmp_path):
+    with pytest.raises(ValueError, match="no user has three items"):
+        train(quick, make_sequences([[1, 2]], 2), tmp_path)
+    with pytest.raises(ValueError, match="no user has two training items"):
+        train(quick, make_sequences([[1, 2, 3]], 3), tmp_path)
+
+
+def test_diverging_training_is_an_error(cycle, quick, tmp_path):
+    with pytest.raises(FloatingPointError, match="retrieve.lr"):
+        train(dataclasses.replace(quick, lr=1e38), cycle, tmp_path)
+
+
+def test_load_names_what_is_missing(trained, tmp_path):
+    _, _, folder = trained
+    (folder / "items.json").unlink()
+    with pytest.raises(FileNotFoundError, match="items.json"):
+        load(folder)
