@@ -72,19 +72,19 @@ def run_stage(
     data_name: str,
     config: Any,
     inputs: Mapping[str, Manifest | Path],
-    packages: tuple[str, ...],
+    code: tuple[str, ...],
     work: Callable[[Path], Output],
     state: Path | None = None,
 ) -> Manifest:
     """Runs ``work(folder)`` unless the same work was done before, and returns its manifest.
 
     config: a config dataclass or a dict of them. inputs: manifests of earlier stages, or files from outside.
-    packages: subpackages of sealr whose code the result depends on, e.g. ``("data", "emotion")``.
+    code: subpackages and modules of sealr that the result depends on, e.g. ``("data", "evaluate/metrics.py")``.
     """
     plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in config.items()} if isinstance(config, dict) else dataclasses.asdict(config)
     digests = {name: i.digest if isinstance(i, Manifest) else file_digest(i) for name, i in sorted(inputs.items())}
-    code = code_digest(packages)
-    key = _digest({"stage": stage, "config": plain, "inputs": digests, "code": code})[:16]
+    code_hash = code_digest(code)
+    key = _digest({"stage": stage, "config": plain, "inputs": digests, "code": code_hash})[:16]
     folder = (state or state_dir()) / data_name / stage / key
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
@@ -98,7 +98,7 @@ def run_stage(
         shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
         files = {str(p.relative_to(folder)): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")}
         manifest = Manifest(
-            stage, folder, key, _digest(files), digests, plain, code, output.rows, output.metrics, files, round(time.monotonic() - started, 2)
+            stage, folder, key, _digest(files), digests, plain, code_hash, output.rows, output.metrics, files, round(time.monotonic() - started, 2)
         )
         values = dataclasses.asdict(manifest) | {"version": sealr.__version__}
         del values["folder"], values["reused"]
@@ -118,13 +118,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def code_digest(packages: tuple[str, ...]) -> str:
-    """Hash of the named subpackages' code as parsed, so that comments and layout do not count."""
-    parts = []
-    for package in sorted(packages):
-        for path in sorted((PACKAGE / package).rglob("*.py")):
-            parts.append((str(path.relative_to(PACKAGE)), ast.dump(ast.parse(path.read_text(encoding="utf-8")))))
-    return _digest(parts)[:16]
+def code_digest(parts: tuple[str, ...]) -> str:
+    """Hash of the code of subpackages ("data") and modules ("evaluate/metrics.py") as parsed: comments do not count."""
+    code = []
+    for part in sorted(parts):
+        for path in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]:
+            code.append((str(path.relative_to(PACKAGE)), ast.dump(ast.parse(path.read_text(encoding="utf-8")))))
+    return _digest(code)[:16]
 
 
 def _digest(values: Any) -> str:

@@ -13,9 +13,9 @@ from sealr.data.manifest import Output
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json
 from sealr.evaluate import protocols
-from sealr.evaluate.metrics import coverage, hit_rate, mean, ndcg, regret, satisfied_hit_rate, summary, validity
+from sealr.evaluate.metrics import coverage, hit_rate, ndcg, regret, satisfied_hit_rate, summary, validity
 from sealr.evaluate.protocols import RETRIEVER
-from sealr.evaluate.report import metrics_table, plot, to_markdown
+from sealr.evaluate.report import markdown, metrics_table, plot
 from sealr.evaluate.statistics import paired_bootstrap
 
 TOP = 10
@@ -51,7 +51,9 @@ def evaluate(
     rows = full.rows()
     for row in rows:
         ranks = full.ranks[row["system"]]
-        row |= {"satisfied HR@10": mean(satisfied_hit_rate(ranks, felt, TOP)), "regret@10": mean(regret(ranks, felt, TOP))}
+        for name, of in (("satisfied HR@10", satisfied_hit_rate), ("regret@10", regret)):
+            values = of(ranks, felt, TOP)
+            row[name] = float(values.mean()) if len(values) else float("nan")
     rows.insert(0, {"protocol": "full", "system": "retriever, all users", "users": len(retriever_ranks)} | summary(retriever_ranks))
     if full.ceiling > 0:  # otherwise nobody's target was retrieved
         inverted = {protocols.INVERTED: protocols.inverted(pools)}
@@ -87,7 +89,7 @@ def list_matrix(rankings: pd.DataFrame, ranker: str, split: str, users: Sequence
 
 
 def _write_markdown(table: pd.DataFrame, differences: dict[str, tuple[float, float, float]], quality: dict[str, float], path: Path) -> None:
-    lines = [to_markdown(table), "Differences under the full protocol, with 95 % intervals of a paired bootstrap over users:\n"]
+    lines = [markdown(table), "Differences under the full protocol, with 95 % intervals of a paired bootstrap over users:\n"]
     lines += [f"- {name}: {d:+.4f} ({low:+.4f} to {high:+.4f})" for name, (d, low, high) in differences.items()]
     lines += ["", *(f"- {name}: {value:.4f}" for name, value in quality.items())]
     with atomic_path(path) as temporary:

@@ -116,7 +116,7 @@ def _score_blocks(
     if retriever.items != sequences.items:
         raise ValueError("the retriever was trained on another catalogue than these sequences")
     block = max(1, BLOCK_ELEMENTS // (len(retriever.items) + 1))
-    for start in tqdm(range(0, len(part), block), desc=what, unit="block", delay=2, leave=False):
+    for start in tqdm(range(0, len(part), block), desc=what, unit="block", delay=2, leave=False, disable=None):
         users = np.arange(start, min(start + block, len(part)))
         histories = [part.history(user) for user in users]
         scores = torch.from_numpy(retriever.score(histories))

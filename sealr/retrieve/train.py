@@ -65,7 +65,7 @@ def train(config: RetrieveConfig, sequences: Sequences, folder: Path, on_epoch: 
         progress = _read_checkpoint(path, identity, model, optimizer) or Progress(0, [], 0, {})
         retriever = Retriever(config, sequences.items, model, popularity(sequences))
 
-        bar = tqdm(total=config.epochs, initial=progress.epoch, desc=f"train {config.model}", unit="epoch")
+        bar = tqdm(total=config.epochs, initial=progress.epoch, desc=f"train {config.model}", unit="epoch", disable=None)
         while not progress.stop(config):
             started, epoch = time.monotonic(), progress.epoch + 1
             torch.manual_seed(config.seed * 1_000_003 + epoch)
@@ -104,7 +104,7 @@ def _train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Ba
     model.train()
     where = next(model.parameters()).device
     total = 0.0
-    for inputs, targets in tqdm(batches, desc="epoch", unit="step", delay=5, leave=False):
+    for inputs, targets in tqdm(batches, desc="epoch", unit="step", delay=5, leave=False, disable=None):
         inputs, targets = inputs.to(where), targets.to(where)
         real = targets > 0  # (B, L): padding never meets the item projection
         loss = softmax_loss(model(inputs)[real], model.items.weight[1:], targets[real] - 1)  # no logit for padding either

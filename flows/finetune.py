@@ -1,0 +1,47 @@
+"""The main job: reviews in, a trained, evaluated and registered recommender out.
+
+``python -m flows.finetune --data demo`` or ``mlflow run . -e finetune -P data=demo``.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+import typer
+from prefect import flow
+
+from flows import steps
+from flows.job import Base, Data, Overrides, open_job, run
+from sealr import tracking
+from sealr.data.manifest import Manifest
+from sealr.registry.promote import Registration
+
+
+@flow(name="finetune", flow_run_name="finetune-{data}")
+def finetune(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> str:
+    """Ingest, label, train the retriever and the LLM, re-rank, evaluate, register. Returns the MLflow run id."""
+    with open_job("finetune", data, base, overrides) as job:
+        made = steps.through_evaluation(job)
+        summary(made["results"], steps.register(job, made))
+        return job.run_id
+
+
+def summary(results: Manifest, registration: Registration) -> None:
+    """What a newcomer wants to see at the end: the table, the model, and what to type next."""
+    print("\n" + results.path("results.md").read_text(encoding="utf-8"))
+    aliases = " and ".join(f"@{a}" for a in registration.aliases)
+    print(f"registered model {registration.name}, version {registration.version}, now {aliases}: {registration.reason}\n")
+    uri = shlex.quote(tracking.address())
+    alias = registration.aliases[-1]
+    print("Next:")
+    print(f"  mlflow ui --backend-store-uri {uri}")
+    print(f"  MLFLOW_TRACKING_URI={uri} mlflow models serve -m models:/{registration.name}@{alias} --env-manager local -p 5001")
+
+
+def main(data: Data = "demo", base: Base = "smollm2-135m", overrides: Overrides = "") -> None:
+    """Validate the reviews, label emotions, train retriever and LLM, evaluate, and register one model."""
+    run(finetune, data=data, base=base, overrides=overrides)
+
+
+if __name__ == "__main__":
+    typer.run(main)

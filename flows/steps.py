@@ -1,0 +1,229 @@
+"""The stages as Prefect tasks, in the order of the chain.
+
+A task opens the stage's MLflow run, calls `run_stage` on a plain function, and logs the manifest. Tasks hand on
+manifests (paths and hashes), never tables.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from sealr import tracking
+from sealr.config import Config
+from sealr.data import ingest as ingesting
+from sealr.data.manifest import Manifest, Output, run_stage, state_dir
+from sealr.data.sequences import Sequences, build
+from sealr.data.tables import read_json, read_table
+from sealr.data.validate import EXPECTATION_DIR, validate
+from sealr.emotion import label as labelling
+from sealr.evaluate.evaluate import evaluate as evaluate_tables
+from sealr.evaluate.protocols import UserSplit, draw_users, split_users
+from sealr.registry.package import register_model
+from sealr.registry.promote import Registration
+from sealr.rerank.finetune import ADAPTER
+from sealr.rerank.finetune import finetune as finetune_adapter
+from sealr.rerank.rankers import GenerativeRanker
+from sealr.rerank.requests import Pools, finetuning_requests, sentiment_values
+from sealr.rerank.rerank import rerank as rerank_lists
+from sealr.retrieve.candidates import target_ranks, write_candidates
+from sealr.retrieve.train import load, train
+
+log = logging.getLogger("sealr.flows")
+def suites(*tables: str) -> dict[str, Path]:
+    """The suites that gate a stage, as inputs of it: a changed expectation checks the stage again."""
+    return {f"{table}.json": EXPECTATION_DIR / f"{table}.json" for table in tables}
+
+
+step = partial(task, cache_policy=NO_CACHE)  # run_stage decides what is unchanged, across runs and servers
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every step of one job shares."""
+
+    config: Config
+    run_id: str  # the job's MLflow run
+
+    @property
+    def name(self) -> str:
+        return self.config.data.name
+
+    @property
+    def docs(self) -> Path:
+        """Where Data Docs go: outside the stages' folders, since they carry the time of day."""
+        return state_dir() / self.name / "docs"
+
+    def gate(self, manifest_folder: Path, table: str) -> None:
+        """Validates a table that a stage just wrote; its Data Docs go to MLflow whether it passes or not."""
+        try:
+            validate(read_table(manifest_folder / f"{table}.parquet", table), table, self.docs)
+        finally:
+            tracking.log_folder(self.docs / table, f"data_docs/{table}")
+
+
+@step(name="ingest")
+def ingest(job: Job) -> Manifest:
+    """Reads, cleans and validates the reviews (paper Section 3.1.1)."""
+    config = job.config.data
+    with tracking.stage("ingest", job.run_id, config):
+        files = ingesting.input_files(config)
+
+        def work(folder: Path) -> Output:
+            output = ingesting.ingest(config, folder, files)
+            for table in ("reviews", "items"):
+                job.gate(folder, table)
+            return output
+
+        manifest = run_stage("ingest", job.name, config, files | suites("reviews", "items"), ("data",), work)
+        tracking.log_manifest(manifest)
+        tracking.log_input(manifest, "reviews", job.name, config.reviews.path or config.source)
+        return manifest
+
+
+@step(name="label")
+def label(job: Job, reviews: Manifest) -> Manifest:
+    """Labels every review with an emotion and a sentiment (Section 2.1)."""
+    config = job.config.label
+    with tracking.stage("label", job.run_id, config):
+
+        def work(folder: Path) -> Output:
+            frame = read_table(reviews.path("reviews.parquet"), "reviews")
+            output = labelling.label(frame, config, folder)
+            job.gate(folder, "labels")
+            labelling.distribution_plot(read_table(folder / "labels.parquet", "labels"), folder / "labels.png", frame["rating"])
+            return output
+
+        identity = {"label": config, "labeller": labelling.labeller_id(config)}
+        manifest = run_stage("label", job.name, identity, {"reviews": reviews, **suites("labels")}, ("data", "emotion"), work)
+        tracking.log_manifest(manifest, {"labels.png": "plots"})
+        return manifest
+
+
+@step(name="retrieve")
+def retrieve(job: Job, reviews: Manifest) -> Manifest:
+    """Trains the retriever and writes candidate pools (Section 2.2)."""
+    config = job.config.retrieve
+    with tracking.stage("retrieve", job.run_id, config):
+
+        def work(folder: Path) -> Output:
+            sequences = _sequences(reviews)
+            trained = train(config, sequences, folder, tracking.log_epoch)
+            retriever = load(folder)
+            pools = write_candidates(retriever, sequences, config, folder)
+            np.save(folder / "test_ranks.npy", target_ranks(retriever, sequences, "test", config.exclude_seen))
+            job.gate(folder, "candidates")
+            return Output(trained.rows | pools.rows, trained.metrics | pools.metrics)
+
+        manifest = run_stage("retrieve", job.name, config, {"reviews": reviews, **suites("candidates")}, ("data", "retrieve", "evaluate/metrics.py"), work)
+        tracking.log_manifest(manifest, {"retriever.json": "", "history.json": ""})
+        return manifest
+
+
+@step(name="finetune")
+def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> Manifest:
+    """Fine-tunes the LLM on instructions with LoRA (Section 2.3)."""
+    config = job.config.rerank
+    with tracking.stage("finetune", job.run_id, config):
+
+        def work(folder: Path) -> Output:
+            sequences, sentiments, pools = _ranking_inputs(job, reviews, labels, candidates)
+            users = _users(job, sequences)
+            rows = {u: i for i, u in enumerate(sequences.users)}
+            chosen = users.train[: config.max_users] if config.max_users else users.train
+            prompts = [finetuning_requests([rows[u] for u in part], sequences, sentiments, pools) for part in (chosen, users.valid)]
+            return finetune_adapter(*prompts, config, job.config.data.category, folder, tracking.log_epoch)
+
+        inputs = {"reviews": reviews, "labels": labels, "candidates": candidates}
+        settings = {"rerank": config, "category": job.config.data.category}
+        manifest = run_stage("finetune", job.name, settings, inputs, ("data", "rerank", "evaluate/protocols.py"), work)
+        tracking.log_manifest(manifest, {ADAPTER: ADAPTER, "history.json": ""})
+        return manifest
+
+
+@step(name="rerank")
+def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, adapter: Manifest) -> Manifest:
+    """Re-ranks the evaluation users' pools and tunes the fusion weight on validation."""
+    config = job.config
+    with tracking.stage("rerank", job.run_id, {"rerank": config.rerank, "evaluate": config.evaluate}):
+
+        def work(folder: Path) -> Output:
+            sequences, sentiments, pools = _ranking_inputs(job, reviews, labels, candidates)
+            rows = {u: i for i, u in enumerate(sequences.users)}
+            drawn = draw_users(_users(job, sequences).evaluate, 0, config.evaluate.seed)
+            test, valid = ([rows[u] for u in drawn[: n or None]] for n in (config.evaluate.users, config.evaluate.valid_users))
+            ranker = GenerativeRanker(config.rerank, config.data.category, adapter.path(ADAPTER))
+            return rerank_lists(ranker, test, valid, sequences, sentiments, pools, config.rerank.decode_batch, folder)
+
+        inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "adapter": adapter}
+        settings = {"rerank": config.rerank, "evaluate": config.evaluate}
+        manifest = run_stage("rerank", job.name, settings, inputs, ("data", "rerank", "evaluate/protocols.py", "evaluate/metrics.py"), work)
+        tracking.log_manifest(manifest, {"fusion.json": ""})
+        return manifest
+
+
+@step(name="evaluate")
+def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, rankings: Manifest) -> Manifest:
+    """Metrics of retriever, LLM and fusion under the three protocols (Section 3.1.3), with intervals."""
+    config = job.config.evaluate
+    with tracking.stage("evaluate", job.run_id, config):
+
+        def work(folder: Path) -> Output:
+            sequences = _sequences(reviews)
+            felt = sentiment_values(read_table(labels.path("labels.parquet"), "labels"), sequences)
+            ranks = np.load(candidates.path("test_ranks.npy"), allow_pickle=False)
+            users = read_json(rankings.path("fusion.json"))["test_users"]
+            table = read_table(rankings.path("rankings.parquet"), "rankings")
+            return evaluate_tables(table, ranks, users, sequences, felt, config, folder)
+
+        inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "rankings": rankings}
+        manifest = run_stage("evaluate", job.name, config, inputs, ("data", "evaluate"), work)
+        tracking.log_manifest(manifest, {"results.md": "", "results.json": "", "results.png": "plots"})
+        tracking.log_metrics(manifest.metrics, job.run_id)
+        return manifest
+
+
+@step(name="register")
+def register(job: Job, made: dict[str, Manifest]) -> Registration:
+    """Packs one model, registers it, and makes it champion when it is better on validation."""
+    with tracking.stage("register", job.run_id, job.config.registry):
+        sequences = _sequences(made["reviews"])
+        sentiments = sentiment_values(read_table(made["labels"].path("labels.parquet"), "labels"), sequences)
+        return register_model(job.config, sequences, sentiments, made, state_dir() / job.name / "register")
+
+
+def through_evaluation(job: Job) -> dict[str, Manifest]:
+    """The chain up to the metrics: every stage's manifest by the name of what it made."""
+    made = {"reviews": ingest(job)}
+    made["labels"] = label(job, made["reviews"])
+    made["candidates"] = retrieve(job, made["reviews"])
+    made["adapter"] = finetune(job, made["reviews"], made["labels"], made["candidates"])
+    made["rankings"] = rerank(job, made["reviews"], made["labels"], made["candidates"], made["adapter"])
+    made["results"] = evaluate(job, made["reviews"], made["labels"], made["candidates"], made["rankings"])
+    return made
+
+
+def _sequences(reviews: Manifest) -> Sequences:
+    return build(read_table(reviews.path("reviews.parquet"), "reviews"))
+
+
+def _ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> tuple[Sequences, np.ndarray, Pools]:
+    """Sequences, the sentiments that the prompts show, and the candidate pools."""
+    sequences = _sequences(reviews)
+    config = job.config.rerank
+    placebo = config.seed if config.sentiment == "shuffled" else None
+    sentiments = sentiment_values(read_table(labels.path("labels.parquet"), "labels"), sequences, placebo)
+    pools = Pools(read_table(candidates.path("candidates.parquet"), "candidates"), sequences, config.candidates)
+    return sequences, sentiments, pools
+
+
+def _users(job: Job, sequences: Sequences) -> UserSplit:
+    """The inductive split of all users who have a test item."""
+    known = [sequences.users[u] for u in sequences.split("test").users]
+    return split_users(known, job.config.rerank.ratio, job.config.rerank.valid_share, job.config.rerank.seed)

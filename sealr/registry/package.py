@@ -1,0 +1,83 @@
+"""Logging the composite to MLflow: packed folder, signature, input example, pinned requirements, registration."""
+
+from __future__ import annotations
+
+import logging
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType, Array
+
+from sealr.config import Config
+from sealr.data.manifest import PACKAGE, Manifest
+from sealr.data.sequences import Sequences
+from sealr.data.tables import read_json
+from sealr.registry import promote
+from sealr.registry.composite import pack
+
+log = logging.getLogger(__name__)
+
+# history is a list of {item, text or sentiment}. Its type is left open, because MLflow cannot convert a list column in
+# which some rows have none; composite.py checks it and says what is wrong in a sentence.
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, "user", required=False), ColSpec(AnyType(), "history", required=False)]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "user", required=False),
+            ColSpec(Array(DataType.string), "items"),
+            ColSpec(Array(DataType.string), "titles"),
+            ColSpec(Array(DataType.double), "scores"),
+            ColSpec(Array(DataType.string), "reasons"),
+            ColSpec(Array(DataType.string), "warnings"),
+        ]
+    ),
+    params=ParamSchema([ParamSpec("top_k", DataType.long, 10), ParamSpec("exclude_seen", DataType.boolean, True)]),
+)
+
+
+def register_model(config: Config, sequences: Sequences, sentiments: np.ndarray, stages: Mapping[str, Manifest], folder: Path) -> promote.Registration:
+    """Packs the parts into ``folder``, logs them as one model of the active run and registers a version.
+
+    stages: manifests named candidates (the retriever), adapter, rankings and reviews.
+    """
+    fusion = read_json(stages["rankings"].path("fusion.json"))
+    packed = folder / "model"
+    pack(packed, config, fusion["weight"], stages["candidates"].folder, stages["adapter"].folder, stages["reviews"].path("items.parquet"), histories(sequences, sentiments))
+    info = mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(PACKAGE / "registry" / "pyfunc.py"),
+        artifacts={"sealr": str(packed)},
+        code_paths=[str(PACKAGE)],
+        pip_requirements=requirements(),
+        signature=SIGNATURE,
+        metadata={"data": config.data.name, "base": config.rerank.base},
+    )
+    tags = {
+        promote.METRIC: str(stages["rankings"].metrics["valid_ndcg@10"]),
+        promote.DATA: config.data.name,
+        promote.VALIDATION: stages["candidates"].digest[:16],
+        "sealr.base": config.rerank.base,
+        "sealr.fusion_weight": str(fusion["weight"]),
+    }
+    registration = promote.register(config.registry.name, info.model_uri, mlflow.active_run().info.run_id, tags)
+    mlflow.set_tags({"sealr.version": registration.version, "sealr.aliases": ",".join(registration.aliases)})
+    return registration
+
+
+def histories(sequences: Sequences, sentiments: np.ndarray) -> pd.DataFrame:
+    """Every user's whole history: user, items (indices, oldest first), sentiments (classes)."""
+    stops = sequences.offsets[1:-1]
+    return pd.DataFrame({"user": sequences.users, "items": np.split(sequences.flat, stops), "sentiments": np.split(sentiments, stops)})
+
+
+def requirements() -> list[str]:
+    """The project's pinned dependencies, as a served model needs them."""
+    project: dict[str, Any] = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    return list(project["project"]["dependencies"])

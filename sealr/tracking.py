@@ -1,0 +1,113 @@
+"""MLflow tracking: one parent run a job, one child run a stage. Beside registry/, nothing else imports mlflow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from sealr.config import Config, flatten, to_dict
+from sealr.data.manifest import Manifest
+from sealr.data.tables import read_table
+
+EXPERIMENT = "sealr"
+DEFAULT_URI = "sqlite:///mlflow.db"
+
+
+def setup() -> str:
+    """Points MLflow at MLFLOW_TRACKING_URI, or at ``mlflow.db`` in the working folder, and returns the address."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    mlflow.set_tracking_uri(uri)
+    if not os.environ.get("MLFLOW_RUN_ID"):  # `mlflow run` made a run, and so chose the experiment, already
+        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+    return uri
+
+
+@contextmanager
+def job(name: str, config: Config, tags: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The parent run of a job: yields its id. A run that `mlflow run` made is taken over; otherwise one is created."""
+    setup()
+    given = os.environ.pop("MLFLOW_RUN_ID", None)  # taken over once; later runs of this process are their own
+    with mlflow.start_run(run_id=given, run_name=None if given else f"{name} {config.data.name}", tags={"sealr.job": name}) as run:
+        mlflow.set_tags({"sealr.data": config.data.name, "sealr.base": config.rerank.base, **(tags or {})})
+        mlflow.set_tag("mlflow.runName", f"{name} {config.data.name}")
+        mlflow.log_dict(to_dict(config), "config.json")
+        yield run.info.run_id
+
+
+@contextmanager
+def stage(name: str, parent: str, config: Any) -> Iterator[None]:
+    """The child run of a stage; ``config`` (dataclass or dict) becomes its parameters."""
+    setup()
+    with mlflow.start_run(run_name=name, parent_run_id=parent, nested=True, tags={"sealr.stage": name}):
+        plain = config if isinstance(config, dict) else to_dict(config)
+        mlflow.log_params({k: v for k, v in flatten(plain).items() if v not in ("", None, {})})
+        yield
+
+
+def log_manifest(manifest: Manifest, files: Mapping[str, str] | None = None) -> None:
+    """Logs a finished stage to the active run: metrics, row counts, manifest, and the named files or folders.
+
+    files: name in the stage's folder -> artifact folder ("" for the top). Names that do not exist are left out.
+    """
+    mlflow.set_tags({"sealr.key": manifest.key, "sealr.digest": manifest.digest, "sealr.reused": str(manifest.reused).lower()})
+    numbers = manifest.metrics | {f"rows.{k}": v for k, v in manifest.rows.items()} | {"seconds": manifest.seconds}
+    mlflow.log_metrics({_metric_name(k): float(v) for k, v in numbers.items() if v == v})  # NaN says nothing
+    mlflow.log_artifact(str(manifest.folder / "manifest.json"))
+    for file, target in (files or {}).items():
+        path = manifest.folder / file
+        if path.is_dir():
+            mlflow.log_artifacts(str(path), target or file)
+        elif path.exists():
+            mlflow.log_artifact(str(path), target or None)
+
+
+def log_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+    """Metrics of one epoch, counted from 1, to the active run."""
+    mlflow.log_metrics({_metric_name(k): float(v) for k, v in metrics.items()}, step=epoch)
+
+
+def log_metrics(metrics: Mapping[str, float], run_id: str | None = None) -> None:
+    """Metrics without a step; to another run than the active one when run_id is given."""
+    mlflow.log_metrics({_metric_name(k): float(v) for k, v in metrics.items() if v == v}, run_id=run_id)
+
+
+def log_input(manifest: Manifest, table: str, data_name: str, source: str) -> None:
+    """Records a table of a stage as the run's input data set, with the table's own digest."""
+    frame: pd.DataFrame = read_table(manifest.path(f"{table}.parquet"), table)
+    digest = manifest.files[f"{table}.parquet"][:16]
+    dataset = mlflow.data.from_pandas(frame.head(1000), source=source, name=f"{data_name}.{table}", digest=digest)
+    mlflow.log_input(dataset, context="training", tags={"rows": str(len(frame))})
+
+
+def log_folder(folder: Path, target: str) -> None:
+    """A folder of files, such as Data Docs, as artifacts of the active run."""
+    if folder.exists():
+        mlflow.log_artifacts(str(folder), target)
+
+
+def set_tags(tags: Mapping[str, str]) -> None:
+    mlflow.set_tags(dict(tags))
+
+
+def _metric_name(name: str) -> str:
+    return name.replace("@", "_at_").replace("|", "/")
+
+
+def address() -> str:
+    """The tracking server or database in use."""
+    return mlflow.get_tracking_uri()
+
+
+def link(run_id: str) -> str:
+    """Markdown that leads to a run: a link where the tracking address is a server, else the run id and how to open it."""
+    experiment = mlflow.get_run(run_id).info.experiment_id
+    uri = address()
+    if uri.startswith("http"):
+        return f"[MLflow run {run_id}]({uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id})"
+    return f"MLflow run `{run_id}`, experiment `{experiment}`; open it with `mlflow ui --backend-store-uri {uri}`"

@@ -1,0 +1,240 @@
+"""The main job from end to end: real Prefect, real MLflow, real servers; a toy LLM and a toy labeller for speed."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, toy_llama, toy_labeller):
+    """A folder with the configuration of a small job, and the environment that keeps all state in it."""
+    folder = tmp_path_factory.mktemp("project")
+    data = {
+        "data": {"name": "tiny", "source": "demo", "demo_users": 40, "category": "beauty products"},
+        "label": {"model": str(toy_labeller), "part_rows": 4},
+        "retrieve": {"hidden": 16, "epochs": 30, "eval_every": 1, "patience": 30, "pool": 20, "dropout": 0.1},
+        "evaluate": {"users": 12, "valid_users": 12},
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
+    base = {"rerank": {"base": str(toy_llama), "ratio": 0.5, "candidates": 12, "max_history": 4, "epochs": 2, "lr": 0.01, "checkpoint_steps": 1}}
+    (folder / "toy.yaml").write_text(yaml.safe_dump(base))
+    return folder
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_for(url, process, log):
+    """Returns when the server answers; its log is the message when it ended instead."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        try:
+            if requests.get(url, timeout=2).ok:
+                return
+        except requests.RequestException:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.3)
+    raise AssertionError(f"{url} did not answer: {log.read_text()}")
+
+
+def serve(arguments, url, log, env, cwd):
+    """Starts a server in a process group of its own and yields when it answers; ends the group afterwards."""
+    with open(log, "w") as file:
+        process = subprocess.Popen(arguments, env=env, cwd=cwd, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            wait_for(url, process, log)
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def prefect_server(project):
+    """A real Prefect server, as a team would run it."""
+    port = free_port()
+    env = environment(project) | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    arguments = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    for _ in serve(arguments, f"http://127.0.0.1:{port}/api/health", project / "prefect.log", env, project):
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+        yield
+        del os.environ["PREFECT_API_URL"]
+
+
+def environment(project, home="state"):
+    return os.environ | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "SEALR_HOME": str(project / home),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{project}/{home}.db",
+        "PREFECT_HOME": str(project / "prefect"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def command(project, *more):
+    return [sys.executable, "-m", "flows.finetune", "--data", str(project / "tiny.yaml"), "--base", str(project / "toy.yaml"), *more]
+
+
+def run(project, *more, home="state"):
+    done = subprocess.run(command(project, *more), env=environment(project, home), cwd=project, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def metrics(project, home):
+    """Metrics, but for times, of the last finished run of every stage."""
+    found = {}
+    for path in sorted((project / home / "tiny").glob("*/*/manifest.json"), key=lambda p: p.stat().st_mtime):
+        values = json.loads(path.read_text())
+        found[values["stage"]] = {k: v for k, v in values["metrics"].items() if "per_second" not in k}, values["rows"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(project, prefect_server):
+    code, out, err = run(project)
+    assert code == 0, err
+    return out, err
+
+
+def test_it_ends_with_table_model_and_next_commands(finished):
+    out, _ = finished
+    assert "| injected" in out and "| chance" in out
+    assert "registered model sealr, version 1, now @challenger and @champion" in out
+    assert "mlflow ui" in out and "models:/sealr@champion" in out
+
+
+def test_no_framework_warnings_reach_the_user(finished):
+    _, err = finished
+    assert "Warning" not in err, err
+
+
+def test_a_second_run_reuses_every_stage(project, finished):
+    started = time.monotonic()
+    code, out, err = run(project)
+    assert code == 0
+    for stage in ("ingest", "label", "retrieve", "finetune", "rerank", "evaluate"):
+        assert f"{stage}: unchanged" in err
+    assert "version 2, now @challenger: validation NDCG@10" in out and "does not beat" in out
+
+
+def test_mlflow_has_a_parent_run_and_a_child_per_stage(project, finished):
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{project}/state.db")
+    runs = client.search_runs([client.get_experiment_by_name("sealr").experiment_id], order_by=["attributes.start_time ASC"])
+    parent = next(r for r in runs if r.data.tags.get("sealr.job") == "finetune")
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert [r.data.tags["sealr.stage"] for r in children] == ["ingest", "label", "retrieve", "finetune", "rerank", "evaluate", "register"]
+    assert all(r.info.status == "FINISHED" for r in [parent, *children])
+    by_stage = {r.data.tags["sealr.stage"]: r for r in children}
+    assert by_stage["ingest"].data.metrics["rows.read"] == by_stage["ingest"].data.metrics["rows.reviews"] > 300
+    assert by_stage["ingest"].inputs.dataset_inputs[0].dataset.name == "tiny.reviews"
+    assert len(client.get_metric_history(by_stage["finetune"].info.run_id, "valid_loss")) >= 2
+    assert {a.path for a in client.list_artifacts(by_stage["ingest"].info.run_id)} >= {"manifest.json", "data_docs"}
+    assert parent.data.tags["prefect.flow_run_id"] and "full.fused.NDCG_at_10" in parent.data.metrics
+
+
+KILLS = [("label", "checkpoint/part-*.parquet"), ("retrieve", "checkpoint/retriever.pt"), ("finetune", "checkpoint/finetune.pt")]
+
+
+def test_sigkill_in_three_stages_then_the_same_command_ends_the_same(project, finished):
+    for stage, sign in KILLS:
+        victim = subprocess.Popen(
+            command(project), env=environment(project, "killed"), cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        folder = project / "killed" / "tiny" / stage
+        while victim.poll() is None and not list(folder.glob(f"*/{sign}")):
+            time.sleep(0.005)
+        os.killpg(victim.pid, signal.SIGKILL)
+        victim.wait()
+        assert list(folder.glob(f"*/{sign}")) and not list(folder.glob("*/manifest.json")), f"{stage} was not killed in the middle"
+    code, _, err = run(project, home="killed")
+    assert code == 0, err
+    assert "ingest: unchanged" in err and "label: unchanged" in err and "retrieve: unchanged" in err and "finetune: resuming" in err
+    assert metrics(project, "killed") == metrics(project, "state")
+
+
+@pytest.fixture(scope="module")
+def server(project, finished):
+    """The registered champion behind `mlflow models serve`."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    arguments = [str(BIN / "mlflow"), "models", "serve", "-m", "models:/sealr@champion", "--env-manager", "local", "-p", str(port)]
+    for _ in serve(arguments, url + "/ping", project / "serve.log", environment(project), project):
+        yield url
+
+
+def ask(server, records, **params):
+    return requests.post(server + "/invocations", json={"dataframe_records": records, "params": params}, timeout=60)
+
+
+def test_serves_a_known_user_and_a_new_one_labelled_on_the_fly(server):
+    new = {"history": [{"item": "D0001", "text": "I love this, it is wonderful!"}, {"item": "D0003", "sentiment": -2}, {"item": "no such item"}]}
+    answer = ask(server, [{"user": "u0001"}, new], top_k=5)
+    assert answer.status_code == 200, answer.text
+    known, unknown = answer.json()["predictions"]
+    for one in (known, unknown):
+        assert len(one["items"]) == len(set(one["items"])) == len(one["scores"]) == len(one["reasons"]) == 5
+        assert one["scores"] == sorted(one["scores"], reverse=True)
+    assert unknown["warnings"] == ["unknown items ignored: no such item"]
+    assert not {"D0001", "D0003"} & set(unknown["items"])
+
+
+def test_serves_a_cold_start(server):
+    answer = ask(server, [{"user": "nobody"}, {"history": []}])
+    first, second = answer.json()["predictions"]
+    assert first["items"] == second["items"] and len(first["items"]) == 10
+    assert "popular" in first["reasons"][0] and "nobody" in first["warnings"][0]
+
+
+BAD = {
+    "not json": (b"{", "application/json"),
+    "no known key": (b'{"users": ["u0001"]}', "application/json"),
+    "wrong column": (b'{"dataframe_records": [{"usr": "u0001"}]}', "application/json"),
+    "history no list": (b'{"dataframe_records": [{"history": "D0001"}]}', "application/json"),
+    "history without item": (b'{"dataframe_records": [{"history": [{"text": "hm"}]}]}', "application/json"),
+    "sentiment out of range": (b'{"dataframe_records": [{"history": [{"item": "D0001", "sentiment": 7}]}]}', "application/json"),
+    "top_k too small": (b'{"dataframe_records": [{"user": "u0001"}], "params": {"top_k": 0}}', "application/json"),
+    "top_k no number": (b'{"dataframe_records": [{"user": "u0001"}], "params": {"top_k": "many"}}', "application/json"),
+    "empty list": (b'{"dataframe_records": []}', "application/json"),
+    "other content type": (b"user=u0001", "application/x-www-form-urlencoded"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_malformed_requests_get_4xx_and_a_sentence(server, case):
+    body, kind = BAD[case]
+    answer = requests.post(server + "/invocations", data=body, headers={"Content-Type": kind}, timeout=60)
+    assert 400 <= answer.status_code < 500, answer.text
+    assert "Traceback" not in answer.text and len(answer.text) > 20
+    assert not re.search(r'File \\?"', answer.text)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.source=columns data.reviews.path=/nowhere/reviews.csv", "reviews.csv"),
+        ("retrieve.epochs=none", "retrieve.epochs"),
+        ("rerank.base=/nowhere/model", "nowhere/model"),
+    ],
+)
+def test_user_mistakes_are_a_message_without_a_stack_trace(project, prefect_server, override, message):
+    code, _, err = run(project, "--set", override, home="mistakes")
+    assert code == 1 and message in err
+    assert "Traceback" not in err
