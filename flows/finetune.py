@@ -29,13 +29,13 @@ def finetune(data: str = "demo", base: str = "smollm2-135m", overrides: str = ""
 def summary(results: Manifest, registration: Registration) -> None:
     """What a newcomer wants to see at the end: the table, the model, and what to type next."""
     print("\n" + results.path("results.md").read_text(encoding="utf-8"))
-    aliases = " and ".join(f"@{a}" for a in registration.aliases)
+    aliases = " and ".join(f"@{a}" for a in registration.aliases) or "without an alias"
     print(f"registered model {registration.name}, version {registration.version}, now {aliases}: {registration.reason}\n")
     uri = shlex.quote(tracking.address())
-    alias = registration.aliases[-1]
+    reference = f"@{registration.aliases[-1]}" if registration.aliases else f"/{registration.version}"
     print("Next:")
     print(f"  mlflow ui --backend-store-uri {uri}")
-    print(f"  MLFLOW_TRACKING_URI={uri} mlflow models serve -m models:/{registration.name}@{alias} --env-manager local -p 5001")
+    print(f"  MLFLOW_TRACKING_URI={uri} mlflow models serve -m models:/{registration.name}{reference} --env-manager local -p 5001")
 
 
 def main(data: Data = "demo", base: Base = "smollm2-135m", overrides: Overrides = "") -> None:

@@ -84,7 +84,7 @@ def run_stage(
     plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in config.items()} if isinstance(config, dict) else dataclasses.asdict(config)
     digests = {name: i.digest if isinstance(i, Manifest) else file_digest(i) for name, i in sorted(inputs.items())}
     code_hash = code_digest(code)
-    key = _digest({"stage": stage, "config": plain, "inputs": digests, "code": code_hash})[:16]
+    key = text_digest({"stage": stage, "config": plain, "inputs": digests, "code": code_hash})[:16]
     folder = (state or state_dir()) / data_name / stage / key
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
@@ -98,7 +98,7 @@ def run_stage(
         shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
         files = {str(p.relative_to(folder)): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")}
         manifest = Manifest(
-            stage, folder, key, _digest(files), digests, plain, code_hash, output.rows, output.metrics, files, round(time.monotonic() - started, 2)
+            stage, folder, key, text_digest(files), digests, plain, code_hash, output.rows, output.metrics, files, round(time.monotonic() - started, 2)
         )
         values = dataclasses.asdict(manifest) | {"version": sealr.__version__}
         del values["folder"], values["reused"]
@@ -124,10 +124,11 @@ def code_digest(parts: tuple[str, ...]) -> str:
     for part in sorted(parts):
         for path in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]:
             code.append((str(path.relative_to(PACKAGE)), ast.dump(ast.parse(path.read_text(encoding="utf-8")))))
-    return _digest(code)[:16]
+    return text_digest(code)[:16]
 
 
-def _digest(values: Any) -> str:
+def text_digest(values: Any) -> str:
+    """SHA-256 of a JSON-serialisable value, hexadecimal."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 

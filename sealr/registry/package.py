@@ -15,8 +15,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array
 
-from sealr.config import Config
-from sealr.data.manifest import PACKAGE, Manifest
+from sealr.config import Config, to_dict
+from sealr.data.manifest import PACKAGE, Manifest, code_digest, text_digest
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json
 from sealr.registry import promote
@@ -47,6 +47,11 @@ def register_model(config: Config, sequences: Sequences, sentiments: np.ndarray,
 
     stages: manifests named candidates (the retriever), adapter, rankings and reviews.
     """
+    made_of = {name: manifest.digest for name, manifest in stages.items()} | {"config": to_dict(config), "code": code_digest(("registry",))}
+    content = text_digest(made_of)
+    if known := promote.registered(config.registry.name, content):
+        log.info("register: unchanged, reusing version %s", known.version)
+        return known
     fusion = read_json(stages["rankings"].path("fusion.json"))
     packed = folder / "model"
     pack(packed, config, fusion["weight"], stages["candidates"].folder, stages["adapter"].folder, stages["reviews"].path("items.parquet"), histories(sequences, sentiments))
@@ -62,12 +67,13 @@ def register_model(config: Config, sequences: Sequences, sentiments: np.ndarray,
     tags = {
         promote.METRIC: str(stages["rankings"].metrics["valid_ndcg@10"]),
         promote.DATA: config.data.name,
+        promote.CONTENT: content,
         promote.VALIDATION: stages["candidates"].digest[:16],
         "sealr.base": config.rerank.base,
         "sealr.fusion_weight": str(fusion["weight"]),
     }
     registration = promote.register(config.registry.name, info.model_uri, mlflow.active_run().info.run_id, tags)
-    mlflow.set_tags({"sealr.version": registration.version, "sealr.aliases": ",".join(registration.aliases)})
+    mlflow.set_tags({"sealr.version": registration.version})
     return registration
 
 

@@ -11,6 +11,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 METRIC = "sealr.valid_ndcg_at_10"  # tag of a version: validation NDCG@10 of the fused list, full protocol
 DATA = "sealr.data"  # tag of a version: name of its data set
 VALIDATION = "sealr.validation"  # tag of a version: digest of the candidates it was validated on
+CONTENT = "sealr.content"  # tag of a version: digest of everything that went into it
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,17 @@ def register(name: str, model_uri: str, run_id: str, tags: dict[str, str]) -> Re
     if wins:
         client.set_registered_model_alias(name, CHAMPION, version)
     return Registration(name, str(version), (CHALLENGER, CHAMPION) if wins else (CHALLENGER,), reason)
+
+
+def registered(name: str, content: str) -> Registration | None:
+    """The newest version made of the same content, if there is one: registering it again would only repeat it."""
+    client = MlflowClient()
+    versions = [v for v in client.search_model_versions(f"name = '{name}'") if v.tags.get(CONTENT) == content]
+    if not versions:
+        return None
+    version = client.get_model_version(name, max(versions, key=lambda v: int(v.version)).version)
+    aliases = tuple(sorted(version.aliases, key=lambda a: (a == CHAMPION, a)))
+    return Registration(name, str(version.version), aliases, "unchanged, so no new version was made")
 
 
 def champion_tags(client: MlflowClient, name: str) -> dict[str, str] | None:

@@ -41,3 +41,13 @@ def test_aliases_move(store, tmp_path):
     assert [v.aliases for v in versions] == [("challenger", "champion"), ("challenger",), ("challenger", "champion")]
     client = mlflow.MlflowClient()
     assert client.get_model_version_by_alias("sealr", "champion").version == client.get_model_version_by_alias("sealr", "challenger").version == 3
+
+
+def test_the_same_content_is_not_registered_twice(store, tmp_path):
+    (tmp_path / "m").mkdir()
+    assert promote.registered("sealr", "abc") is None
+    with mlflow.start_run() as run:
+        promote.register("sealr", str(tmp_path / "m"), run.info.run_id, tags(0.2) | {promote.CONTENT: "abc"})
+    known = promote.registered("sealr", "abc")
+    assert (known.version, known.aliases) == ("1", ("challenger", "champion"))
+    assert promote.registered("sealr", "xyz") is None

@@ -1,0 +1,116 @@
+"""The two networks a Labeller can run: a text classifier from the hub, or the embedded MiniLM with its adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from sealr.data.manifest import file_digest
+from sealr.data.tables import EMOTIONS, read_json
+from sealr.emotion import network as net
+from sealr.weights import WeightsError, quiet, resolve
+
+log = logging.getLogger(__name__)
+HUB = "SamLowe/roberta-base-go_emotions"  # the paper's labeller (Section 2.1)
+EMBEDDED = Path(__file__).resolve().parent / "embedded"  # ours, shipped with the package
+
+
+class LabellerError(ValueError):
+    """The model named in the configuration is not a labeller of the 28 emotions."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which weights a configuration means, known without loading them."""
+
+    name: str
+    folder: Path
+    embedded: bool  # a folder with labeller.json (adapter and head), not a whole classifier
+    digest: str  # of everything that decides the probabilities
+
+
+@dataclass(frozen=True)
+class Backend:
+    source: Source
+    tokenizer: Any
+    logits: Callable[[Tensor, Tensor], Tensor]  # ids, mask (B, L) -> (B, 28) in the order of EMOTIONS, calibrated
+    max_tokens: int  # positions of the network, special tokens included
+
+
+def find(model: str) -> Source:
+    """The weights that ``auto``, ``embedded``, a folder or a repository name mean. Raises WeightsError, LabellerError.
+
+    ``auto`` is the paper's classifier where it can be had and the embedded labeller elsewhere; the digest tells which
+    one it was, so results of the two never mix.
+    """
+    if model == "auto":
+        try:
+            return _classifier(HUB)
+        except WeightsError as error:
+            log.info("%s cannot be had, using the embedded labeller (%s)", HUB, str(error).splitlines()[0])
+            return _embedded(EMBEDDED)
+    if model == "embedded":
+        return _embedded(EMBEDDED)
+    folder = Path(model).expanduser()
+    if (folder / net.CARD).is_file():
+        return _embedded(folder)
+    return _classifier(model)
+
+
+def load(source: Source) -> Backend:
+    """Loads a source's weights. Raises LabellerError or network.AdapterError when they do not fit."""
+    return _load_embedded(source) if source.embedded else _load_classifier(source)
+
+
+def _embedded(folder: Path) -> Source:
+    if absent := [n for n in (net.ADAPTER, net.HEAD, net.CARD) if not (folder / n).is_file()]:
+        raise LabellerError(f"{folder} is not a labeller: {', '.join(absent)} missing; make one with python -m sealr.emotion.train")
+    card = read_json(folder / net.CARD)
+    files = [folder / net.ADAPTER, folder / net.HEAD, *sorted(resolve(card["base"]).glob("*.safetensors"))]
+    return Source(f"embedded ({card['base']} + LoRA)", folder, True, _digest(files, repr(card["temperature"])))
+
+
+def _classifier(name: str) -> Source:
+    folder = resolve(name)
+    return Source(name, folder, False, _digest([folder / "config.json", *sorted(folder.glob("*.safetensors"))], ""))
+
+
+def _digest(files: list[Path], more: str) -> str:
+    return hashlib.sha256("\n".join([*map(file_digest, files), more]).encode()).hexdigest()[:16]
+
+
+def _load_embedded(source: Source) -> Backend:
+    network, tokenizer, card = net.load_network(source.folder)
+    temperature = float(card["temperature"])
+
+    def logits(ids: Tensor, mask: Tensor) -> Tensor:
+        return network(ids, mask) / temperature
+
+    return Backend(source, tokenizer, logits, network.encoder.config.max_position_embeddings)
+
+
+def _load_classifier(source: Source) -> Backend:
+    with quiet():
+        model, report = AutoModelForSequenceClassification.from_pretrained(source.folder, dtype=torch.float32, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    if missing := sorted(report["missing_keys"]):
+        raise LabellerError(f"{source.name} is not a trained classifier: it has no weights for {missing[0]} (and {len(missing) - 1} more)")
+    index = {str(label): int(i) for i, label in model.config.id2label.items()}
+    if set(index) != set(EMOTIONS):
+        raise LabellerError(f"{source.name} does not label the 28 GoEmotions emotions (its labels: {', '.join(sorted(index))[:200]})")
+    columns = torch.tensor([index[e] for e in EMOTIONS])
+    model.eval()
+
+    def logits(ids: Tensor, mask: Tensor) -> Tensor:
+        return model(input_ids=ids, attention_mask=mask).logits[:, columns]
+
+    # RoBERTa numbers its positions from the padding id on, so the last ones cannot be used
+    return Backend(source, tokenizer, logits, model.config.max_position_embeddings - 2)

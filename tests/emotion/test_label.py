@@ -1,0 +1,252 @@
+"""Labelling with toy weights: windows, batches, odd texts, parts and kills."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sealr.config import LabelConfig
+from sealr.data.manifest import CHECKPOINT
+from sealr.data.tables import EMOTIONS, read_table
+from sealr.emotion.backends import LabellerError, find
+from sealr.emotion.label import EMPTY, Labeller, clean, distribution_plot, label, label_texts, labeller_id, split_windows
+from tests import toys
+
+ROOT = Path(__file__).resolve().parents[2]
+ODD = {
+    "emoji": "😀😀", "entities": "&lt;b&gt; I&#39;m happy", "arabic": "الجودة ممتازة", "chinese": "很好用", "surrogate": "bad \ud800 sign",
+    "book": "word " * 2_000_000, "one long word": "x" * 10_000_000, "nul": "a\x00b", "zero-width": "a\u200bb", "marks": "\u0301\u0301",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def labeller(toy_labeller):
+    return Labeller.from_config(LabelConfig(model=str(toy_labeller), window_tokens=16, max_windows=3, batch_tokens=128))
+
+
+def reviews(n=60):
+    texts = [f"review {i % 50} " + "good bad " * (i % 50 % 7) for i in range(n)]
+    texts[3], texts[4] = "", "  \n"
+    return pd.DataFrame({"user": [f"u{i // 5}" for i in range(n)], "position": [i % 5 for i in range(n)], "text": texts, "rating": [i % 5 + 1.0 for i in range(n)]})
+
+
+def test_columns_follow_the_labels_not_their_order(toy_labeller, labeller):
+    """The toy's labels are in reverse order."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(toy_labeller).eval(), AutoTokenizer.from_pretrained(toy_labeller)
+    with torch.no_grad():
+        direct = torch.sigmoid(model(**tokenizer("I love it", return_tensors="pt")).logits)[0].numpy()
+    by_name = [direct[model.config.label2id[e]] for e in EMOTIONS]
+    np.testing.assert_allclose(labeller.probabilities(["I love it"])[0], by_name, atol=1e-5)
+
+
+def test_windows_cover_the_tokens_evenly():
+    assert split_windows([], 4) == [[]]
+    assert split_windows([1, 2, 3, 4], 4) == [[1, 2, 3, 4]]
+    assert split_windows(list(range(9)), 4) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert [len(w) for w in split_windows(list(range(10)), 4)] == [3, 3, 4]
+
+
+def test_a_long_text_is_the_weighted_mean_of_its_windows(labeller):
+    text = " ".join(f"w{i}" for i in range(12))
+    ids = labeller.backend.tokenizer(text, add_special_tokens=False).input_ids[: labeller._content * 3]
+    windows = split_windows(ids, labeller._content)
+    assert len(windows) == 3
+    each = labeller._run(windows)  # each window as a text of its own
+    expected = np.average(each, axis=0, weights=[len(w) for w in windows])
+    np.testing.assert_allclose(labeller.probabilities([text])[0], expected, atol=1e-6)
+
+
+def test_what_is_beyond_the_last_window_is_not_read(labeller):
+    text = "abc " * 200
+    assert np.array_equal(labeller.probabilities([text]), labeller.probabilities([text + "something else"]))
+
+
+def test_batches_are_padded_without_effect_and_bounded(labeller, monkeypatch):
+    texts = [("good bad " * i).strip() or "x" for i in range(12)]
+    alone = np.concatenate([labeller.probabilities([t]) for t in texts])
+    sizes = []
+    forward = labeller._forward
+    monkeypatch.setattr(labeller, "_forward", lambda w, width: sizes.append((len(w), width)) or forward(w, width))
+    np.testing.assert_allclose(labeller.probabilities(texts), alone, atol=1e-5)
+    assert all(n * width <= 128 for n, width in sizes)
+
+
+def test_identical_texts_run_once(labeller, monkeypatch):
+    seen = []
+    run = labeller._run
+    monkeypatch.setattr(labeller, "_run", lambda tokens: seen.append(len(tokens)) or run(tokens))
+    p = labeller.probabilities(["same", "other", "same", " same "])
+    assert seen == [2] and np.array_equal(p[0], p[2]) and np.array_equal(p[0], p[3])
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n\t", "\u200b\u200d", "\x00\x01", "&nbsp;", None, float("nan")])
+def test_nothing_to_read_is_a_null_label_with_a_reason(labeller, text):
+    assert np.isnan(labeller.probabilities([text])).all()
+    record = label_texts([text], labeller)[0]
+    assert record == {"emotion": None, "score": None, "sentiment": None, "expected": None, "reason": EMPTY}
+
+
+@pytest.mark.parametrize("name", list(ODD))
+def test_odd_texts_get_a_label(labeller, name):
+    started = time.monotonic()
+    p = labeller.probabilities([ODD[name]])
+    assert p.shape == (1, 28) and p.dtype == np.float32 and ((p >= 0) & (p <= 1)).all()
+    assert time.monotonic() - started < 5
+
+
+def test_entities_are_resolved():
+    assert clean("it&#39;s  &lt;ok&gt;", 100) == "it's <ok>"
+    assert clean("abcdef", 3) == "abc"
+
+
+def test_the_table(labeller, tmp_path):
+    frame = reviews()
+    output = label(frame, labeller.config, tmp_path, labeller)
+    table = read_table(tmp_path / "labels.parquet", "labels")
+    assert output.rows == {"labelled": 58, "null": 2}
+    assert table["user"].tolist() == frame["user"].tolist() and table["position"].tolist() == frame["position"].tolist()
+    assert table["reason"].isna().sum() == 58 and set(table["reason"].dropna()) == {EMPTY}
+    assert table.loc[3].drop(["user", "position", "reason"]).isna().all()
+    p = table[[f"p_{e}" for e in EMOTIONS]].to_numpy()
+    known = ~np.isnan(p).any(axis=1)
+    assert (table["emotion"][known] == np.array(EMOTIONS)[p[known].argmax(1)]).all()
+    np.testing.assert_array_equal(table["score"][known], p[known].max(1))
+    shares = [v for k, v in output.metrics.items() if k.startswith("share.emotion.")]
+    assert len(shares) == 28 and sum(shares) == pytest.approx(1)
+    assert sum(v for k, v in output.metrics.items() if k.startswith("share.sentiment.")) == pytest.approx(1)
+    assert {"pearson_rating", "spearman_rating", "mean_score", "reviews_per_second"} <= set(output.metrics)
+    records = label_texts(frame["text"].tolist(), labeller)
+    assert [r["emotion"] for r in records if r["emotion"]] == table["emotion"].dropna().tolist()
+
+
+def test_the_sentiment_map_of_the_configuration_counts(toy_labeller, tmp_path):
+    config = LabelConfig(model=str(toy_labeller), sentiment_map=dict.fromkeys(EMOTIONS, 1))
+    label(reviews(), config, tmp_path)
+    assert set(read_table(tmp_path / "labels.parquet", "labels")["sentiment"].dropna()) == {1}
+
+
+def test_no_reviews_and_no_ratings(labeller, tmp_path):
+    output = label(reviews()[["user", "position", "text"]], labeller.config, tmp_path / "a", labeller)
+    assert "pearson_rating" not in output.metrics
+    empty = label(reviews().iloc[:0], labeller.config, tmp_path / "b", labeller)
+    assert empty.rows == {"labelled": 0, "null": 0}
+    only_empty = reviews().assign(text="")
+    assert label(only_empty, labeller.config, tmp_path / "c", labeller).rows == {"labelled": 0, "null": 60}
+    distribution_plot(read_table(tmp_path / "c" / "labels.parquet", "labels"), tmp_path / "c.png", only_empty["rating"])
+
+
+def with_parts(labeller, rows=7):
+    return Labeller(labeller.backend, LabelConfig(model=labeller.config.model, window_tokens=16, batch_tokens=128, part_rows=rows))
+
+
+def test_an_interrupted_call_continues_with_the_same_bytes(labeller, tmp_path, monkeypatch):
+    small = with_parts(labeller)
+    whole = tmp_path / "whole"
+    label(reviews(), small.config, whole, small)
+    calls, real = [], small.probabilities
+
+    def failing(texts):
+        calls.append(len(texts))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(texts)
+
+    monkeypatch.setattr(small, "probabilities", failing)
+    with pytest.raises(KeyboardInterrupt):
+        label(reviews(), small.config, tmp_path / "part", small)
+    assert not (tmp_path / "part" / "labels.parquet").exists()
+    assert len(list((tmp_path / "part" / CHECKPOINT).glob("part-*.parquet"))) == 3
+    output = label(reviews(), small.config, tmp_path / "part", small)
+    assert len(calls) == 4 + 8 - 3  # 52 different texts in parts of 7: none is computed twice
+    assert (tmp_path / "part" / "labels.parquet").read_bytes() == (whole / "labels.parquet").read_bytes()
+    assert output.rows["labelled"] == 58
+
+
+def test_parts_of_other_weights_are_not_used(labeller, tmp_path, monkeypatch):
+    small = with_parts(labeller)
+    label(reviews(), small.config, tmp_path, small)
+    part = tmp_path / CHECKPOINT / "part-00000.parquet"
+    before = part.stat().st_mtime_ns
+    monkeypatch.setattr(small, "digest", "another")
+    label(reviews(), small.config, tmp_path, small)
+    assert part.stat().st_mtime_ns != before
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from sealr.config import LabelConfig
+from sealr.emotion.label import Labeller, label
+from tests.emotion.test_label import reviews
+labeller = Labeller.from_config(LabelConfig(model=sys.argv[1], window_tokens=16, batch_tokens=128, part_rows=7))
+label(reviews(), labeller.config, Path(sys.argv[2]), labeller, progress=lambda done, total: (print(done, flush=True), time.sleep(0.2)))
+"""
+
+
+def test_sigkill_then_the_same_bytes(labeller, toy_labeller, tmp_path):
+    folder = tmp_path / "killed"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(toy_labeller), str(folder)], stdout=subprocess.PIPE, env=environment, cwd=ROOT)
+    for _ in range(3):
+        assert process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not (folder / "labels.parquet").exists() and len(list((folder / CHECKPOINT).glob("part-*.parquet"))) >= 3
+    small = with_parts(labeller)
+    label(reviews(), small.config, folder, small)
+    label(reviews(), small.config, tmp_path / "whole", small)
+    assert (folder / "labels.parquet").read_bytes() == (tmp_path / "whole" / "labels.parquet").read_bytes()
+
+
+def test_progress_and_plot(labeller, tmp_path):
+    small, seen = with_parts(labeller, 20), []
+    label(reviews(), small.config, tmp_path, small, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(20, 52), (40, 52), (52, 52)]
+    table = read_table(tmp_path / "labels.parquet", "labels")
+    for ratings in (None, reviews()["rating"]):
+        distribution_plot(table, tmp_path / "labels.png", ratings)
+        assert (tmp_path / "labels.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_identity_names_the_weights(toy_labeller, labeller, tmp_path):
+    config = LabelConfig(model=str(toy_labeller))
+    assert labeller_id(config) == f"{labeller.name} {labeller.digest}"
+    assert labeller_id(LabelConfig(model=str(toys.toy_labeller(tmp_path / "other", seed=1)))).split()[-1] != labeller.digest
+
+
+def test_a_model_without_the_28_emotions_or_without_a_head_is_refused(toy_labeller, tmp_path):
+    import json
+    import shutil
+
+    other = shutil.copytree(toy_labeller, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["id2label"]["0"] = "happiness"
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LabellerError, match="does not label the 28"):
+        Labeller.from_config(LabelConfig(model=str(other)))
+    encoder = toys.toy_encoder(tmp_path / "encoder")
+    with pytest.raises(LabellerError, match="not a trained classifier"):
+        Labeller.from_config(LabelConfig(model=str(encoder)))
+
+
+def test_auto_falls_back_to_the_embedded_labeller(monkeypatch):
+    from sealr.emotion import backends
+    from sealr.weights import WeightsError
+
+    def no_hub(name):
+        if name == backends.HUB:
+            raise WeightsError("no hub")
+        return Path("/nowhere")
+
+    monkeypatch.setattr(backends, "resolve", no_hub)
+    assert find("auto") == find("embedded") and find("auto").embedded

