@@ -9,6 +9,7 @@ import os
 from sealr.data.manifest import state_dir
 
 DEFAULTS = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait do not spin: with a server or a second job beside it, that is many times faster
     "PREFECT_HOME": str(state_dir() / "prefect"),  # keep Prefect's database inside the project's state
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # a first start migrates a database; 20 s is not always enough

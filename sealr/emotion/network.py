@@ -68,6 +68,7 @@ def save_network(network: EmotionNetwork, folder: Path, base: str = BASE) -> Non
     config = network.encoder.peft_config["default"]
     config.base_model_name_or_path = base  # the name, not the folder it was resolved to
     config.inference_mode = True
+    config.target_modules = sorted(config.target_modules)  # peft keeps a set: files would differ from run to run
     config.save_pretrained(str(folder))
     state = get_peft_model_state_dict(network.encoder, save_embedding_layers=False)
     with atomic_path(folder / ADAPTER) as temporary:
