@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Backend:
     max_tokens: int  # positions of the network, special tokens included
 
 
+@functools.cache
 def find(model: str) -> Source:
     """The weights that ``auto``, ``embedded``, a folder or a repository name mean. Raises WeightsError, LabellerError.
 
@@ -55,7 +57,8 @@ def find(model: str) -> Source:
         try:
             return _classifier(HUB)
         except WeightsError as error:
-            log.info("%s cannot be had, using the embedded labeller (%s)", HUB, str(error).splitlines()[0])
+            log.info("%s cannot be had here, using the embedded labeller", HUB)
+            log.debug("%s", error)
             return _embedded(EMBEDDED)
     if model == "embedded":
         return _embedded(EMBEDDED)
@@ -63,6 +66,12 @@ def find(model: str) -> Source:
     if (folder / net.CARD).is_file():
         return _embedded(folder)
     return _classifier(model)
+
+
+def pinned(model: str) -> str:
+    """What ``auto`` stands for here, so that a model serves with the labeller it was trained with, wherever it runs."""
+    source = find(model)
+    return "embedded" if source.folder == EMBEDDED else str(source.folder) if source.embedded else source.name
 
 
 def load(source: Source) -> Backend:

@@ -20,6 +20,7 @@ import pandas as pd
 from sealr import weights
 from sealr.config import Config, from_dict, to_dict
 from sealr.data.tables import read_json, read_table, write_json
+from sealr.emotion.backends import pinned
 from sealr.emotion.label import Labeller, label_texts
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.rerank.finetune import ADAPTER
@@ -60,6 +61,7 @@ def pack(folder: Path, config: Config, weight: float, retriever: Path, finetuned
     histories.to_parquet(folder / "histories.parquet", index=False)
     if config.registry.include_base:
         shutil.copytree(weights.resolve(config.rerank.base), folder / "base")
+    config = replace(config, label=replace(config.label, model=pinned(config.label.model)))
     write_json({"config": to_dict(config), "fusion_weight": weight}, folder / "model.json")
 
 
