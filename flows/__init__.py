@@ -18,7 +18,7 @@ DEFAULTS = {
     "GX_ANALYTICS_ENABLED": "false",
     "TOKENIZERS_PARALLELISM": "false",  # the tokenizers library warns at every fork otherwise
     "TRANSFORMERS_VERBOSITY": "error",
-    "MLFLOW_DISABLE_SYSTEM_METRICS_LOGGING": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 state_dir().mkdir(parents=True, exist_ok=True)  # Prefect makes its home when it is imported, but not the folders above
 for _name, _value in DEFAULTS.items():

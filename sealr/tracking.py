@@ -19,13 +19,9 @@ EXPERIMENT = "sealr"
 DEFAULT_URI = "sqlite:///mlflow.db"
 
 
-def setup() -> str:
-    """Points MLflow at MLFLOW_TRACKING_URI, or at ``mlflow.db`` in the working folder, and returns the address."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    mlflow.set_tracking_uri(uri)
-    if not os.environ.get("MLFLOW_RUN_ID"):  # `mlflow run` made a run, and so chose the experiment, already
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
-    return uri
+def setup() -> None:
+    """Points MLflow at MLFLOW_TRACKING_URI, or at ``mlflow.db`` in the working folder."""
+    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
 
 
 @contextmanager
@@ -33,6 +29,8 @@ def job(name: str, config: Config, tags: Mapping[str, str] | None = None) -> Ite
     """The parent run of a job: yields its id. A run that `mlflow run` made is taken over; otherwise one is created."""
     setup()
     given = os.environ.pop("MLFLOW_RUN_ID", None)  # taken over once; later runs of this process are their own
+    if not given:
+        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
     with mlflow.start_run(run_id=given, run_name=None if given else f"{name} {config.data.name}", tags={"sealr.job": name}) as run:
         mlflow.set_tags({"sealr.data": config.data.name, "sealr.base": config.rerank.base, **(tags or {})})
         mlflow.set_tag("mlflow.runName", f"{name} {config.data.name}")
@@ -44,7 +42,8 @@ def job(name: str, config: Config, tags: Mapping[str, str] | None = None) -> Ite
 def stage(name: str, parent: str, config: Any) -> Iterator[None]:
     """The child run of a stage; ``config`` (dataclass or dict) becomes its parameters."""
     setup()
-    with mlflow.start_run(run_name=name, parent_run_id=parent, nested=True, tags={"sealr.stage": name}):
+    experiment = mlflow.get_run(parent).info.experiment_id  # `mlflow run` may have chosen another one than ours
+    with mlflow.start_run(run_name=name, experiment_id=experiment, parent_run_id=parent, nested=True, tags={"sealr.stage": name}):
         plain = config if isinstance(config, dict) else to_dict(config)
         mlflow.log_params({k: v for k, v in flatten(plain).items() if v not in ("", None, {})})
         yield
