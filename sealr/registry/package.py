@@ -62,6 +62,7 @@ def register_model(config: Config, sequences: Sequences, sentiments: np.ndarray,
         code_paths=[str(PACKAGE)],
         pip_requirements=requirements(),
         signature=SIGNATURE,
+        input_example=(example(sequences), {"top_k": 5, "exclude_seen": True}),
         metadata={"data": config.data.name, "base": config.rerank.base},
     )
     tags = {
@@ -72,9 +73,19 @@ def register_model(config: Config, sequences: Sequences, sentiments: np.ndarray,
         "sealr.base": config.rerank.base,
         "sealr.fusion_weight": str(fusion["weight"]),
     }
-    registration = promote.register(config.registry.name, info.model_uri, mlflow.active_run().info.run_id, tags)
+    description = (
+        f"{config.data.name}, {config.rerank.base}: validation NDCG@10 {float(tags[promote.METRIC]):.4f} "
+        f"(retriever alone {stages['rankings'].metrics['valid_ndcg@10_retriever']:.4f}), fusion weight {fusion['weight']:g}"
+    )
+    registration = promote.register(config.registry.name, info.model_uri, mlflow.active_run().info.run_id, tags, description)
     mlflow.set_tags({"sealr.version": registration.version})
     return registration
+
+
+def example(sequences: Sequences) -> pd.DataFrame:
+    """Two requests: a user the model knows, and somebody new with a history."""
+    new = [{"item": sequences.items[0], "text": "I love it!"}, {"item": sequences.items[-1], "sentiment": -2}]
+    return pd.DataFrame({"user": [sequences.users[0], None], "history": [None, new]})
 
 
 def histories(sequences: Sequences, sentiments: np.ndarray) -> pd.DataFrame:

@@ -22,7 +22,7 @@ class Registration:
     reason: str  # why it is champion, or why it is not
 
 
-def register(name: str, model_uri: str, run_id: str, tags: dict[str, str]) -> Registration:
+def register(name: str, model_uri: str, run_id: str, tags: dict[str, str], description: str = "") -> Registration:
     """Makes a new version of the registered model, its challenger, and its champion when it earned that."""
     client = MlflowClient()
     try:
@@ -30,7 +30,7 @@ def register(name: str, model_uri: str, run_id: str, tags: dict[str, str]) -> Re
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = client.create_model_version(name, source=model_uri, run_id=run_id, tags=tags).version
+    version = client.create_model_version(name, source=model_uri, run_id=run_id, tags=tags, description=description).version
     client.set_registered_model_alias(name, CHALLENGER, version)
     wins, reason = decide(tags, champion_tags(client, name))
     if wins:

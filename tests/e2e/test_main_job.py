@@ -150,6 +150,19 @@ def test_mlflow_has_a_parent_run_and_a_child_per_stage(project, finished):
     assert parent.data.tags["prefect.flow_run_id"] and "full.fused.NDCG_at_10" in parent.data.metrics
 
 
+def test_the_registered_model_has_signature_example_and_no_pickle(project, finished):
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{project}/state.db")
+    path = Path(mlflow.artifacts.download_artifacts("models:/sealr@champion", dst_path=str(project / "downloaded")))
+    mlflow.set_tracking_uri(None)
+    model = mlflow.models.Model.load(path)
+    assert [c.name for c in model.signature.inputs] == ["user", "history"] and {p.name for p in model.signature.params} == {"top_k", "exclude_seen"}
+    assert model.saved_input_example_info
+    assert not [p for p in path.rglob("*") if p.suffix in (".pkl", ".pt", ".bin", ".pickle", ".joblib")]
+    assert {p.name for p in (path / "artifacts").rglob("*.safetensors")} == {"sasrec.safetensors", "adapter_model.safetensors"}
+
+
 KILLS = [("label", "checkpoint/part-*.parquet"), ("retrieve", "checkpoint/retriever.pt"), ("finetune", "checkpoint/finetune.pt")]
 
 
