@@ -94,7 +94,7 @@ def finetune(
     set_peft_model_state_dict(model, progress.best)
     model.eval()
     check_adapter(model, "memory")
-    model.save_pretrained(str(folder / ADAPTER), safetensors=True)
+    model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
     for stray in (folder / ADAPTER).glob("README.md"):
         stray.unlink()  # peft's empty model card
     write_json(progress.history, folder / "history.json")
@@ -172,7 +172,9 @@ def schedule(step: int, total: int) -> float:
 
 
 def _adapter_state(model: PeftModel) -> dict[str, Tensor]:
-    return {k: v.detach().cpu().clone() for k, v in get_peft_model_state_dict(model).items()}
+    # Embeddings are not adapted; without saying so peft asks the hub whether the vocabulary was resized
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {k: v.detach().cpu().clone() for k, v in state.items()}
 
 
 def _save(path: Path, model: PeftModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:

@@ -249,4 +249,9 @@ def test_auto_falls_back_to_the_embedded_labeller(monkeypatch):
         return Path("/nowhere")
 
     monkeypatch.setattr(backends, "resolve", no_hub)
-    assert find("auto") == find("embedded") and find("auto").embedded
+    find.cache_clear()
+    try:
+        assert find("auto") == find("embedded") and find("auto").embedded
+        assert backends.pinned("auto") == "embedded"
+    finally:
+        find.cache_clear()  # other tests shall not see these weights
