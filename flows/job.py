@@ -62,7 +62,7 @@ def run(flow: Callable[..., Any], **arguments: Any) -> None:
     quiet()
     try:
         flow(**arguments)
-    except (ValueError, OSError) as error:  # ConfigError, MissingFile, ValidationFailed, WeightsError, ...
+    except (ValueError, OSError, ArithmeticError, tracking.TrackingError) as error:  # ConfigError, MissingFile, WeightsError, ...
         print(f"\nerror: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

@@ -15,10 +15,10 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from sealr import tracking
+from sealr import tracking, weights
 from sealr.config import Config
 from sealr.data import ingest as ingesting
-from sealr.data.manifest import Manifest, Output, run_stage, state_dir
+from sealr.data.manifest import Manifest, Output, run_stage
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_json, read_table
 from sealr.data.validate import EXPECTATION_DIR, validate
@@ -36,11 +36,6 @@ from sealr.retrieve.candidates import target_ranks, write_candidates
 from sealr.retrieve.train import load, train
 
 log = logging.getLogger("sealr.flows")
-def suites(*tables: str) -> dict[str, Path]:
-    """The suites that gate a stage, as inputs of it: a changed expectation checks the stage again."""
-    return {f"{table}.json": EXPECTATION_DIR / f"{table}.json" for table in tables}
-
-
 step = partial(task, cache_policy=NO_CACHE)  # run_stage decides what is unchanged, across runs and servers
 
 
@@ -55,17 +50,24 @@ class Job:
     def name(self) -> str:
         return self.config.data.name
 
-    @property
-    def docs(self) -> Path:
-        """Where Data Docs go: outside the stages' folders, since they carry the time of day."""
-        return state_dir() / self.name / "docs"
+    def gate(self, made: Manifest, table: str) -> None:
+        """Validates a table that a stage made, once for each content and suite; its Data Docs go to MLflow either way.
 
-    def gate(self, manifest_folder: Path, table: str) -> None:
-        """Validates a table that a stage just wrote; its Data Docs go to MLflow whether it passes or not."""
+        A changed expectation checks the table again and repeats no other work.
+        """
+        inputs = {"table": made.path(f"{table}.parquet"), "suite": EXPECTATION_DIR / f"{table}.json"}
+        folders: list[Path] = []
+
+        def work(folder: Path) -> Output:
+            folders.append(folder)
+            report = validate(read_table(inputs["table"], table), table, folder)
+            return Output({"rows": report.rows}, {"expectations": report.checked})
+
         try:
-            validate(read_table(manifest_folder / f"{table}.parquet", table), table, self.docs)
+            folders.append(run_stage(f"gate-{table}", self.name, {}, inputs, ("data/validate.py",), work).folder)
         finally:
-            tracking.log_folder(self.docs / table, f"data_docs/{table}")
+            for folder in folders[-1:]:
+                tracking.log_folder(folder / table, f"data_docs/{table}")
 
 
 @step(name="ingest")
@@ -76,13 +78,12 @@ def ingest(job: Job) -> Manifest:
         files = ingesting.input_files(config)
 
         def work(folder: Path) -> Output:
-            output = ingesting.ingest(config, folder, files)
-            for table in ("reviews", "items"):
-                job.gate(folder, table)
-            return output
+            return ingesting.ingest(config, folder, files)
 
-        manifest = run_stage("ingest", job.name, config, files | suites("reviews", "items"), ("data",), work)
+        manifest = run_stage("ingest", job.name, config, files, ("data",), work)
         tracking.log_manifest(manifest)
+        for table in ("reviews", "items"):
+            job.gate(manifest, table)
         tracking.log_input(manifest, "reviews", job.name, config.reviews.path or config.source)
         return manifest
 
@@ -96,13 +97,13 @@ def label(job: Job, reviews: Manifest) -> Manifest:
         def work(folder: Path) -> Output:
             frame = read_table(reviews.path("reviews.parquet"), "reviews")
             output = labelling.label(frame, config, folder)
-            job.gate(folder, "labels")
             labelling.distribution_plot(read_table(folder / "labels.parquet", "labels"), folder / "labels.png", frame["rating"])
             return output
 
         identity = {"label": config, "labeller": labelling.labeller_id(config)}
-        manifest = run_stage("label", job.name, identity, {"reviews": reviews, **suites("labels")}, ("data", "emotion"), work)
+        manifest = run_stage("label", job.name, identity, {"reviews": reviews}, ("data", "emotion"), work)
         tracking.log_manifest(manifest, {"labels.png": "plots"})
+        job.gate(manifest, "labels")
         return manifest
 
 
@@ -118,11 +119,11 @@ def retrieve(job: Job, reviews: Manifest) -> Manifest:
             retriever = load(folder)
             pools = write_candidates(retriever, sequences, config, folder)
             np.save(folder / "test_ranks.npy", target_ranks(retriever, sequences, "test", config.exclude_seen))
-            job.gate(folder, "candidates")
             return Output(trained.rows | pools.rows, trained.metrics | pools.metrics)
 
-        manifest = run_stage("retrieve", job.name, config, {"reviews": reviews, **suites("candidates")}, ("data", "retrieve", "evaluate/metrics.py"), work)
+        manifest = run_stage("retrieve", job.name, config, {"reviews": reviews}, ("data", "retrieve", "evaluate/metrics.py"), work)
         tracking.log_manifest(manifest, {"retriever.json": "", "history.json": ""})
+        job.gate(manifest, "candidates")
         return manifest
 
 
@@ -141,8 +142,9 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             return finetune_adapter(*prompts, config, job.config.data.category, folder, tracking.log_epoch)
 
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates}
-        settings = {"rerank": config, "category": job.config.data.category}
-        manifest = run_stage("finetune", job.name, settings, inputs, ("data", "rerank", "evaluate/protocols.py"), work)
+        settings = {"rerank": config, "category": job.config.data.category, "base": weights.digest(config.base)}
+        code = ("data", "rerank", "evaluate/protocols.py", "emotion/sentiment.py")
+        manifest = run_stage("finetune", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {ADAPTER: ADAPTER, "history.json": ""})
         return manifest
 
@@ -162,8 +164,9 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
             return rerank_lists(ranker, test, valid, sequences, sentiments, pools, config.rerank.decode_batch, folder)
 
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "adapter": adapter}
-        settings = {"rerank": config.rerank, "evaluate": config.evaluate}
-        manifest = run_stage("rerank", job.name, settings, inputs, ("data", "rerank", "evaluate/protocols.py", "evaluate/metrics.py"), work)
+        settings = {"rerank": config.rerank, "evaluate": config.evaluate, "category": config.data.category, "base": weights.digest(config.rerank.base)}
+        code = ("data", "rerank", "evaluate/protocols.py", "evaluate/metrics.py", "evaluate/statistics.py", "emotion/sentiment.py")
+        manifest = run_stage("rerank", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {"fusion.json": ""})
         return manifest
 
@@ -178,24 +181,26 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             sequences = _sequences(reviews)
             felt = sentiment_values(read_table(labels.path("labels.parquet"), "labels"), sequences)
             ranks = np.load(candidates.path("test_ranks.npy"), allow_pickle=False)
-            users = read_json(rankings.path("fusion.json"))["test_users"]
+            fusion = read_json(rankings.path("fusion.json"))
             table = read_table(rankings.path("rankings.parquet"), "rankings")
-            return evaluate_tables(table, ranks, users, sequences, felt, config, folder)
+            return evaluate_tables(table, ranks, fusion["test_users"], fusion["validity"], sequences, felt, config, folder)
 
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "rankings": rankings}
-        manifest = run_stage("evaluate", job.name, config, inputs, ("data", "evaluate"), work)
+        manifest = run_stage("evaluate", job.name, config, inputs, ("data", "evaluate", "rerank/requests.py"), work)
         tracking.log_manifest(manifest, {"results.md": "", "results.json": "", "results.png": "plots"})
         tracking.log_metrics(manifest.metrics, job.run_id)
         return manifest
 
 
 @step(name="register")
-def register(job: Job, made: dict[str, Manifest]) -> Registration:
-    """Packs one model, registers it, and makes it champion when it is better on validation."""
+def register(job: Job, made: dict[str, Manifest]) -> Registration | None:
+    """Packs one model, registers it, and makes it champion when it is better on validation. Placebos are not registered."""
+    if job.config.rerank.sentiment == "shuffled":
+        return None
     with tracking.stage("register", job.run_id, job.config.registry):
         sequences = _sequences(made["reviews"])
         sentiments = sentiment_values(read_table(made["labels"].path("labels.parquet"), "labels"), sequences)
-        return register_model(job.config, sequences, sentiments, made, state_dir() / job.name / "register")
+        return register_model(job.config, sequences, sentiments, made)
 
 
 def through_evaluation(job: Job) -> dict[str, Manifest]:

@@ -7,6 +7,7 @@ overrides such as ``retrieve.epochs=3``. Unknown keys and wrong types are errors
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +54,7 @@ class Columns:
 
 @frozen
 class DataConfig:
-    name: str  # name of the data set: a folder name in the state folder, a tag in MLflow
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")  # name of the data set: a folder name in the state folder, a tag in MLflow
     category: str = "products"  # the {category} of the paper's instruction template (Figure 3)
     source: Literal["demo", "amazon", "yelp", "columns"] = "demo"  # which reader of sealr/data/sources
     reviews: RemoteFile = RemoteFile()  # the reviews file; not used by demo
@@ -155,14 +156,17 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
     """The configuration of one run.
 
     data, base: names of files in ``configs/`` (without .yaml) or paths of YAML files. base may be empty.
-    overrides: ``"retrieve.epochs=3 rerank.ratio=0.1"`` or a list of such pairs; values are read as YAML.
+    overrides: ``"retrieve.epochs=3 data.category='kitchen tools'"`` or a list of such pairs; values are read as YAML.
     Raises ConfigError naming the file and the field.
     """
     merged: dict[str, Any] = {}
     names = [_config_path(n) for n in (data, base) if n]
     for path in names:
         _merge(merged, _read_yaml(path))
-    pairs = overrides.split() if isinstance(overrides, str) else list(overrides)
+    try:
+        pairs = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
+    except ValueError as error:
+        raise ConfigError(f"overrides {overrides!r}: {error}") from None
     for pair in pairs:
         key, sep, value = pair.partition("=")
         if not sep or not key:
@@ -172,14 +176,22 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
         *sections, field = key.split(".")
         for section in sections:
             leaf[section] = leaf = {}
-        leaf[field] = _yaml(value)
+        try:
+            leaf[field] = _yaml(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"override {pair!r}: {value!r} is not a YAML value") from None
         _merge(merged, node)
     where = " + ".join([p.name for p in names] + (["overrides"] if pairs else []))
     try:
-        return TypeAdapter(Config).validate_python(merged)
+        config = TypeAdapter(Config).validate_python(merged)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
         raise ConfigError(f"configuration {where}:\n  " + "\n  ".join(lines)) from None
+    if config.rerank.candidates > config.retrieve.pool:
+        raise ConfigError(f"configuration {where}: rerank.candidates ({config.rerank.candidates}) is more than retrieve.pool ({config.retrieve.pool})")
+    if config.retrieve.hidden % config.retrieve.heads:
+        raise ConfigError(f"configuration {where}: retrieve.heads ({config.retrieve.heads}) does not divide retrieve.hidden ({config.retrieve.hidden})")
+    return config
 
 
 def to_dict(config: Any) -> dict[str, Any]:

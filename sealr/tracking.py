@@ -15,6 +15,7 @@ from sealr.config import Config, flatten, to_dict
 from sealr.data.manifest import Manifest
 from sealr.data.tables import read_table
 
+TrackingError = mlflow.MlflowException  # the tracking server or registry cannot be reached, or refused
 EXPERIMENT = "sealr"
 DEFAULT_URI = "sqlite:///mlflow.db"
 

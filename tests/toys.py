@@ -38,6 +38,7 @@ def toy_llama(folder: Path, seed: int = 0) -> Path:
     """A two-layer LLaMA of width 32 with toy_tokenizer, in Hugging Face layout."""
     tokenizer = toy_tokenizer()
     config = LlamaConfig(
+        initializer_range=0.4,  # large: an adapter cannot reach the output layer, and its logits must be worth moving
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip

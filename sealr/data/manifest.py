@@ -91,18 +91,20 @@ def run_stage(
         done = folder / "manifest.json"
         if done.exists():
             log.info("%s: unchanged, reusing %s", stage, _shown(folder))
+            shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)  # a kill came between the manifest and this
             return _load(folder, reused=True)
         log.info("%s: %s %s", stage, "resuming in" if any(folder.iterdir()) else "working in", _shown(folder))
         started = time.monotonic()
         output = work(folder)
-        shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
-        files = {str(p.relative_to(folder)): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")}
+        made = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".") and folder / CHECKPOINT not in p.parents]
+        files = {str(p.relative_to(folder)): file_digest(p) for p in made}
         manifest = Manifest(
             stage, folder, key, text_digest(files), digests, plain, code_hash, output.rows, output.metrics, files, round(time.monotonic() - started, 2)
         )
         values = dataclasses.asdict(manifest) | {"version": sealr.__version__}
         del values["folder"], values["reused"]
         write_json(values, done)
+        shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)  # last: until the manifest stands, it is all there is
         return manifest
 
 

@@ -13,12 +13,13 @@ from sealr.data.manifest import Output
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json
 from sealr.evaluate import protocols
-from sealr.evaluate.metrics import coverage, hit_rate, ndcg, regret, satisfied_hit_rate, summary, validity
+from sealr.evaluate.metrics import coverage, hit_rate, ndcg, regret, satisfied_hit_rate, summary
 from sealr.evaluate.protocols import RETRIEVER
 from sealr.evaluate.report import markdown, metrics_table, plot
 from sealr.evaluate.statistics import paired_bootstrap
 
 TOP = 10
+EVERYBODY = "retriever, all users"
 METRICS = {"HR@10": hit_rate, "NDCG@10": ndcg}
 
 
@@ -26,6 +27,7 @@ def evaluate(
     rankings: pd.DataFrame,
     retriever_ranks: np.ndarray,
     users: Sequence[str],
+    validity: float,
     sequences: Sequences,
     sentiments: np.ndarray,
     config: EvaluateConfig,
@@ -34,7 +36,7 @@ def evaluate(
     """Writes results.json, results.md and results.png, and returns the metrics under flat names.
 
     rankings: the table `rerank` wrote. retriever_ranks (test users,): the targets' ranks in the whole catalogue.
-    users: who was evaluated. sentiments: class per interaction, aligned with ``sequences.flat``.
+    users: who was evaluated. validity: share of the items the LLM named that were candidates. sentiments: class per interaction, aligned with ``sequences.flat``.
     """
     split = sequences.split("test")
     row_of = {sequences.users[u]: i for i, u in enumerate(split.users)}
@@ -54,7 +56,7 @@ def evaluate(
         for name, of in (("satisfied HR@10", satisfied_hit_rate), ("regret@10", regret)):
             values = of(ranks, felt, TOP)
             row[name] = float(values.mean()) if len(values) else float("nan")
-    rows.insert(0, {"protocol": "full", "system": "retriever, all users", "users": len(retriever_ranks)} | summary(retriever_ranks))
+    rows.insert(0, {"protocol": "full", "system": EVERYBODY, "users": len(retriever_ranks)} | summary(retriever_ranks))
     if full.ceiling > 0:  # otherwise nobody's target was retrieved
         inverted = {protocols.INVERTED: protocols.inverted(pools)}
         rows += protocols.retrieved(pools, targets, inverted | lists).rows()
@@ -66,13 +68,13 @@ def evaluate(
         for name in names
         for metric, of in METRICS.items()
     }
-    quality = {f"ceiling HR@{pools.shape[1]}": full.ceiling}
+    quality = {f"ceiling HR@{pools.shape[1]}": full.ceiling, "validity of the LLM's lists": validity}
     for name, ranked in {RETRIEVER: pools, **lists}.items():
-        quality[f"validity@10, {name}"] = float(validity(ranked[:, :TOP], pools).mean())
         quality[f"coverage@10, {name}"] = coverage(ranked[:, :TOP], sequences.n_items)
-    write_json({"rows": table.to_dict("records"), "differences": differences, "quality": quality}, folder / "results.json")
+    known = table.astype(object).where(table.notna(), None)
+    write_json({"rows": known.to_dict("records"), "differences": differences, "quality": quality}, folder / "results.json")
     _write_markdown(table, differences, quality, folder / "results.md")
-    plot(table, folder / "results.png")
+    plot(table[table["system"] != EVERYBODY], folder / "results.png")  # bars of a panel are over the same users
     metrics = {_flat(r["protocol"], r["system"], k): float(r[k]) for r in rows for k in r if "@" in k}
     metrics |= {_flat("difference", *k.split(", ")[::-1]): d for k, (d, _, _) in differences.items()} | {_flat(k): v for k, v in quality.items()}
     return Output({"users": len(users), "retrieved": round(full.ceiling * len(users))}, metrics)
@@ -97,4 +99,4 @@ def _write_markdown(table: pd.DataFrame, differences: dict[str, tuple[float, flo
 
 
 def _flat(*parts: str) -> str:
-    return ".".join(p.replace(", ", "_").replace(" ", "_") for p in parts)
+    return ".".join(p.replace(", ", "_").replace(" ", "_").replace("'s", "") for p in parts)

@@ -10,7 +10,6 @@ import json
 import logging
 import shutil
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from sealr.emotion.backends import pinned
 from sealr.emotion.label import Labeller, label_texts
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.rerank.finetune import ADAPTER
+from sealr.rerank.llm import AdapterError
 from sealr.rerank.prompts import Request
 from sealr.rerank.rankers import GenerativeRanker, fuse, order
 from sealr.retrieve.candidates import pool_for
@@ -55,14 +55,15 @@ def pack(folder: Path, config: Config, weight: float, retriever: Path, finetuned
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    shutil.copytree(retriever, folder / "retriever", ignore=shutil.ignore_patterns("*.parquet", "manifest.json", ".*"))
+    shutil.copytree(retriever, folder / "retriever", ignore=shutil.ignore_patterns("*.parquet", "*.npy", "history.json", "manifest.json", ".*"))
     shutil.copytree(finetuned / ADAPTER, folder / ADAPTER)
     shutil.copy(items, folder / "items.parquet")
     histories.to_parquet(folder / "histories.parquet", index=False)
     if config.registry.include_base:
         shutil.copytree(weights.resolve(config.rerank.base), folder / "base")
     config = replace(config, label=replace(config.label, model=pinned(config.label.model)))
-    write_json({"config": to_dict(config), "fusion_weight": weight}, folder / "model.json")
+    base = {"base_digest": weights.digest(config.rerank.base)}
+    write_json({"config": to_dict(config), "fusion_weight": weight} | base, folder / "model.json")
 
 
 class Recommender:
@@ -70,6 +71,7 @@ class Recommender:
 
     def __init__(self, config: Config, weight: float, retriever: Retriever, ranker: GenerativeRanker | None, items: pd.DataFrame, histories: pd.DataFrame):
         self.config, self.weight, self.retriever, self.ranker = config, weight, retriever, ranker
+        self.labeller = Labeller.from_config(config.label)  # now, so that a missing one fails before the first request
         self.index = {item: i for i, item in enumerate(retriever.items, start=1)}
         titles = dict(zip(items["item"], items["title"], strict=True))
         self.titles = [""] + [t if isinstance(t := titles.get(i), str) and t else i for i in retriever.items]
@@ -83,24 +85,26 @@ class Recommender:
         if (folder / "base").exists():
             config = replace(config, rerank=replace(config.rerank, base=str(folder / "base")))
         weight = values["fusion_weight"]
+        if weight and weights.digest(config.rerank.base) != values["base_digest"]:
+            raise AdapterError(
+                f"{config.rerank.base} is not the same here as where the adapter was trained (another source of the same name); "
+                "register the model with registry.include_base=true"
+            )
         # A weight of 0 means validation found no use for the LLM: then it is not loaded either
         ranker = GenerativeRanker(config.rerank, config.data.category, folder / ADAPTER) if weight else None
         items = read_table(folder / "items.parquet", "items")
         return cls(config, weight, load(folder / "retriever"), ranker, items, pd.read_parquet(folder / "histories.parquet"))
 
-    @cached_property
-    def labeller(self) -> Labeller:
-        return Labeller.from_config(self.config.label)
-
     def predict(self, frame: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
         """frame: one row a request with ``user`` and/or ``history``. Raises BadRequest with a sentence."""
-        top_k = params.get("top_k", 10)
+        top_k = 10 if params.get("top_k") is None else params["top_k"]
+        exclude_seen = params.get("exclude_seen") is not False  # null means the default, like a missing one
         if not isinstance(top_k, (int, np.integer)) or not 1 <= top_k <= MAX_TOP_K:
             raise BadRequest(f"top_k must be a whole number from 1 to {MAX_TOP_K}, got {top_k!r}")
         if not {"user", "history"} & set(frame.columns):
             raise BadRequest("a request needs a 'user' (an id) or a 'history' (a list of {item, text or sentiment})")
         queries = [self._query(row, i) for i, row in enumerate(frame.to_dict("records"))]
-        return pd.DataFrame(self._answer(queries, int(top_k), bool(params.get("exclude_seen", True))))
+        return pd.DataFrame(self._answer(queries, int(top_k), exclude_seen))
 
     def _query(self, row: dict[str, Any], number: int) -> _Query:
         """Looks up the user's stored history, or reads and labels the one that came with the request."""
@@ -139,7 +143,8 @@ class Recommender:
         shown = self.config.rerank.candidates  # the LLM sees as many candidates as it was trained on
         requests = [Request(q.history, q.sentiments, ids[:shown].tolist()) for q, (ids, _) in zip(queries, pools, strict=True)]
         asked = [i for i, q in enumerate(queries) if q.history and self.ranker is not None]
-        llm = dict(zip(asked, self.ranker.score([requests[i] for i in asked]), strict=True)) if asked else {}
+        scored = self.ranker.score([requests[i] for i in asked]) if asked else []
+        llm = {i: s.values for i, s in zip(asked, scored, strict=True)}
         answers = []
         for i, (query, (ids, scores)) in enumerate(zip(queries, pools, strict=True)):
             head = fuse(scores[:shown], llm[i], self.weight) if i in llm else np.asarray(scores[:shown], dtype=np.float64)
@@ -185,6 +190,6 @@ def _events(given: Any, number: int) -> list[dict[str, Any]]:
 def _sentiment(value: Any, number: int) -> int | None:
     if value is None or value != value:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or int(value) != value or not -2 <= value <= 2:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or value not in (-2, -1, 0, 1, 2):
         raise BadRequest(f"request {number}: sentiment must be a whole number from -2 (strong negative) to 2 (strong positive), got {value!r}")
     return int(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,44 +43,51 @@ SIGNATURE = ModelSignature(
 )
 
 
-def register_model(config: Config, sequences: Sequences, sentiments: np.ndarray, stages: Mapping[str, Manifest], folder: Path) -> promote.Registration:
-    """Packs the parts into ``folder``, logs them as one model of the active run and registers a version.
+def register_model(config: Config, sequences: Sequences, sentiments: np.ndarray, stages: Mapping[str, Manifest]) -> promote.Registration:
+    """Packs the parts, logs them as one model of the active run, and registers a version, unless the same one is there.
 
     stages: manifests named candidates (the retriever), adapter, rankings and reviews.
     """
-    made_of = {name: manifest.digest for name, manifest in stages.items()} | {"config": to_dict(config), "code": code_digest(("registry",))}
+    made_of = {name: manifest.digest for name, manifest in stages.items()} | {"config": to_dict(config), "code": code_digest((".",))}
     content = text_digest(made_of)
-    if known := promote.registered(config.registry.name, content):
-        log.info("register: unchanged, reusing version %s", known.version)
-        return known
-    fusion = read_json(stages["rankings"].path("fusion.json"))
-    packed = folder / "model"
-    pack(packed, config, fusion["weight"], stages["candidates"].folder, stages["adapter"].folder, stages["reviews"].path("items.parquet"), histories(sequences, sentiments))
-    info = mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(PACKAGE / "registry" / "pyfunc.py"),
-        artifacts={"sealr": str(packed)},
-        code_paths=[str(PACKAGE)],
-        pip_requirements=requirements(),
-        signature=SIGNATURE,
-        input_example=(example(sequences), {"top_k": 5, "exclude_seen": True}),
-        metadata={"data": config.data.name, "base": config.rerank.base},
-    )
+    version = promote.find(config.registry.name, content)
+    if version:
+        log.info("register: unchanged, reusing version %s", version)
+    else:
+        version = _log_and_create(config, sequences, sentiments, stages, content)
+    mlflow.set_tags({"sealr.version": version})
+    return promote.settle(config.registry.name, version)
+
+
+def _log_and_create(config: Config, sequences: Sequences, sentiments: np.ndarray, stages: Mapping[str, Manifest], content: str) -> str:
+    fusion, metrics = read_json(stages["rankings"].path("fusion.json")), stages["rankings"].metrics
+    with tempfile.TemporaryDirectory() as temporary:  # its own: another job may be packing at the same time
+        packed = Path(temporary) / "model"
+        items = stages["reviews"].path("items.parquet")
+        pack(packed, config, fusion["weight"], stages["candidates"].folder, stages["adapter"].folder, items, histories(sequences, sentiments))
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(PACKAGE / "registry" / "pyfunc.py"),
+            artifacts={"sealr": str(packed)},
+            code_paths=[str(PACKAGE)],
+            pip_requirements=requirements(),
+            signature=SIGNATURE,
+            input_example=(example(sequences), {"top_k": 5, "exclude_seen": True}),
+            metadata={"data": config.data.name, "base": config.rerank.base},
+        )
     tags = {
-        promote.METRIC: str(stages["rankings"].metrics["valid_ndcg@10"]),
+        promote.METRIC: str(metrics["valid_ndcg@10"]),
         promote.DATA: config.data.name,
+        promote.VALIDATION: text_digest([stages["reviews"].digest, fusion["validation_users"]])[:16],
         promote.CONTENT: content,
-        promote.VALIDATION: stages["candidates"].digest[:16],
         "sealr.base": config.rerank.base,
         "sealr.fusion_weight": str(fusion["weight"]),
     }
     description = (
-        f"{config.data.name}, {config.rerank.base}: validation NDCG@10 {float(tags[promote.METRIC]):.4f} "
-        f"(retriever alone {stages['rankings'].metrics['valid_ndcg@10_retriever']:.4f}), fusion weight {fusion['weight']:g}"
+        f"{config.data.name}, {config.rerank.base}: validation NDCG@10 {metrics['valid_ndcg@10']:.4f} "
+        f"(retriever alone {metrics['valid_ndcg@10_retriever']:.4f}), fusion weight {fusion['weight']:g}"
     )
-    registration = promote.register(config.registry.name, info.model_uri, mlflow.active_run().info.run_id, tags, description)
-    mlflow.set_tags({"sealr.version": registration.version})
-    return registration
+    return promote.create(config.registry.name, info.model_uri, mlflow.active_run().info.run_id, tags, description)
 
 
 def example(sequences: Sequences) -> pd.DataFrame:

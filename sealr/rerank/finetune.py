@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from sealr.config import RerankConfig
 from sealr.data.manifest import CHECKPOINT, Output
-from sealr.data.tables import atomic_path, write_json
+from sealr.data.tables import atomic_path, read_json, write_json
 from sealr.rerank.llm import add_lora, check_adapter, load_tokenizer, pad_left
 from sealr.rerank.prompts import IdTokens, Request, prompt
 
@@ -73,6 +73,8 @@ def finetune(
                 group["lr"] = config.lr * schedule(progress.step, total_steps)
             model.train()
             loss = answer_loss(model, *encoder.batch(batch, epoch)).mean()
+            if not torch.isfinite(loss):  # before it gets into a checkpoint
+                raise ValueError(f"the fine-tuning loss is not finite at step {progress.step}: lower rerank.lr (now {config.lr})")
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trainable, CLIP)
             optimizer.step()
@@ -95,8 +97,9 @@ def finetune(
     model.eval()
     check_adapter(model, "memory")
     model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
-    for stray in (folder / ADAPTER).glob("README.md"):
-        stray.unlink()  # peft's empty model card
+    settings = folder / ADAPTER / "adapter_config.json"  # peft writes sets, whose order changes from process to process
+    write_json({k: sorted(v) if isinstance(v, list) else v for k, v in read_json(settings).items()}, settings)
+    (folder / ADAPTER / "README.md").unlink(missing_ok=True)  # peft's empty model card
     write_json(progress.history, folder / "history.json")
     return Output(rows, {"valid_loss": min(h["valid_loss"] for h in progress.history), "epochs": len(progress.history)})
 

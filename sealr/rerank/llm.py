@@ -15,7 +15,7 @@ from sealr import weights
 from sealr.config import RerankConfig
 
 
-class AdapterError(RuntimeError):
+class AdapterError(ValueError):
     """The adapter on disk is not the one at work in the model."""
 
 

@@ -6,13 +6,15 @@ A ranker gives every candidate of a request a score, higher is better; an order 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from sealr.config import RerankConfig
-from sealr.evaluate.metrics import ndcg
+from sealr.evaluate.metrics import ndcg, validity
+from sealr.evaluate.statistics import paired_bootstrap
 from sealr.rerank.finetune import Encoder
 from sealr.rerank.generate import generate_lists
 from sealr.rerank.llm import load_adapter, load_tokenizer
@@ -21,12 +23,18 @@ from sealr.rerank.prompts import Request
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)  # fusion weights tried on validation
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A ranker's answer to one request."""
+
+    values: np.ndarray  # (C,) float, aligned with the pool, higher is better
+    validity: float = 1.0  # share of the items the ranker named that are candidates and not repeated
+
+
 class Ranker(Protocol):
     name: str
 
-    def score(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """One float array per request, aligned with its pool."""
-        ...
+    def score(self, requests: Sequence[Request]) -> list[Scored]: ...
 
 
 class GenerativeRanker:
@@ -42,7 +50,7 @@ class GenerativeRanker:
         self.encoder = Encoder(load_tokenizer(config.base), config, category)
         self.model = load_adapter(config, adapter)
 
-    def score(self, requests: Sequence[Request]) -> list[np.ndarray]:
+    def score(self, requests: Sequence[Request]) -> list[Scored]:
         scores = []
         for start in range(0, len(requests), self.config.decode_batch):
             batch = requests[start : start + self.config.decode_batch]
@@ -51,7 +59,8 @@ class GenerativeRanker:
             lists = generate_lists(self.model, self.encoder.ids, prompts, pools, self.config.top_k, self.encoder.pad)
             for written, pool in zip(lists, pools, strict=True):
                 place = {item: len(written) - i for i, item in enumerate(written)}
-                scores.append(np.array([place.get(item, 0) for item in pool], dtype=np.float32))
+                share = validity(np.array([written]), np.array([pool]))[0]
+                scores.append(Scored(np.array([place.get(item, 0) for item in pool], dtype=np.float32), float(share)))
         return scores
 
 
@@ -72,17 +81,22 @@ def order(scores: np.ndarray) -> np.ndarray:
 
 
 def tune_weight(requests: Sequence[Request], llm: Sequence[np.ndarray], targets: Sequence[int], users: int) -> tuple[float, dict[float, float]]:
-    """The fusion weight with the highest validation NDCG@10, and the value for each weight tried.
+    """The fusion weight to use, and the validation NDCG@10 of each weight tried.
 
     requests: those whose pool holds the target; the other ``users - len(requests)`` count as misses under any weight.
-    Ties go to the smaller weight, so an LLM that adds nothing gets 0.
+    The best weight is used only when its gain over the retriever alone is clear of 0 by a paired 95 % interval over the
+    validation users, else 0: with few users some weight always looks a little better.
     """
-    tried = {}
+    per_user = {}
     for weight in WEIGHTS:
-        ranks = np.array([target_rank(fuse(np.asarray(r.pool_scores), s, weight), r.pool, t) for r, s, t in zip(requests, llm, targets, strict=True)])
-        tried[weight] = float(ndcg(ranks, 10).sum() / max(1, users))
+        values = np.zeros(max(1, users))  # (users,), the ones without a request last
+        ranks = [target_rank(fuse(np.asarray(r.pool_scores), s, weight), r.pool, t) for r, s, t in zip(requests, llm, targets, strict=True)]
+        values[: len(ranks)] = ndcg(np.array(ranks), 10)
+        per_user[weight] = values
+    tried = {weight: float(values.mean()) for weight, values in per_user.items()}
     best = max(tried, key=lambda weight: (tried[weight], -weight))
-    return best, tried
+    _, low, _ = paired_bootstrap(per_user[best], per_user[0.0])
+    return (best if low > 0 else 0.0), tried
 
 
 def target_rank(scores: np.ndarray, pool: Sequence[int], target: int) -> float:

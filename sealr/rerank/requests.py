@@ -39,7 +39,9 @@ class Pools:
         self.size = size
 
     def of(self, split: str, user: str) -> tuple[np.ndarray, np.ndarray]:
-        """Item indices and retriever scores, best first, both (C,)."""
+        """Item indices and retriever scores, best first, both (C,). Raises ValueError for a user without candidates."""
+        if (split, user) not in self._pools:
+            raise ValueError(f"user {user!r} has no {split} candidates: the history holds the whole catalogue; set retrieve.exclude_seen: false")
         return self._pools[split, user]
 
 
@@ -62,14 +64,19 @@ def finetuning_requests(users: Iterable[int], sequences: Sequences, sentiments: 
     requests = []
     for user in users:
         request = ranking_request(user, "valid", sequences, sentiments, pools)
-        answer = sequences.flat[sequences.offsets[user + 1] - 2 : sequences.offsets[user + 1]][::-1].tolist()
+        last_two = sequences.flat[sequences.offsets[user + 1] - 2 : sequences.offsets[user + 1]][::-1].tolist()
+        answer = list(dict.fromkeys(last_two))  # an item taken twice in a row is one answer: no list holds it twice
         requests.append(Request(request.history, request.sentiments, _with(request.pool, answer), answer=answer))
     return requests
 
 
 def _with(pool: Sequence[int], answer: Sequence[int]) -> list[int]:
-    """The pool, same size, with all answers in it; the worst candidates make room."""
-    missing = [a for a in dict.fromkeys(answer) if a not in pool]
+    """The pool, same size, with all answers in it: the worst candidates make room, and no place gives an answer away."""
+    missing = [a for a in answer if a not in pool]
     kept = [c for c in pool if c in answer] + [c for c in pool if c not in answer]
     keep = set(kept[: len(pool) - len(missing)])
-    return [c for c in pool if c in keep] + missing
+    mixed = [c for c in pool if c in keep]
+    places = np.random.default_rng([*answer, *pool])
+    for item in missing:
+        mixed.insert(int(places.integers(len(mixed) + 1)), item)
+    return mixed

@@ -19,7 +19,7 @@ from sealr.data.manifest import CHECKPOINT, Output
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json, write_table
 from sealr.rerank.prompts import Request
-from sealr.rerank.rankers import Ranker, fuse, order, tune_weight
+from sealr.rerank.rankers import Ranker, Scored, fuse, order, tune_weight
 from sealr.rerank.requests import Pools, inject, ranking_request
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def rerank(ranker: Ranker, users: Sequence[int], valid_users: Sequence[int], seq
     tuning = [u for u in valid_users if target(u, "valid") in request(u, "valid").pool]
     valid = [request(u, "valid") for u in tuning]
     valid_llm = score_parts(ranker, valid, folder, "valid", batch)
-    weight, tried = tune_weight(valid, valid_llm, [target(u, "valid") for u in tuning], len(valid_users))
+    weight, tried = tune_weight(valid, [s.values for s in valid_llm], [target(u, "valid") for u in tuning], len(valid_users))
     log.info("fusion weight %.2f: validation NDCG@10 %.4f, retriever alone %.4f, over %d users", weight, tried[weight], tried[0.0], len(valid_users))
     test = [request(u, "test") for u in users]
     test_llm = score_parts(ranker, test, folder, "test", batch)
@@ -60,6 +60,7 @@ def rerank(ranker: Ranker, users: Sequence[int], valid_users: Sequence[int], seq
         {
             "weight": weight,
             "validation_ndcg_at_10": {str(w): v for w, v in tried.items()},
+            "validity": float(np.mean([s.validity for s in [*valid_llm, *test_llm, *injected_llm.values()]])),
             "validation_users": [sequences.users[u] for u in valid_users],
             "test_users": [sequences.users[u] for u in users],
         },
@@ -69,32 +70,32 @@ def rerank(ranker: Ranker, users: Sequence[int], valid_users: Sequence[int], seq
     return Output(rows, {"fusion_weight": weight, "valid_ndcg@10": tried[weight], "valid_ndcg@10_retriever": tried[0.0]})
 
 
-def score_parts(ranker: Ranker, requests: Sequence[Request], folder: Path, name: str, size: int) -> list[np.ndarray]:
+def score_parts(ranker: Ranker, requests: Sequence[Request], folder: Path, name: str, size: int) -> list[Scored]:
     """`ranker.score`, part by part; finished parts are kept, so a run that was killed goes on after the last one."""
-    scores: list[np.ndarray] = []
+    scores: list[Scored] = []
     bar = tqdm(total=len(requests), desc=f"re-rank {name}", unit="user", disable=None)
     for start in range(0, len(requests), size):
         part = requests[start : start + size]
         path = folder / CHECKPOINT / f"{name}-{start:07d}.npz"
         if path.exists():
             with np.load(path) as saved:
-                done = [saved[f"a{i}"] for i in range(len(part))]
+                done = [Scored(saved[f"values{i}"], float(saved["validity"][i])) for i in range(len(part))]
         else:
             done = ranker.score(part)
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **{f"a{i}": s for i, s in enumerate(done)})
+                np.savez(file, validity=[s.validity for s in done], **{f"values{i}": s.values for i, s in enumerate(done)})
         scores += done
         bar.update(len(part))
     bar.close()
     return scores
 
 
-def _rows(sequences: Sequences, users: Sequence[int], requests: Sequence[Request], llm: Sequence[np.ndarray], name: str, weight: float, split: str) -> pd.DataFrame:
+def _rows(sequences: Sequences, users: Sequence[int], requests: Sequence[Request], llm: Sequence[Scored], name: str, weight: float, split: str) -> pd.DataFrame:
     """Three rankings of every request: the retriever's, the LLM's and the fused one."""
     frames = [pd.DataFrame({c: [] for c in ("user", "item", "rank", "score", "ranker", "split")})]
     items = np.array(["", *sequences.items], dtype=object)
-    for user, request, scores in zip(users, requests, llm, strict=True):
-        retriever = np.asarray(request.pool_scores)
+    for user, request, scored in zip(users, requests, llm, strict=True):
+        retriever, scores = np.asarray(request.pool_scores), scored.values
         for ranker, values in (("retriever", retriever), (name, scores), ("fused", fuse(retriever, scores, weight))):
             best = order(values)
             frames.append(

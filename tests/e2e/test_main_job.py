@@ -130,7 +130,7 @@ def test_a_second_run_reuses_every_stage(project, finished):
     assert code == 0, err
     for stage in ("ingest", "label", "retrieve", "finetune", "rerank", "evaluate", "register"):
         assert f"{stage}: unchanged" in err
-    assert "version 1, now @challenger and @champion: unchanged, so no new version was made" in out
+    assert "version 1, now @challenger and @champion: it was champion already" in out
 
 
 def test_mlflow_has_a_parent_run_and_a_child_per_stage(project, finished):
@@ -244,6 +244,7 @@ def test_malformed_requests_get_4xx_and_a_sentence(server, case):
         ("data.source=columns data.reviews.path=/nowhere/reviews.csv", "reviews.csv"),
         ("retrieve.epochs=none", "retrieve.epochs"),
         ("rerank.base=/nowhere/model", "nowhere/model"),
+        ("data.name=[", "data.name"),
     ],
 )
 def test_user_mistakes_are_a_message_without_a_stack_trace(project, prefect_server, override, message):

@@ -17,8 +17,9 @@ def test_better_on_validation_wins_and_equal_does_not():
     assert promote.decide(tags(0.1), tags(0.1))[0] is False
 
 
-def test_other_validation_lists_are_said():
-    assert "different validation lists" in promote.decide(tags(0.2), tags(0.1, lists="b"))[1]
+def test_other_validation_users_cannot_be_compared():
+    wins, reason = promote.decide(tags(0.9), tags(0.1, lists="b"))
+    assert not wins and "other users or reviews" in reason
 
 
 def test_champion_of_another_data_set_stays():
@@ -34,20 +35,37 @@ def store(tmp_path, monkeypatch):
     mlflow.set_tracking_uri(None)
 
 
-def test_aliases_move(store, tmp_path):
-    (tmp_path / "m").mkdir()
+def create(value, content="abc"):
     with mlflow.start_run() as run:
-        versions = [promote.register("sealr", str(tmp_path / "m"), run.info.run_id, tags(v)) for v in (0.2, 0.1, 0.3)]
-    assert [v.aliases for v in versions] == [("challenger", "champion"), ("challenger",), ("challenger", "champion")]
+        return promote.create("sealr", "file:///nowhere", run.info.run_id, tags(value) | {promote.CONTENT: content})
+
+
+def test_aliases_move(store):
+    settled = [promote.settle("sealr", create(v)) for v in (0.2, 0.1, 0.3)]
+    assert [s.aliases for s in settled] == [("challenger", "champion"), ("challenger",), ("challenger", "champion")]
     client = mlflow.MlflowClient()
-    assert client.get_model_version_by_alias("sealr", "champion").version == client.get_model_version_by_alias("sealr", "challenger").version == 3
+    assert {a: int(v) for a, v in client.get_registered_model("sealr").aliases.items()} == {"challenger": 3, "champion": 3}
 
 
-def test_the_same_content_is_not_registered_twice(store, tmp_path):
-    (tmp_path / "m").mkdir()
-    assert promote.registered("sealr", "abc") is None
-    with mlflow.start_run() as run:
-        promote.register("sealr", str(tmp_path / "m"), run.info.run_id, tags(0.2) | {promote.CONTENT: "abc"})
-    known = promote.registered("sealr", "abc")
-    assert (known.version, known.aliases) == ("1", ("challenger", "champion"))
-    assert promote.registered("sealr", "xyz") is None
+def test_the_same_content_is_found(store):
+    assert promote.find("sealr", "abc") is None
+    create(0.2)
+    assert (promote.find("sealr", "abc"), promote.find("sealr", "xyz")) == ("1", None)
+
+
+def test_a_kill_before_the_aliases_is_mended_by_the_next_run(store):
+    version = create(0.2)  # killed here
+    assert promote.settle("sealr", promote.find("sealr", "abc")) == promote.Registration("sealr", version, ("challenger", "champion"), "there was no champion")
+    assert promote.settle("sealr", version).aliases == ("challenger", "champion")
+
+
+def test_a_registry_that_fails_promotes_nobody(store, monkeypatch):
+    promote.settle("sealr", create(0.9))
+    version = create(0.1, "other")
+
+    def busy(*_, **__):
+        raise mlflow.MlflowException("503 registry busy")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_registered_model", busy)
+    with pytest.raises(mlflow.MlflowException, match="busy"):
+        promote.settle("sealr", version)
