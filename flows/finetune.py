@@ -38,7 +38,9 @@ def summary(results: Manifest, registration: Registration | None) -> None:
     reference = f"@{registration.aliases[-1]}" if registration.aliases else f"/{registration.version}"
     print("Next:")
     print(f"  mlflow ui --backend-store-uri {uri}")
-    print(f"  MLFLOW_TRACKING_URI={uri} mlflow models serve -m models:/{registration.name}{reference} --env-manager local -p 5001")
+    print(
+        f"  MLFLOW_TRACKING_URI={uri} mlflow models serve -m models:/{registration.name}{reference} --env-manager local -p 5001"
+    )
 
 
 def main(data: Data = "demo", base: Base = "smollm2-135m", overrides: Overrides = "") -> None:

@@ -20,7 +20,18 @@ from sealr.config import load_config
 
 log = logging.getLogger("sealr.flows")
 # Frameworks that report every detail of their own doings at the level we report results
-NOISY = ("prefect", "httpx", "mlflow", "alembic", "great_expectations", "transformers", "huggingface_hub", "matplotlib", "git", "urllib3")
+NOISY = (
+    "prefect",
+    "httpx",
+    "mlflow",
+    "alembic",
+    "great_expectations",
+    "transformers",
+    "huggingface_hub",
+    "matplotlib",
+    "git",
+    "urllib3",
+)
 
 Data = Annotated[str, typer.Option(help="Data set: a name in configs/ or the path of a YAML file.")]
 Base = Annotated[str, typer.Option(help="Base model: a name in configs/ or the path of a YAML file.")]
@@ -32,7 +43,11 @@ def open_job(name: str, data: str, base: str, overrides: str) -> Iterator[Job]:
     """The job's configuration and MLflow run, linked to the Prefect run that executes it."""
     quiet()
     config = load_config(data, base, overrides)
-    tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_name": str(flow_run.name), "prefect.url": str(flow_run.ui_url or "")}
+    tags = {
+        "prefect.flow_run_id": str(flow_run.id),
+        "prefect.flow_run_name": str(flow_run.name),
+        "prefect.url": str(flow_run.ui_url or ""),
+    }
     with tracking.job(name, config, tags) as run_id:
         log.info("%s on %s: MLflow run %s at %s", name, config.data.name, run_id, tracking.address())
         create_markdown_artifact(key="mlflow-run", markdown=tracking.link(run_id), description="The MLflow run of this flow run")

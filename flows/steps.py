@@ -121,7 +121,9 @@ def retrieve(job: Job, reviews: Manifest) -> Manifest:
             np.save(folder / "test_ranks.npy", target_ranks(retriever, sequences, "test", config.exclude_seen))
             return Output(trained.rows | pools.rows, trained.metrics | pools.metrics)
 
-        manifest = run_stage("retrieve", job.name, config, {"reviews": reviews}, ("data", "retrieve", "evaluate/metrics.py"), work)
+        manifest = run_stage(
+            "retrieve", job.name, config, {"reviews": reviews}, ("data", "retrieve", "evaluate/metrics.py"), work
+        )
         tracking.log_manifest(manifest, {"retriever.json": "", "history.json": ""})
         job.gate(manifest, "candidates")
         return manifest
@@ -138,7 +140,9 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             users = _users(job, sequences)
             rows = {u: i for i, u in enumerate(sequences.users)}
             chosen = users.train[: config.max_users] if config.max_users else users.train
-            prompts = [finetuning_requests([rows[u] for u in part], sequences, sentiments, pools) for part in (chosen, users.valid)]
+            prompts = [
+                finetuning_requests([rows[u] for u in part], sequences, sentiments, pools) for part in (chosen, users.valid)
+            ]
             return finetune_adapter(*prompts, config, job.config.data.category, folder, tracking.log_epoch)
 
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates}
@@ -164,8 +168,20 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
             return rerank_lists(ranker, test, valid, sequences, sentiments, pools, config.rerank.decode_batch, folder)
 
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "adapter": adapter}
-        settings = {"rerank": config.rerank, "evaluate": config.evaluate, "category": config.data.category, "base": weights.digest(config.rerank.base)}
-        code = ("data", "rerank", "evaluate/protocols.py", "evaluate/metrics.py", "evaluate/statistics.py", "emotion/sentiment.py")
+        settings = {
+            "rerank": config.rerank,
+            "evaluate": config.evaluate,
+            "category": config.data.category,
+            "base": weights.digest(config.rerank.base),
+        }
+        code = (
+            "data",
+            "rerank",
+            "evaluate/protocols.py",
+            "evaluate/metrics.py",
+            "evaluate/statistics.py",
+            "emotion/sentiment.py",
+        )
         manifest = run_stage("rerank", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {"fusion.json": ""})
         return manifest

@@ -188,9 +188,13 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
         raise ConfigError(f"configuration {where}:\n  " + "\n  ".join(lines)) from None
     if config.rerank.candidates > config.retrieve.pool:
-        raise ConfigError(f"configuration {where}: rerank.candidates ({config.rerank.candidates}) is more than retrieve.pool ({config.retrieve.pool})")
+        raise ConfigError(
+            f"configuration {where}: rerank.candidates ({config.rerank.candidates}) is more than retrieve.pool ({config.retrieve.pool})"
+        )
     if config.retrieve.hidden % config.retrieve.heads:
-        raise ConfigError(f"configuration {where}: retrieve.heads ({config.retrieve.heads}) does not divide retrieve.hidden ({config.retrieve.hidden})")
+        raise ConfigError(
+            f"configuration {where}: retrieve.heads ({config.retrieve.heads}) does not divide retrieve.hidden ({config.retrieve.hidden})"
+        )
     return config
 
 
@@ -224,7 +228,9 @@ def _config_path(name: str) -> Path:
     path = CONFIG_DIR / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in CONFIG_DIR.glob("*.yaml")))
-        raise ConfigError(f"no configuration named {name!r} in {CONFIG_DIR.name}/; there are: {known}; or give a path ending in .yaml")
+        raise ConfigError(
+            f"no configuration named {name!r} in {CONFIG_DIR.name}/; there are: {known}; or give a path ending in .yaml"
+        )
     return path
 
 

@@ -32,7 +32,9 @@ def job(name: str, config: Config, tags: Mapping[str, str] | None = None) -> Ite
     given = os.environ.pop("MLFLOW_RUN_ID", None)  # taken over once; later runs of this process are their own
     if not given:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
-    with mlflow.start_run(run_id=given, run_name=None if given else f"{name} {config.data.name}", tags={"sealr.job": name}) as run:
+    with mlflow.start_run(
+        run_id=given, run_name=None if given else f"{name} {config.data.name}", tags={"sealr.job": name}
+    ) as run:
         mlflow.set_tags({"sealr.data": config.data.name, "sealr.base": config.rerank.base, **(tags or {})})
         mlflow.set_tag("mlflow.runName", f"{name} {config.data.name}")
         mlflow.log_dict(to_dict(config), "config.json")

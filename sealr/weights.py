@@ -145,7 +145,12 @@ def _from_package(name: str, cached: Path) -> Path:
             if package.gguf:
                 print(f"{name}: converting {package.gguf}, once", file=sys.stderr, flush=True)
                 ready = convert_gguf(files / package.gguf, Path(scratch) / "converted", name)
-            source = {"name": name, "package": package.requirement, "sha256": package.sha256, "file": package.gguf or "model.safetensors"}
+            source = {
+                "name": name,
+                "package": package.requirement,
+                "sha256": package.sha256,
+                "file": package.gguf or "model.safetensors",
+            }
             (ready / "source.json").write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
             os.rename(ready, cached)
     return cached
@@ -166,7 +171,9 @@ def digest(name: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the folder of NAME."""
-    parser = argparse.ArgumentParser(prog="python -m sealr.weights", description="Finds or fetches pretrained weights and prints their folder.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sealr.weights", description="Finds or fetches pretrained weights and prints their folder."
+    )
     parser.add_argument("name", help="a folder or a repository name such as owner/model")
     try:
         print(resolve(parser.parse_args(argv).name))

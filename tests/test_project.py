@@ -60,7 +60,13 @@ def test_imports_run_downwards_only():
     for floor in floors:
         for path in (ROOT / "sealr" / floor).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
-                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                names = (
+                    [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else [a.name for a in node.names]
+                    if isinstance(node, ast.Import)
+                    else []
+                )
                 for name in names:
                     assert not name.startswith(("prefect", "flows")), f"{path}: {name}"
                     if name.startswith("mlflow"):

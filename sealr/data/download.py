@@ -129,9 +129,10 @@ def _attempt(url: str, part: Path) -> None:
         start = have if resumed else 0  # a server that ignores Range sends everything from the start
         total = start + int(length) if length and length.isdigit() else None
         part.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "ab" if resumed else "wb") as file, tqdm(
-            total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None
-        ) as bar:
+        with (
+            open(part, "ab" if resumed else "wb") as file,
+            tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
+        ):
             for chunk in answer.raw.stream(CHUNK, decode_content=False):
                 file.write(chunk)
                 bar.update(len(chunk))

@@ -23,7 +23,7 @@ from sealr.data.download import MissingFile, data_dir, fetch
 from sealr.data.manifest import Output
 from sealr.data.rejects import Rejects
 from sealr.data.sources import reader
-from sealr.data.sources.lines import DataFileError, Row
+from sealr.data.sources.lines import Row
 from sealr.data.tables import write_table
 
 log = logging.getLogger(__name__)

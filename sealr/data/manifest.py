@@ -81,7 +81,11 @@ def run_stage(
     config: a config dataclass or a dict of them. inputs: manifests of earlier stages, or files from outside.
     code: subpackages and modules of sealr that the result depends on, e.g. ``("data", "evaluate/metrics.py")``.
     """
-    plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in config.items()} if isinstance(config, dict) else dataclasses.asdict(config)
+    plain = (
+        {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in config.items()}
+        if isinstance(config, dict)
+        else dataclasses.asdict(config)
+    )
     digests = {name: i.digest if isinstance(i, Manifest) else file_digest(i) for name, i in sorted(inputs.items())}
     code_hash = code_digest(code)
     key = text_digest({"stage": stage, "config": plain, "inputs": digests, "code": code_hash})[:16]
@@ -96,10 +100,24 @@ def run_stage(
         log.info("%s: %s %s", stage, "resuming in" if any(folder.iterdir()) else "working in", _shown(folder))
         started = time.monotonic()
         output = work(folder)
-        made = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".") and folder / CHECKPOINT not in p.parents]
+        made = [
+            p
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and not p.name.startswith(".") and folder / CHECKPOINT not in p.parents
+        ]
         files = {str(p.relative_to(folder)): file_digest(p) for p in made}
         manifest = Manifest(
-            stage, folder, key, text_digest(files), digests, plain, code_hash, output.rows, output.metrics, files, round(time.monotonic() - started, 2)
+            stage,
+            folder,
+            key,
+            text_digest(files),
+            digests,
+            plain,
+            code_hash,
+            output.rows,
+            output.metrics,
+            files,
+            round(time.monotonic() - started, 2),
         )
         values = dataclasses.asdict(manifest) | {"version": sealr.__version__}
         del values["folder"], values["reused"]

@@ -85,7 +85,9 @@ def read_table(path: Path, schema: str) -> pd.DataFrame:
 def write_json(values: Any, path: Path) -> None:
     """Atomic, sorted, indented JSON. Raises ValueError on NaN and infinity, which are not JSON."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def read_json(path: Path) -> Any:

@@ -81,7 +81,9 @@ def load(source: Source) -> Backend:
 
 def _embedded(folder: Path) -> Source:
     if absent := [n for n in (net.ADAPTER, net.HEAD, net.CARD) if not (folder / n).is_file()]:
-        raise LabellerError(f"{folder} is not a labeller: {', '.join(absent)} missing; make one with python -m sealr.emotion.train")
+        raise LabellerError(
+            f"{folder} is not a labeller: {', '.join(absent)} missing; make one with python -m sealr.emotion.train"
+        )
     card = read_json(folder / net.CARD)
     files = [folder / net.ADAPTER, folder / net.HEAD, *sorted(resolve(card["base"]).glob("*.safetensors"))]
     return Source(f"embedded ({card['base']} + LoRA)", folder, True, _digest(files, repr(card["temperature"])))
@@ -108,13 +110,19 @@ def _load_embedded(source: Source) -> Backend:
 
 def _load_classifier(source: Source) -> Backend:
     with quiet():
-        model, report = AutoModelForSequenceClassification.from_pretrained(source.folder, dtype=torch.float32, output_loading_info=True)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source.folder, dtype=torch.float32, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(source.folder)
     if missing := sorted(report["missing_keys"]):
-        raise LabellerError(f"{source.name} is not a trained classifier: it has no weights for {missing[0]} (and {len(missing) - 1} more)")
+        raise LabellerError(
+            f"{source.name} is not a trained classifier: it has no weights for {missing[0]} (and {len(missing) - 1} more)"
+        )
     index = {str(label): int(i) for i, label in model.config.id2label.items()}
     if set(index) != set(EMOTIONS):
-        raise LabellerError(f"{source.name} does not label the 28 GoEmotions emotions (its labels: {', '.join(sorted(index))[:200]})")
+        raise LabellerError(
+            f"{source.name} does not label the 28 GoEmotions emotions (its labels: {', '.join(sorted(index))[:200]})"
+        )
     columns = torch.tensor([index[e] for e in EMOTIONS])
     model.eval()
 

@@ -49,7 +49,8 @@ def model_card(card: dict[str, Any]) -> str:
     training, test = card["training"], card["figures"]["test"]
     options = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in training.items() if k not in ("base", "history", "seconds"))
     history = "\n".join(
-        f"| {h['epoch']} | {h['train_loss']:.4f} | {h['dev_loss']:.4f} | {h['dev_loss_averaged']:.4f} |" for h in training["history"]
+        f"| {h['epoch']} | {h['train_loss']:.4f} | {h['dev_loss']:.4f} | {h['dev_loss_averaged']:.4f} |"
+        for h in training["history"]
     )
     return f"""# Embedded emotion labeller
 

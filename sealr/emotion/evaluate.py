@@ -125,7 +125,12 @@ def evaluate(data: Path, labeller_folder: Path, splits: tuple[str, ...] = ("dev"
 
 def overall_table(result: dict[str, dict[str, Any]]) -> str:
     """Markdown: a row a figure, a column a split."""
-    rows = [("macro-F1", "macro_f1"), ("micro-F1", "micro_f1"), ("macro precision", "macro_precision"), ("macro recall", "macro_recall")]
+    rows = [
+        ("macro-F1", "macro_f1"),
+        ("micro-F1", "micro_f1"),
+        ("macro precision", "macro_precision"),
+        ("macro recall", "macro_recall"),
+    ]
     rows += [("argmax emotion is a true one", "argmax_accuracy"), ("calibration error, top emotion", "calibration_error_top")]
     rows += [("calibration error, all emotions", "calibration_error_all")]
     lines = [f"| | {' | '.join(result)} |", "|---|" + "---|" * len(result)]
@@ -146,7 +151,9 @@ def parts_table(values: dict[str, dict[str, float]], title: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m sealr.emotion.evaluate", description="Recomputes a labeller's figures on GoEmotions.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sealr.emotion.evaluate", description="Recomputes a labeller's figures on GoEmotions."
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with dev.tsv.gz and test.tsv.gz")
     parser.add_argument("--labeller", type=Path, default=EMBEDDED, help="a labeller folder; the shipped one if not given")
     arguments = parser.parse_args(argv)
@@ -157,7 +164,9 @@ def main(argv: list[str] | None = None) -> None:
     stored = read_json(arguments.labeller / CARD).get("figures", {})
     for split in set(stored) & set(result):
         if abs(stored[split]["macro_f1"] - result[split]["macro_f1"]) > 5e-4:
-            print(f"\nwarning: {CARD} says macro-F1 {stored[split]['macro_f1']:.4f} on {split}; these files give {result[split]['macro_f1']:.4f}")
+            print(
+                f"\nwarning: {CARD} says macro-F1 {stored[split]['macro_f1']:.4f} on {split}; these files give {result[split]['macro_f1']:.4f}"
+            )
 
 
 if __name__ == "__main__":

@@ -189,7 +189,10 @@ def summary(labels: pd.DataFrame, ratings: pd.Series | None = None) -> dict[str,
     known = labels[labels["emotion"].notna()]
     n = max(1, len(known))
     metrics = {f"share.emotion.{e}": float((known["emotion"] == e).sum() / n) for e in EMOTIONS}
-    metrics |= {f"share.sentiment.{name.lower().replace(' ', '_')}": float((known["sentiment"] == c).sum() / n) for c, name in CLASS_NAMES.items()}
+    metrics |= {
+        f"share.sentiment.{name.lower().replace(' ', '_')}": float((known["sentiment"] == c).sum() / n)
+        for c, name in CLASS_NAMES.items()
+    }
     if len(known):
         metrics["mean_score"] = float(known["score"].mean())
     if ratings is not None:
@@ -224,7 +227,12 @@ def distribution_plot(labels: pd.DataFrame, path: Path, ratings: pd.Series | Non
         rows = known if star is None else known & (stars.round() == star).to_numpy()
         share = labels["sentiment"][rows].astype(int).value_counts(normalize=True).reindex(list(CLASS_NAMES), fill_value=0.0)
         offset = (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
-        right.bar(np.arange(len(CLASS_NAMES)) + offset, share.to_numpy(float), 0.8 / len(groups), label=None if star is None else f"{star:.0f} stars")
+        right.bar(
+            np.arange(len(CLASS_NAMES)) + offset,
+            share.to_numpy(float),
+            0.8 / len(groups),
+            label=None if star is None else f"{star:.0f} stars",
+        )
     right.set_xticks(range(len(CLASS_NAMES)), [n.replace(" ", "\n") for n in CLASS_NAMES.values()])
     right.set_ylabel("share of labelled reviews" if groups == [None] else "share within the rating")
     right.set_title("sentiment")

@@ -85,7 +85,9 @@ def load_network(folder: Path) -> tuple[EmotionNetwork, Any, dict[str, Any]]:
     """
     absent = [name for name in (ADAPTER, HEAD, CARD, "adapter_config.json") if not (folder / name).is_file()]
     if absent:
-        raise AdapterError(f"{folder} is not a labeller: {', '.join(absent)} missing; make one with python -m sealr.emotion.train")
+        raise AdapterError(
+            f"{folder} is not a labeller: {', '.join(absent)} missing; make one with python -m sealr.emotion.train"
+        )
     card = read_json(folder / CARD)
     if tuple(card["labels"]) != EMOTIONS:
         raise AdapterError(f"{folder / CARD}: its labels are not the 28 emotions in our order; train the labeller again")
@@ -97,7 +99,9 @@ def load_network(folder: Path) -> tuple[EmotionNetwork, Any, dict[str, Any]]:
     expected = get_peft_model_state_dict(network.encoder, save_embedding_layers=False)
     wrong = sorted(set(expected) ^ set(state)) or [k for k in result.missing_keys if "lora_" in k] + list(result.unexpected_keys)
     if wrong:
-        raise AdapterError(f"{folder / ADAPTER} does not fit {card['base']}: {len(wrong)} tensors missing or left over, such as {wrong[0]}")
+        raise AdapterError(
+            f"{folder / ADAPTER} does not fit {card['base']}: {len(wrong)} tensors missing or left over, such as {wrong[0]}"
+        )
     network.head.load_state_dict(load_file(folder / HEAD))
     network.eval()
     _check_effect(network, tokenizer, folder)

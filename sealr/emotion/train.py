@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sealr.data.tables import EMOTIONS, atomic_path, read_json, write_json
+from sealr.data.tables import EMOTIONS, atomic_path
 from sealr.emotion import network as net
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,9 @@ def fit(data: Path, out: Path, arguments: TrainArguments) -> dict[str, Any]:
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         if saved["arguments"] != asdict(arguments):
-            raise EmotionDataError(f"{checkpoint} belongs to other arguments ({saved['arguments']}): give another --out or remove it")
+            raise EmotionDataError(
+                f"{checkpoint} belongs to other arguments ({saved['arguments']}): give another --out or remove it"
+            )
         _copy(saved["weights"], weights)
         averaged = saved["averaged"]
         optimizer.load_state_dict(saved["optimizer"])
@@ -179,7 +181,14 @@ def fit(data: Path, out: Path, arguments: TrainArguments) -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
         with atomic_path(checkpoint) as temporary:
             torch.save(
-                {"arguments": asdict(arguments), "weights": kept, "averaged": averaged, "optimizer": optimizer.state_dict(), "state": state}, temporary
+                {
+                    "arguments": asdict(arguments),
+                    "weights": kept,
+                    "averaged": averaged,
+                    "optimizer": optimizer.state_dict(),
+                    "state": state,
+                },
+                temporary,
             )
     return {"history": state["history"], "seconds": state["seconds"]}
 
@@ -199,7 +208,9 @@ def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m sealr.emotion.train", description="Trains the embedded labeller on GoEmotions.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sealr.emotion.train", description="Trains the embedded labeller on GoEmotions."
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with train.tsv.gz, dev.tsv.gz, test.tsv.gz")
     parser.add_argument("--out", type=Path, required=True, help="folder for adapter, head, labeller.json, MODEL_CARD.md")
     for name, value in asdict(TrainArguments()).items():

@@ -64,7 +64,9 @@ def evaluate(
     table = metrics_table(rows)
 
     differences = {
-        f"{metric}, {name} minus retriever": paired_bootstrap(of(full.ranks[name], TOP), of(full.ranks[RETRIEVER], TOP), config.bootstrap, config.seed)
+        f"{metric}, {name} minus retriever": paired_bootstrap(
+            of(full.ranks[name], TOP), of(full.ranks[RETRIEVER], TOP), config.bootstrap, config.seed
+        )
         for name in names
         for metric, of in METRICS.items()
     }
@@ -76,7 +78,9 @@ def evaluate(
     _write_markdown(table, differences, quality, folder / "results.md")
     plot(table[table["system"] != EVERYBODY], folder / "results.png")  # bars of a panel are over the same users
     metrics = {_flat(r["protocol"], r["system"], k): float(r[k]) for r in rows for k in r if "@" in k}
-    metrics |= {_flat("difference", *k.split(", ")[::-1]): d for k, (d, _, _) in differences.items()} | {_flat(k): v for k, v in quality.items()}
+    metrics |= {_flat("difference", *k.split(", ")[::-1]): d for k, (d, _, _) in differences.items()} | {
+        _flat(k): v for k, v in quality.items()
+    }
     return Output({"users": len(users), "retrieved": round(full.ceiling * len(users))}, metrics)
 
 
@@ -90,7 +94,9 @@ def list_matrix(rankings: pd.DataFrame, ranker: str, split: str, users: Sequence
     return matrix
 
 
-def _write_markdown(table: pd.DataFrame, differences: dict[str, tuple[float, float, float]], quality: dict[str, float], path: Path) -> None:
+def _write_markdown(
+    table: pd.DataFrame, differences: dict[str, tuple[float, float, float]], quality: dict[str, float], path: Path
+) -> None:
     lines = [markdown(table), "Differences under the full protocol, with 95 % intervals of a paired bootstrap over users:\n"]
     lines += [f"- {name}: {d:+.4f} ({low:+.4f} to {high:+.4f})" for name, (d, low, high) in differences.items()]
     lines += ["", *(f"- {name}: {value:.4f}" for name, value in quality.items())]

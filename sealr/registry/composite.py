@@ -48,14 +48,20 @@ class _Query:
     warnings: list[str] = field(default_factory=list)
 
 
-def pack(folder: Path, config: Config, weight: float, retriever: Path, finetuned: Path, items: Path, histories: pd.DataFrame) -> None:
+def pack(
+    folder: Path, config: Config, weight: float, retriever: Path, finetuned: Path, items: Path, histories: pd.DataFrame
+) -> None:
     """Writes a servable folder.
 
     retriever, finetuned: stage folders. histories: user, items (list of item indices), sentiments (list of ints).
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    shutil.copytree(retriever, folder / "retriever", ignore=shutil.ignore_patterns("*.parquet", "*.npy", "history.json", "manifest.json", ".*"))
+    shutil.copytree(
+        retriever,
+        folder / "retriever",
+        ignore=shutil.ignore_patterns("*.parquet", "*.npy", "history.json", "manifest.json", ".*"),
+    )
     shutil.copytree(finetuned / ADAPTER, folder / ADAPTER)
     shutil.copy(items, folder / "items.parquet")
     histories.to_parquet(folder / "histories.parquet", index=False)
@@ -69,7 +75,15 @@ def pack(folder: Path, config: Config, weight: float, retriever: Path, finetuned
 class Recommender:
     """A loaded model. Thread-safe after loading; requests of one call are ranked together."""
 
-    def __init__(self, config: Config, weight: float, retriever: Retriever, ranker: GenerativeRanker | None, items: pd.DataFrame, histories: pd.DataFrame):
+    def __init__(
+        self,
+        config: Config,
+        weight: float,
+        retriever: Retriever,
+        ranker: GenerativeRanker | None,
+        items: pd.DataFrame,
+        histories: pd.DataFrame,
+    ):
         self.config, self.weight, self.retriever, self.ranker = config, weight, retriever, ranker
         self.labeller = Labeller.from_config(config.label)  # now, so that a missing one fails before the first request
         self.index = {item: i for i, item in enumerate(retriever.items, start=1)}
@@ -179,11 +193,17 @@ def _events(given: Any, number: int) -> list[dict[str, Any]]:
         try:
             given = json.loads(given)  # a CSV request can only carry the history as JSON text
         except json.JSONDecodeError:
-            raise BadRequest(f"request {number}: history must be a list of objects like {{'item': 'B000', 'text': 'Great!'}}") from None
+            raise BadRequest(
+                f"request {number}: history must be a list of objects like {{'item': 'B000', 'text': 'Great!'}}"
+            ) from None
     if not isinstance(given, (list, np.ndarray)) or not all(isinstance(e, dict) and e.get("item") is not None for e in given):
-        raise BadRequest(f"request {number}: history must be a list of objects like {{'item': 'B000', 'text': 'Great!'}}, each with an item")
+        raise BadRequest(
+            f"request {number}: history must be a list of objects like {{'item': 'B000', 'text': 'Great!'}}, each with an item"
+        )
     if len(given) > MAX_HISTORY:
-        raise BadRequest(f"request {number}: history has {len(given)} items, at most {MAX_HISTORY} are read; send the most recent ones")
+        raise BadRequest(
+            f"request {number}: history has {len(given)} items, at most {MAX_HISTORY} are read; send the most recent ones"
+        )
     return list(given)
 
 
@@ -191,5 +211,7 @@ def _sentiment(value: Any, number: int) -> int | None:
     if value is None or value != value:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or value not in (-2, -1, 0, 1, 2):
-        raise BadRequest(f"request {number}: sentiment must be a whole number from -2 (strong negative) to 2 (strong positive), got {value!r}")
+        raise BadRequest(
+            f"request {number}: sentiment must be a whole number from -2 (strong negative) to 2 (strong positive), got {value!r}"
+        )
     return int(value)

@@ -43,12 +43,17 @@ SIGNATURE = ModelSignature(
 )
 
 
-def register_model(config: Config, sequences: Sequences, sentiments: np.ndarray, stages: Mapping[str, Manifest]) -> promote.Registration:
+def register_model(
+    config: Config, sequences: Sequences, sentiments: np.ndarray, stages: Mapping[str, Manifest]
+) -> promote.Registration:
     """Packs the parts, logs them as one model of the active run, and registers a version, unless the same one is there.
 
     stages: manifests named candidates (the retriever), adapter, rankings and reviews.
     """
-    made_of = {name: manifest.digest for name, manifest in stages.items()} | {"config": to_dict(config), "code": code_digest((".",))}
+    made_of = {name: manifest.digest for name, manifest in stages.items()} | {
+        "config": to_dict(config),
+        "code": code_digest((".",)),
+    }
     content = text_digest(made_of)
     version = promote.find(config.registry.name, content)
     if version:
@@ -59,12 +64,22 @@ def register_model(config: Config, sequences: Sequences, sentiments: np.ndarray,
     return promote.settle(config.registry.name, version)
 
 
-def _log_and_create(config: Config, sequences: Sequences, sentiments: np.ndarray, stages: Mapping[str, Manifest], content: str) -> str:
+def _log_and_create(
+    config: Config, sequences: Sequences, sentiments: np.ndarray, stages: Mapping[str, Manifest], content: str
+) -> str:
     fusion, metrics = read_json(stages["rankings"].path("fusion.json")), stages["rankings"].metrics
     with tempfile.TemporaryDirectory() as temporary:  # its own: another job may be packing at the same time
         packed = Path(temporary) / "model"
         items = stages["reviews"].path("items.parquet")
-        pack(packed, config, fusion["weight"], stages["candidates"].folder, stages["adapter"].folder, items, histories(sequences, sentiments))
+        pack(
+            packed,
+            config,
+            fusion["weight"],
+            stages["candidates"].folder,
+            stages["adapter"].folder,
+            items,
+            histories(sequences, sentiments),
+        )
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(PACKAGE / "registry" / "pyfunc.py"),
@@ -99,7 +114,9 @@ def example(sequences: Sequences) -> pd.DataFrame:
 def histories(sequences: Sequences, sentiments: np.ndarray) -> pd.DataFrame:
     """Every user's whole history: user, items (indices, oldest first), sentiments (classes)."""
     stops = sequences.offsets[1:-1]
-    return pd.DataFrame({"user": sequences.users, "items": np.split(sequences.flat, stops), "sentiments": np.split(sentiments, stops)})
+    return pd.DataFrame(
+        {"user": sequences.users, "items": np.split(sequences.flat, stops), "sentiments": np.split(sentiments, stops)}
+    )
 
 
 def requirements() -> list[str]:

@@ -75,7 +75,9 @@ def decide(challenger: dict[str, str], champion: dict[str, str] | None) -> tuple
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m sealr.registry.promote", description="Makes a version of a registered model champion.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sealr.registry.promote", description="Makes a version of a registered model champion."
+    )
     parser.add_argument("name", help="registered model, such as sealr")
     parser.add_argument("version", help="version number")
     arguments = parser.parse_args()

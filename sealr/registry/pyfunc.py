@@ -21,7 +21,9 @@ class SealrModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         self.recommender = Recommender.load(Path(context.artifacts["sealr"]))
 
-    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         """One row a request in, one row an answer out; see README, "Serve"."""
         try:
             return self.recommender.predict(model_input, params or {})
@@ -29,7 +31,9 @@ class SealrModel(PythonModel):
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
         except Exception as error:  # the caller gets a sentence, the log gets the trace
             log.exception("prediction failed")
-            raise MlflowException(f"the model failed on this request ({type(error).__name__}); its log has the details", error_code=INTERNAL_ERROR) from None
+            raise MlflowException(
+                f"the model failed on this request ({type(error).__name__}); its log has the details", error_code=INTERNAL_ERROR
+            ) from None
 
 
 set_model(SealrModel())

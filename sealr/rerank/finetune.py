@@ -45,15 +45,28 @@ def finetune(
     Raises ValueError when there is nothing to train or to validate on.
     """
     if not train or not valid:
-        raise ValueError(f"fine-tuning needs users for training and for validation, got {len(train)} and {len(valid)}; raise rerank.ratio")
+        raise ValueError(
+            f"fine-tuning needs users for training and for validation, got {len(train)} and {len(valid)}; raise rerank.ratio"
+        )
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(config.base)
     encoder = Encoder(tokenizer, config, category)
     model = add_lora(config)
     trainable = [p for p in model.parameters() if p.requires_grad]
     total = sum(p.numel() for p in model.parameters())
-    rows = {"train_prompts": len(train), "valid_prompts": len(valid), "trainable_parameters": sum(p.numel() for p in trainable), "parameters": total}
-    log.info("fine-tuning %s of %s parameters on %d prompts, seed %d", f"{rows['trainable_parameters']:,}", f"{total:,}", len(train), config.seed)
+    rows = {
+        "train_prompts": len(train),
+        "valid_prompts": len(valid),
+        "trainable_parameters": sum(p.numel() for p in trainable),
+        "parameters": total,
+    }
+    log.info(
+        "fine-tuning %s of %s parameters on %d prompts, seed %d",
+        f"{rows['trainable_parameters']:,}",
+        f"{total:,}",
+        len(train),
+        config.seed,
+    )
     optimizer = torch.optim.AdamW(trainable, lr=config.lr, weight_decay=0.0)
     steps_an_epoch = -(-len(train) // config.batch_size)
     total_steps = steps_an_epoch * config.epochs
@@ -155,7 +168,9 @@ def answer_loss(model: PeftModel, ids: Tensor, mask: Tensor, labels: Tensor) -> 
     ids, mask, labels = ids.to(device), mask.to(device), labels.to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     keep = labels.shape[1] + 1
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep, use_cache=False).logits  # (B, A+1, V)
+    logits = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep, use_cache=False
+    ).logits  # (B, A+1, V)
     real = labels != -100
     return F.cross_entropy(logits[:, :-1][real].float(), labels[real], reduction="none")
 

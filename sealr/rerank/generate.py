@@ -43,7 +43,9 @@ class _List:
 
 
 @torch.inference_mode()
-def generate_lists(model: nn.Module, ids: IdTokens, prompts: list[list[int]], pools: list[list[int]], top_k: int, pad: int) -> list[list[int]]:
+def generate_lists(
+    model: nn.Module, ids: IdTokens, prompts: list[list[int]], pools: list[list[int]], top_k: int, pad: int
+) -> list[list[int]]:
     """Greedy lists of ``top_k`` items for a batch of B users, best first.
 
     prompts: B token lists. pools: B lists of distinct candidate items (encoded ids).
@@ -54,7 +56,9 @@ def generate_lists(model: nn.Module, ids: IdTokens, prompts: list[list[int]], po
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # pads do not count
     cache = None
     while True:
-        out = model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        out = model(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
         cache = out.past_key_values
         chosen = _choose(out.logits[:, -1], lists, ids.separator, pad)  # (B,)
         if all(len(one.written) == one.wanted for one in lists):

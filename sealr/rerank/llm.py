@@ -35,7 +35,10 @@ def load_base(config: RerankConfig) -> nn.Module:
     options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     if config.quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, config.dtype)
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, config.dtype),
         )
         options["device_map"] = {"": device()}
     folder = weights.resolve(config.base)

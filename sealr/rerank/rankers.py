@@ -80,7 +80,9 @@ def order(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-np.asarray(scores), kind="stable")
 
 
-def tune_weight(requests: Sequence[Request], llm: Sequence[np.ndarray], targets: Sequence[int], users: int) -> tuple[float, dict[float, float]]:
+def tune_weight(
+    requests: Sequence[Request], llm: Sequence[np.ndarray], targets: Sequence[int], users: int
+) -> tuple[float, dict[float, float]]:
     """The fusion weight to use, and the validation NDCG@10 of each weight tried.
 
     requests: those whose pool holds the target; the other ``users - len(requests)`` count as misses under any weight.
@@ -90,7 +92,10 @@ def tune_weight(requests: Sequence[Request], llm: Sequence[np.ndarray], targets:
     per_user = {}
     for weight in WEIGHTS:
         values = np.zeros(max(1, users))  # (users,), the ones without a request last
-        ranks = [target_rank(fuse(np.asarray(r.pool_scores), s, weight), r.pool, t) for r, s, t in zip(requests, llm, targets, strict=True)]
+        ranks = [
+            target_rank(fuse(np.asarray(r.pool_scores), s, weight), r.pool, t)
+            for r, s, t in zip(requests, llm, targets, strict=True)
+        ]
         values[: len(ranks)] = ndcg(np.array(ranks), 10)
         per_user[weight] = values
     tried = {weight: float(values.mean()) for weight, values in per_user.items()}

@@ -35,13 +35,17 @@ class Pools:
         index = sequences.item_ids()
         head = candidates[candidates["rank"] <= size].sort_values(["split", "user", "rank"], kind="stable")
         head = head.assign(item=head["item"].map(index))
-        self._pools = {key: (g["item"].to_numpy(), g["score"].to_numpy()) for key, g in head.groupby(["split", "user"], sort=False)}
+        self._pools = {
+            key: (g["item"].to_numpy(), g["score"].to_numpy()) for key, g in head.groupby(["split", "user"], sort=False)
+        }
         self.size = size
 
     def of(self, split: str, user: str) -> tuple[np.ndarray, np.ndarray]:
         """Item indices and retriever scores, best first, both (C,). Raises ValueError for a user without candidates."""
         if (split, user) not in self._pools:
-            raise ValueError(f"user {user!r} has no {split} candidates: the history holds the whole catalogue; set retrieve.exclude_seen: false")
+            raise ValueError(
+                f"user {user!r} has no {split} candidates: the history holds the whole catalogue; set retrieve.exclude_seen: false"
+            )
         return self._pools[split, user]
 
 

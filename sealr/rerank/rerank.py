@@ -25,7 +25,16 @@ from sealr.rerank.requests import Pools, inject, ranking_request
 log = logging.getLogger(__name__)
 
 
-def rerank(ranker: Ranker, users: Sequence[int], valid_users: Sequence[int], sequences: Sequences, sentiments: np.ndarray, pools: Pools, batch: int, folder: Path) -> Output:
+def rerank(
+    ranker: Ranker,
+    users: Sequence[int],
+    valid_users: Sequence[int],
+    sequences: Sequences,
+    sentiments: np.ndarray,
+    pools: Pools,
+    batch: int,
+    folder: Path,
+) -> Output:
     """Writes ``rankings.parquet`` (rankers: retriever, the LLM, fused) and ``fusion.json``.
 
     users, valid_users: rows of ``sequences.users``; the first are ranked for test, the second tune the fusion weight.
@@ -42,7 +51,13 @@ def rerank(ranker: Ranker, users: Sequence[int], valid_users: Sequence[int], seq
     valid = [request(u, "valid") for u in tuning]
     valid_llm = score_parts(ranker, valid, folder, "valid", batch)
     weight, tried = tune_weight(valid, [s.values for s in valid_llm], [target(u, "valid") for u in tuning], len(valid_users))
-    log.info("fusion weight %.2f: validation NDCG@10 %.4f, retriever alone %.4f, over %d users", weight, tried[weight], tried[0.0], len(valid_users))
+    log.info(
+        "fusion weight %.2f: validation NDCG@10 %.4f, retriever alone %.4f, over %d users",
+        weight,
+        tried[weight],
+        tried[0.0],
+        len(valid_users),
+    )
     test = [request(u, "test") for u in users]
     test_llm = score_parts(ranker, test, folder, "test", batch)
     missed = [(u, r) for u, r in zip(users, test, strict=True) if target(u, "test") not in r.pool]
@@ -53,7 +68,15 @@ def rerank(ranker: Ranker, users: Sequence[int], valid_users: Sequence[int], seq
     frames = [
         _rows(sequences, tuning, valid, valid_llm, ranker.name, weight, "valid"),
         _rows(sequences, users, test, test_llm, ranker.name, weight, "test"),
-        _rows(sequences, users, injected, [injected_llm.get(u, s) for u, s in zip(users, test_llm, strict=True)], ranker.name, weight, "injected"),
+        _rows(
+            sequences,
+            users,
+            injected,
+            [injected_llm.get(u, s) for u, s in zip(users, test_llm, strict=True)],
+            ranker.name,
+            weight,
+            "injected",
+        ),
     ]
     write_table(pd.concat(frames, ignore_index=True), folder / "rankings.parquet", "rankings")
     write_json(
@@ -66,7 +89,11 @@ def rerank(ranker: Ranker, users: Sequence[int], valid_users: Sequence[int], seq
         },
         folder / "fusion.json",
     )
-    rows = {"test_users": len(users), "valid_users": len(valid_users), "lists_generated": len(valid) + len(test) + len(injected_only)}
+    rows = {
+        "test_users": len(users),
+        "valid_users": len(valid_users),
+        "lists_generated": len(valid) + len(test) + len(injected_only),
+    }
     return Output(rows, {"fusion_weight": weight, "valid_ndcg@10": tried[weight], "valid_ndcg@10_retriever": tried[0.0]})
 
 
@@ -90,7 +117,15 @@ def score_parts(ranker: Ranker, requests: Sequence[Request], folder: Path, name:
     return scores
 
 
-def _rows(sequences: Sequences, users: Sequence[int], requests: Sequence[Request], llm: Sequence[Scored], name: str, weight: float, split: str) -> pd.DataFrame:
+def _rows(
+    sequences: Sequences,
+    users: Sequence[int],
+    requests: Sequence[Request],
+    llm: Sequence[Scored],
+    name: str,
+    weight: float,
+    split: str,
+) -> pd.DataFrame:
     """Three rankings of every request: the retriever's, the LLM's and the fused one."""
     frames = [pd.DataFrame({c: [] for c in ("user", "item", "rank", "score", "ranker", "split")})]
     items = np.array(["", *sequences.items], dtype=object)

@@ -159,9 +159,7 @@ def _write_checkpoint(
         torch.save(values, temporary)
 
 
-def _read_checkpoint(
-    path: Path, identity: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
-) -> Progress | None:
+def _read_checkpoint(path: Path, identity: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
     if not path.exists():
         return None
     values = torch.load(path, weights_only=True, map_location=device())

@@ -19,7 +19,9 @@ def test_shape(demo):
     assert len(reviews) == len(truth) and 2900 < len(reviews) < 3500 and len(items) == 120
     lengths = reviews["user"].value_counts()
     assert len(lengths) == 320 and lengths.between(8, 12).all()
-    assert not reviews.duplicated(["user", "item"]).any() and (reviews[["user", "item"]] == truth[["user", "item"]]).all(axis=None)
+    assert not reviews.duplicated(["user", "item"]).any() and (reviews[["user", "item"]] == truth[["user", "item"]]).all(
+        axis=None
+    )
     assert items["title"].is_unique and items.groupby("categories")["brand"].nunique().eq(2).all()
     assert (reviews["timestamp"] % 86_400 == 0).all() and reviews["timestamp"].is_monotonic_increasing
     assert reviews["rating"].isin([1, 2, 3, 4, 5]).all()

@@ -101,7 +101,9 @@ def test_a_truncated_answer_is_continued(server, tmp_path):
 
 def test_an_answer_that_stays_short_is_an_error_and_keeps_the_part(server, tmp_path):
     server.cut = [300_000, 0, 0]
-    with pytest.raises(MissingFile, match=r"cannot download http://127.*300,000 bytes are kept in file.gz.part and will be resumed"):
+    with pytest.raises(
+        MissingFile, match=r"cannot download http://127.*300,000 bytes are kept in file.gz.part and will be resumed"
+    ):
         get(server, tmp_path)
     assert names(tmp_path) == ["file.gz.part"]
     assert get(server, tmp_path).read_bytes() == BODY
@@ -118,7 +120,9 @@ def test_a_corrupted_answer_is_removed(server, tmp_path):
 def test_a_local_file_with_another_checksum_is_an_error_and_stays(server, tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "file.gz").write_bytes(b"mine")
-    with pytest.raises(ChecksumError, match=f"file.gz: SHA-256 is {hashlib.sha256(b'mine').hexdigest()}, expected {SUM}. Delete it"):
+    with pytest.raises(
+        ChecksumError, match=f"file.gz: SHA-256 is {hashlib.sha256(b'mine').hexdigest()}, expected {SUM}. Delete it"
+    ):
         get(server, tmp_path, SUM)
     assert (tmp_path / "deep" / "file.gz").read_bytes() == b"mine" and server.ranges == []
 
@@ -144,7 +148,9 @@ def test_bytes_are_stored_as_sent_even_when_labelled_as_compressed(server, tmp_p
 def test_no_connection(server, tmp_path):
     server.http.shutdown()
     server.http.server_close()
-    with pytest.raises(MissingFile, match=rf"cannot download {server.url}: no connection to the server. Put the file at {tmp_path}"):
+    with pytest.raises(
+        MissingFile, match=rf"cannot download {server.url}: no connection to the server. Put the file at {tmp_path}"
+    ):
         get(server, tmp_path)
 
 

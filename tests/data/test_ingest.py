@@ -201,7 +201,10 @@ def test_metadata_is_joined_and_its_bad_lines_are_counted_apart(case, caplog):
     assert items["item"].tolist() == ["i1", "i2", "i3"] and items["title"].isna().tolist() == [False, True, True]
     assert items.iloc[0][["title", "categories"]].tolist() == ["Rock & Roll", "A > B"]
     rejected = case.table("rejected")
-    assert rejected[["source", "line", "reason"]].values.tolist() == [["meta.json", 2, "not JSON"], ["meta.json", 4, "missing item"]]
+    assert rejected[["source", "line", "reason"]].values.tolist() == [
+        ["meta.json", 2, "not JSON"],
+        ["meta.json", 4, "missing item"],
+    ]
     assert "1 of 3 items are not in meta.json" in caplog.text
     validate(items, "items")
 

@@ -51,8 +51,11 @@ def test_amazon_reviews(tmp_path, name):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("{'asin': 'i', 'title': 'Joe\\'s &quot;Best&quot;\\n Drum', 'price': 3.5}", ("Joe's \"Best\" Drum", None, None)),
-        ("{'asin': 'i', 'brand': 'B&amp;B', 'categories': [['A', 'B'], ['C', 'D &amp; E', 'F']]}", (None, "B&B", "C > D & E > F")),
+        ("{'asin': 'i', 'title': 'Joe\\'s &quot;Best&quot;\\n Drum', 'price': 3.5}", ('Joe\'s "Best" Drum', None, None)),
+        (
+            "{'asin': 'i', 'brand': 'B&amp;B', 'categories': [['A', 'B'], ['C', 'D &amp; E', 'F']]}",
+            (None, "B&B", "C > D & E > F"),
+        ),
         ('{"asin": "i", "title": null, "brand": "", "category": ["A", "B"]}', (None, None, "A > B")),
         ("{'asin': 'i', 'related': {'also_bought': ['a', 'b'], 'bought_together': []}, 'title': 'T'}", ("T", None, None)),
         ("{'asin': 'i', 'title': 'a \\d b', 'categories': [[]]}", ("a \\d b", None, None)),
@@ -108,7 +111,7 @@ def test_csv_with_lines_counted_where_records_start(tmp_path, name, text):
     rows = read(write(tmp_path / name, text))
     assert [r.line for r in rows] == [2, 5] and all(not r.reason for r in rows)
     assert [rows[0].values[f] for f in ("user", "item", "timestamp", "rating")] == ["u1", "i1", "5", "4"]
-    assert rows[0].values["text"] == ("two\nlines\t \"quoted\"" if name.endswith("tsv") else 'two\nlines, "quoted"')
+    assert rows[0].values["text"] == ('two\nlines\t "quoted"' if name.endswith("tsv") else 'two\nlines, "quoted"')
     assert rows[1].values["rating"] == "" and rows[1].values["text"] == "plain"
 
 
@@ -175,7 +178,9 @@ def test_a_missing_column_is_named_with_those_found(tmp_path, name):
 def test_items_of_any_table(tmp_path):
     path = write(tmp_path / "i.csv", "id,name\na,Amp\n")
     chosen = config(source="columns", columns=Columns(item="id", title="name", brand="", categories=""))
-    assert [r.values for r in columns.read_items(chosen, path)] == [{"item": "a", "title": "Amp", "brand": None, "categories": None}]
+    assert [r.values for r in columns.read_items(chosen, path)] == [
+        {"item": "a", "title": "Amp", "brand": None, "categories": None}
+    ]
 
 
 def test_unknown_and_damaged_formats(tmp_path):

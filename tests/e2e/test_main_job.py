@@ -29,7 +29,17 @@ def project(tmp_path_factory, toy_llama, toy_labeller):
         "evaluate": {"users": 12, "valid_users": 12},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
-    base = {"rerank": {"base": str(toy_llama), "ratio": 0.5, "candidates": 12, "max_history": 4, "epochs": 2, "lr": 0.01, "checkpoint_steps": 1}}
+    base = {
+        "rerank": {
+            "base": str(toy_llama),
+            "ratio": 0.5,
+            "candidates": 12,
+            "max_history": 4,
+            "epochs": 2,
+            "lr": 0.01,
+            "checkpoint_steps": 1,
+        }
+    }
     (folder / "toy.yaml").write_text(yaml.safe_dump(base))
     return folder
 
@@ -89,11 +99,22 @@ def environment(project, home="state"):
 
 
 def command(project, *more):
-    return [sys.executable, "-m", "flows.finetune", "--data", str(project / "tiny.yaml"), "--base", str(project / "toy.yaml"), *more]
+    return [
+        sys.executable,
+        "-m",
+        "flows.finetune",
+        "--data",
+        str(project / "tiny.yaml"),
+        "--base",
+        str(project / "toy.yaml"),
+        *more,
+    ]
 
 
 def run(project, *more, home="state"):
-    done = subprocess.run(command(project, *more), env=environment(project, home), cwd=project, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command(project, *more), env=environment(project, home), cwd=project, capture_output=True, text=True, timeout=300
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -140,7 +161,15 @@ def test_mlflow_has_a_parent_run_and_a_child_per_stage(project, finished):
     runs = client.search_runs([client.get_experiment_by_name("sealr").experiment_id], order_by=["attributes.start_time ASC"])
     parent = next(r for r in runs if r.data.tags.get("sealr.job") == "finetune")
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert [r.data.tags["sealr.stage"] for r in children] == ["ingest", "label", "retrieve", "finetune", "rerank", "evaluate", "register"]
+    assert [r.data.tags["sealr.stage"] for r in children] == [
+        "ingest",
+        "label",
+        "retrieve",
+        "finetune",
+        "rerank",
+        "evaluate",
+        "register",
+    ]
     assert all(r.info.status == "FINISHED" for r in [parent, *children])
     by_stage = {r.data.tags["sealr.stage"]: r for r in children}
     assert by_stage["ingest"].data.metrics["rows.read"] == by_stage["ingest"].data.metrics["rows.reviews"] > 300
@@ -157,7 +186,10 @@ def test_the_registered_model_has_signature_example_and_no_pickle(project, finis
     path = Path(mlflow.artifacts.download_artifacts("models:/sealr@champion", dst_path=str(project / "downloaded")))
     mlflow.set_tracking_uri(None)
     model = mlflow.models.Model.load(path)
-    assert [c.name for c in model.signature.inputs] == ["user", "history"] and {p.name for p in model.signature.params} == {"top_k", "exclude_seen"}
+    assert [c.name for c in model.signature.inputs] == ["user", "history"] and {p.name for p in model.signature.params} == {
+        "top_k",
+        "exclude_seen",
+    }
     assert model.saved_input_example_info
     assert not [p for p in path.rglob("*") if p.suffix in (".pkl", ".pt", ".bin", ".pickle", ".joblib")]
     assert {p.name for p in (path / "artifacts").rglob("*.safetensors")} == {"sasrec.safetensors", "adapter_model.safetensors"}
@@ -169,17 +201,26 @@ KILLS = [("label", "checkpoint/part-*.parquet"), ("retrieve", "checkpoint/retrie
 def test_sigkill_in_three_stages_then_the_same_command_ends_the_same(project, finished):
     for stage, sign in KILLS:
         victim = subprocess.Popen(
-            command(project), env=environment(project, "killed"), cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command(project),
+            env=environment(project, "killed"),
+            cwd=project,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         folder = project / "killed" / "tiny" / stage
         while victim.poll() is None and not list(folder.glob(f"*/{sign}")):
             time.sleep(0.005)
         os.killpg(victim.pid, signal.SIGKILL)
         victim.wait()
-        assert list(folder.glob(f"*/{sign}")) and not list(folder.glob("*/manifest.json")), f"{stage} was not killed in the middle"
+        assert list(folder.glob(f"*/{sign}")) and not list(folder.glob("*/manifest.json")), (
+            f"{stage} was not killed in the middle"
+        )
     code, _, err = run(project, home="killed")
     assert code == 0, err
-    assert "ingest: unchanged" in err and "label: unchanged" in err and "retrieve: unchanged" in err and "finetune: resuming" in err
+    assert (
+        "ingest: unchanged" in err and "label: unchanged" in err and "retrieve: unchanged" in err and "finetune: resuming" in err
+    )
     assert metrics(project, "killed") == metrics(project, "state")
 
 
@@ -187,7 +228,17 @@ def test_sigkill_in_three_stages_then_the_same_command_ends_the_same(project, fi
 def server(project, finished):
     """The registered champion behind `mlflow models serve`."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    arguments = [str(BIN / "mlflow"), "models", "serve", "-m", "models:/sealr@champion", "--env-manager", "local", "-p", str(port)]
+    arguments = [
+        str(BIN / "mlflow"),
+        "models",
+        "serve",
+        "-m",
+        "models:/sealr@champion",
+        "--env-manager",
+        "local",
+        "-p",
+        str(port),
+    ]
     for _ in serve(arguments, url + "/ping", project / "serve.log", environment(project), project):
         yield url
 
@@ -197,7 +248,13 @@ def ask(server, records, **params):
 
 
 def test_serves_a_known_user_and_a_new_one_labelled_on_the_fly(server):
-    new = {"history": [{"item": "D0001", "text": "I love this, it is wonderful!"}, {"item": "D0003", "sentiment": -2}, {"item": "no such item"}]}
+    new = {
+        "history": [
+            {"item": "D0001", "text": "I love this, it is wonderful!"},
+            {"item": "D0003", "sentiment": -2},
+            {"item": "no such item"},
+        ]
+    }
     answer = ask(server, [{"user": "u0001"}, new], top_k=5)
     assert answer.status_code == 200, answer.text
     known, unknown = answer.json()["predictions"]

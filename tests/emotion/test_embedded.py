@@ -39,7 +39,12 @@ def test_the_merged_adapter_says_what_the_adapter_says(folder, base):
     network.head.load_state_dict(load_file(folder / net.HEAD))
     batch = tokenizer(["I love it", "no"], padding=True, return_tensors="pt")
     with torch.no_grad():
-        torch.testing.assert_close(merged(batch.input_ids, batch.attention_mask), network.eval()(batch.input_ids, batch.attention_mask), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            merged(batch.input_ids, batch.attention_mask),
+            network.eval()(batch.input_ids, batch.attention_mask),
+            atol=1e-3,
+            rtol=1e-3,
+        )
 
 
 def change_adapter(folder, change):
@@ -145,7 +150,13 @@ def test_figures_on_a_worked_example():
     gold[0, 17] = gold[1, 17] = gold[2, 2] = gold[3, 27] = 1
     p[0, 17], p[1, 27], p[2, 2], p[3, 27] = 0.9, 0.8, 0.9, 0.7
     result = figures(p, gold, np.full(28, 0.5))
-    assert result["per_class"]["joy"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2, "threshold": 0.5}
+    assert result["per_class"]["joy"] == {
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": pytest.approx(2 / 3),
+        "support": 2,
+        "threshold": 0.5,
+    }
     assert result["micro_f1"] == 0.75 and result["argmax_accuracy"] == 0.75
     assert result["groups"]["positive"]["recall"] == 0.5 and result["sentiments"]["Strong Negative"]["f1"] == 1.0
     assert calibration_error(np.array([0.95, 0.95]), np.array([True, False])) == pytest.approx(0.45)

@@ -33,7 +33,14 @@ def labeller(toy_labeller):
 def reviews(n=60):
     texts = [f"review {i % 50} " + "good bad " * (i % 50 % 7) for i in range(n)]
     texts[3], texts[4] = "", "  \n"
-    return pd.DataFrame({"user": [f"u{i // 5}" for i in range(n)], "position": [i % 5 for i in range(n)], "text": texts, "rating": [i % 5 + 1.0 for i in range(n)]})
+    return pd.DataFrame(
+        {
+            "user": [f"u{i // 5}" for i in range(n)],
+            "position": [i % 5 for i in range(n)],
+            "text": texts,
+            "rating": [i % 5 + 1.0 for i in range(n)],
+        }
+    )
 
 
 def test_columns_follow_the_labels_not_their_order(toy_labeller, labeller):
@@ -41,7 +48,10 @@ def test_columns_follow_the_labels_not_their_order(toy_labeller, labeller):
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(toy_labeller).eval(), AutoTokenizer.from_pretrained(toy_labeller)
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(toy_labeller).eval(),
+        AutoTokenizer.from_pretrained(toy_labeller),
+    )
     with torch.no_grad():
         direct = torch.sigmoid(model(**tokenizer("I love it", return_tensors="pt")).logits)[0].numpy()
     by_name = [direct[model.config.label2id[e]] for e in EMOTIONS]
@@ -145,7 +155,9 @@ def test_no_reviews_and_no_ratings(labeller, tmp_path):
 
 
 def with_parts(labeller, rows=7):
-    return Labeller(labeller.backend, LabelConfig(model=labeller.config.model, window_tokens=16, batch_tokens=128, part_rows=rows))
+    return Labeller(
+        labeller.backend, LabelConfig(model=labeller.config.model, window_tokens=16, batch_tokens=128, part_rows=rows)
+    )
 
 
 def test_an_interrupted_call_continues_with_the_same_bytes(labeller, tmp_path, monkeypatch):
@@ -195,7 +207,9 @@ label(reviews(), labeller.config, Path(sys.argv[2]), labeller, progress=lambda d
 def test_sigkill_then_the_same_bytes(labeller, toy_labeller, tmp_path):
     folder = tmp_path / "killed"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(toy_labeller), str(folder)], stdout=subprocess.PIPE, env=environment, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(toy_labeller), str(folder)], stdout=subprocess.PIPE, env=environment, cwd=ROOT
+    )
     for _ in range(3):
         assert process.stdout.readline()
     process.send_signal(signal.SIGKILL)

@@ -9,9 +9,9 @@ import torch
 
 from sealr.config import Config, DataConfig, LabelConfig, RerankConfig, RetrieveConfig
 from sealr.data.tables import EMOTIONS
-from sealr.rerank.rankers import Scored, fuse, order
 from sealr.registry import composite
 from sealr.registry.composite import BadRequest, Recommender
+from sealr.rerank.rankers import Scored, fuse, order
 from sealr.retrieve.candidates import pool_for
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever
@@ -51,7 +51,9 @@ def recommender(monkeypatch):
     retriever = Retriever(config, ITEMS, build(config, 30).eval(), popularity)
     whole = Config(DataConfig("toy"), retrieve=config, rerank=RerankConfig(candidates=12))
     items = pd.DataFrame({"item": ITEMS, "title": ["First thing", *[None] * 29]})
-    histories = pd.DataFrame({"user": ["ann", "all"], "items": [[1, 2, 3], list(range(1, 31))], "sentiments": [[2, -1, 0], [0] * 30]})
+    histories = pd.DataFrame(
+        {"user": ["ann", "all"], "items": [[1, 2, 3], list(range(1, 31))], "sentiments": [[2, -1, 0], [0] * 30]}
+    )
     return Recommender(whole, 0.5, retriever, LikesLargeIds(), items, histories)
 
 
@@ -68,7 +70,10 @@ def test_served_order_is_the_evaluated_order(recommender):
 
 
 def test_texts_are_labelled_given_sentiments_win_and_nothing_counts_as_neutral(recommender):
-    ask(recommender, {"history": [{"item": "i01", "text": "grr"}, {"item": "i02", "text": "grr", "sentiment": 2}, {"item": "i03"}]})
+    ask(
+        recommender,
+        {"history": [{"item": "i01", "text": "grr"}, {"item": "i02", "text": "grr", "sentiment": 2}, {"item": "i03"}]},
+    )
     assert recommender.ranker.asked[0].sentiments == [-2, 2, 0]
 
 

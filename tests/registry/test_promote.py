@@ -55,7 +55,9 @@ def test_the_same_content_is_found(store):
 
 def test_a_kill_before_the_aliases_is_mended_by_the_next_run(store):
     version = create(0.2)  # killed here
-    assert promote.settle("sealr", promote.find("sealr", "abc")) == promote.Registration("sealr", version, ("challenger", "champion"), "there was no champion")
+    assert promote.settle("sealr", promote.find("sealr", "abc")) == promote.Registration(
+        "sealr", version, ("challenger", "champion"), "there was no champion"
+    )
     assert promote.settle("sealr", version).aliases == ("challenger", "champion")
 
 

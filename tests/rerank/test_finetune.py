@@ -112,7 +112,9 @@ def test_sigkill_in_the_middle_then_the_same_adapter(toy_llama, tmp_path):
     root = str(Path(__file__).resolve().parents[2])
 
     def start(folder):
-        return subprocess.Popen([sys.executable, "-c", KILLED, str(toy_llama), str(folder), root], stdout=subprocess.PIPE, cwd=root)
+        return subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(toy_llama), str(folder), root], stdout=subprocess.PIPE, cwd=root
+        )
 
     undisturbed, disturbed = tmp_path / "a", tmp_path / "b"
     expected = json.loads(start(undisturbed).communicate()[0])

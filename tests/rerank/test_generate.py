@@ -39,7 +39,7 @@ def test_batched_cached_lists_equal_naive_decoding(llm):
     pools = [[1, 12, 123, 2, 21, 3], [7, 77, 8, 78, 787], [5]]  # ids that are prefixes of each other, and a pool of one
     lists = generate_lists(model, ids, prompts, pools, top_k=4, pad=tokenizer.pad_token_id)
     with torch.inference_mode():
-        assert lists == [naive_list(model, ids, p, pool, 4) for p, pool in zip(prompts, pools)]
+        assert lists == [naive_list(model, ids, p, pool, 4) for p, pool in zip(prompts, pools, strict=False)]
 
 
 def test_lists_hold_only_candidates_and_none_twice(llm):
@@ -52,5 +52,7 @@ def test_lists_hold_only_candidates_and_none_twice(llm):
 
 def test_pool_smaller_than_top_k_is_ranked_whole(llm):
     model, tokenizer = llm
-    (items,) = generate_lists(model, IdTokens(tokenizer), [tokenizer.encode("x")], [[4, 8, 15]], top_k=10, pad=tokenizer.pad_token_id)
+    (items,) = generate_lists(
+        model, IdTokens(tokenizer), [tokenizer.encode("x")], [[4, 8, 15]], top_k=10, pad=tokenizer.pad_token_id
+    )
     assert sorted(items) == [4, 8, 15]

@@ -59,7 +59,11 @@ def sequences():
 def pools(sequences):
     rows = [("u1", "cde", "valid"), ("u1", "efg", "test"), ("u2", "fgh", "valid"), ("u2", "efg", "test")]
     frame = pd.DataFrame(
-        [{"user": u, "item": i, "rank": r, "score": 9.0 - r, "split": s} for u, items, s in rows for r, i in enumerate(items, start=1)]
+        [
+            {"user": u, "item": i, "rank": r, "score": 9.0 - r, "split": s}
+            for u, items, s in rows
+            for r, i in enumerate(items, start=1)
+        ]
     )
     return Pools(frame, sequences, 3)
 
@@ -88,7 +92,13 @@ def test_injection_replaces_the_last_candidate_only_when_needed(sequences, pools
 
 
 def test_shuffled_sentiments_keep_their_distribution(sequences):
-    labels = pd.DataFrame({"user": ["u1"] * 4 + ["u2"] * 5, "position": [0, 1, 2, 3, 0, 1, 2, 3, 4], "sentiment": pd.array([2, -2, None, 1, -1, 0, 1, 2, -2], dtype="Int8")})
+    labels = pd.DataFrame(
+        {
+            "user": ["u1"] * 4 + ["u2"] * 5,
+            "position": [0, 1, 2, 3, 0, 1, 2, 3, 4],
+            "sentiment": pd.array([2, -2, None, 1, -1, 0, 1, 2, -2], dtype="Int8"),
+        }
+    )
     true = sentiment_values(labels, sequences)
     assert true.tolist() == SENTIMENTS.tolist()  # the null counts as neutral
     shuffled = sentiment_values(labels, sequences, placebo_seed=1)

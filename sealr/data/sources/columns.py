@@ -65,7 +65,9 @@ def _read(config: DataConfig, path: Path, fields: tuple[str, ...], required: tup
         return _read_json(path, names)
     if suffix == ".parquet":
         return _read_parquet(path, names)
-    raise DataFileError(f"{path}: cannot tell its format from {suffix!r}; use .csv, .tsv, .jsonl (each also with .gz) or .parquet")
+    raise DataFileError(
+        f"{path}: cannot tell its format from {suffix!r}; use .csv, .tsv, .jsonl (each also with .gz) or .parquet"
+    )
 
 
 def _check(path: Path, names: dict[str, str], found: Iterable[str]) -> None:
@@ -128,8 +130,10 @@ def _read_csv(path: Path, names: dict[str, str], separator: str) -> Iterator[Row
             reason = f"expected {len(header)} columns, found {len(record)}"
         if not lines.valid:
             reason = NOT_UTF8
-        yield Row(lines.first, None, raw, reason) if reason else Row(
-            lines.first, {field: record[where[field]] if field in where else None for field in names}, raw
+        yield (
+            Row(lines.first, None, raw, reason)
+            if reason
+            else Row(lines.first, {field: record[where[field]] if field in where else None for field in names}, raw)
         )
 
 

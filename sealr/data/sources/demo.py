@@ -95,7 +95,9 @@ def generate(users: int = 320, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFram
     With fewer than 320 users lines are shorter, so that every item keeps five reviews.
     """
     attempts = (_generate(users, random.Random(f"{seed}/{attempt}")) for attempt in itertools.count())
-    return next(frames for frames in attempts if len(counts := frames[0]["item"].value_counts()) == len(frames[1]) and counts.min() >= 5)
+    return next(
+        frames for frames in attempts if len(counts := frames[0]["item"].value_counts()) == len(frames[1]) and counts.min() >= 5
+    )
 
 
 def _generate(users: int, rng: random.Random) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -124,7 +126,11 @@ def _generate(users: int, rng: random.Random) -> tuple[pd.DataFrame, pd.DataFram
             seen.add(item)
     frame = pd.DataFrame(rows, columns=["user", "item", "timestamp", "rating", "text", "emotion", "sentiment", "followed"])
     frame = frame.sort_values("timestamp", kind="stable", ignore_index=True)
-    return frame[["user", "item", "timestamp", "rating", "text"]], items, frame[["user", "item", "emotion", "sentiment", "followed"]]
+    return (
+        frame[["user", "item", "timestamp", "rating", "text"]],
+        items,
+        frame[["user", "item", "emotion", "sentiment", "followed"]],
+    )
 
 
 def _catalogue(products: int, rng: random.Random) -> tuple[dict[Line, list[str]], pd.DataFrame]:
