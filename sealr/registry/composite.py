@@ -118,7 +118,9 @@ class Recommender:
         if not {"user", "history"} & set(frame.columns):
             raise BadRequest("a request needs a 'user' (an id) or a 'history' (a list of {item, text or sentiment})")
         queries = [self._query(row, i) for i, row in enumerate(frame.to_dict("records"))]
-        return pd.DataFrame(self._answer(queries, int(top_k), exclude_seen))
+        answers = self._answer(queries, int(top_k), exclude_seen)
+        users = pd.Series([a["user"] for a in answers], dtype=object)  # a string column would turn None into NaN
+        return pd.DataFrame(answers).assign(user=users)
 
     def _query(self, row: dict[str, Any], number: int) -> _Query:
         """Looks up the user's stored history, or reads and labels the one that came with the request."""

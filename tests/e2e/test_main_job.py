@@ -257,6 +257,7 @@ def test_serves_a_known_user_and_a_new_one_labelled_on_the_fly(server):
     }
     answer = ask(server, [{"user": "u0001"}, new], top_k=5)
     assert answer.status_code == 200, answer.text
+    assert "NaN" not in answer.text  # which would not be JSON
     known, unknown = answer.json()["predictions"]
     for one in (known, unknown):
         assert len(one["items"]) == len(set(one["items"])) == len(one["scores"]) == len(one["reasons"]) == 5

@@ -114,6 +114,7 @@ def test_repeated_and_unknown_items_in_a_history(recommender):
 def test_cold_start_is_popular_and_does_not_ask_the_llm(recommender):
     first, second = ask(recommender, {"user": "nobody", "history": None}, {"user": None, "history": [{"item": "x"}]}, top_k=3)
     assert first["items"] == second["items"] == ITEMS[:3] and not recommender.ranker.asked
+    assert (first["user"], second["user"]) == ("nobody", None)
     assert "nobody" in first["warnings"][0] and "no known item" in second["warnings"][-1]
 
 
