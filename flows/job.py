@@ -43,11 +43,9 @@ def open_job(name: str, data: str, base: str, overrides: str) -> Iterator[Job]:
     """The job's configuration and MLflow run, linked to the Prefect run that executes it."""
     quiet()
     config = load_config(data, base, overrides)
-    tags = {
-        "prefect.flow_run_id": str(flow_run.id),
-        "prefect.flow_run_name": str(flow_run.name),
-        "prefect.url": str(flow_run.ui_url or ""),
-    }
+    tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_name": str(flow_run.name)}
+    if str(flow_run.ui_url).startswith("http"):  # the temporary server of a run by hand has no UI
+        tags["prefect.url"] = str(flow_run.ui_url)
     with tracking.job(name, config, tags) as run_id:
         log.info("%s on %s: MLflow run %s at %s", name, config.data.name, run_id, tracking.address())
         create_markdown_artifact(key="mlflow-run", markdown=tracking.link(run_id), description="The MLflow run of this flow run")
