@@ -231,7 +231,7 @@ def distribution_plot(labels: pd.DataFrame, path: Path, ratings: pd.Series | Non
             np.arange(len(CLASS_NAMES)) + offset,
             share.to_numpy(float),
             0.8 / len(groups),
-            label=None if star is None else f"{star:.0f} star{'s' * (star != 1)}",
+            label=None if star is None else "1 star" if star == 1 else f"{star:.0f} stars",
         )
     right.set_xticks(range(len(CLASS_NAMES)), [n.replace(" ", "\n") for n in CLASS_NAMES.values()])
     right.set_ylabel("share of labelled reviews" if groups == [None] else "share within the rating")
