@@ -26,13 +26,6 @@ def ndcg(ranks: ArrayLike, k: int) -> np.ndarray:
     return np.where(hit, 1.0 / np.log2(np.where(hit, ranks, 1) + 1.0), 0.0)
 
 
-def mrr(ranks: ArrayLike) -> np.ndarray:
-    """(N,) reciprocal rank, 0 for a miss."""
-    ranks = np.asarray(ranks)
-    hit = _hit(ranks, np.inf)
-    return np.where(hit, 1.0 / np.where(hit, ranks, 1), 0.0)
-
-
 def satisfied_hit_rate(ranks: ArrayLike, sentiments: ArrayLike, k: int) -> np.ndarray:
     """HR@k of the users whose own review of the target is positive, (those users,).
 
