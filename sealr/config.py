@@ -56,10 +56,10 @@ class Columns:
 class DataConfig:
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")  # name of the data set: a folder name in the state folder, a tag in MLflow
     category: str = "products"  # the {category} of the paper's instruction template (Figure 3)
-    source: Literal["demo", "amazon", "yelp", "columns"] = "demo"  # which reader of sealr/data/sources
+    source: Literal["demo", "amazon", "yelp", "columns", "sequences"] = "demo"  # which reader of sealr/data/sources
     reviews: RemoteFile = RemoteFile()  # the reviews file; not used by demo
     items: RemoteFile = RemoteFile()  # the item metadata file; optional
-    columns: Columns = Columns()  # column mapping, only for source: columns
+    columns: Columns = Columns()  # column mapping, only for source: columns, and the items file of source: sequences
     time_unit: Literal["s", "ms", "iso"] = "s"  # unit of the timestamp column, only for source: columns
     start_date: str = ""  # drop reviews before this UTC date (YYYY-MM-DD); empty: keep all
     k_core: int = Field(5, ge=1)  # iterative k-core on users and items; 1 keeps everything
@@ -72,25 +72,79 @@ class LabelConfig:
     model: str = "auto"  # auto: the hub model where it can be had, else the embedded labeller; or a name or folder
     window_tokens: int = Field(128, ge=16)  # tokens per window of a long review
     max_windows: int = Field(8, ge=1)  # windows read of one review; the rest of a longer text is not read
-    batch_tokens: int = Field(4096, ge=128)  # padded tokens per forward pass
-    part_rows: int = Field(512, ge=1)  # reviews per checkpoint part: what a kill can lose
+    # float32; int8: faster on x86; auto: int8 where the labeller's card says that it costs less than .005 macro-F1
+    precision: Literal["auto", "float32", "int8"] = "auto"
+    batch_tokens: int = Field(1024, ge=128)  # padded tokens per forward pass; what does not fit the CPU's cache is slower
+    part_rows: int = Field(512, ge=1)  # different texts per part: what a kill can lose
+    cache: bool = True  # keep probabilities by text hash, for all data sets, in label-cache/ of the state folder
+    engine: Literal["local", "ray"] = "local"  # ray: on the workers of a Ray cluster (RAY_ADDRESS, else a local one)
+    workers: int = Field(0, ge=0)  # batches computed at a time, or Ray workers; 0: as many as threads, or 2 Ray workers
     sentiment_map: dict[str, int] = Field(default_factory=dict)  # overrides of the 28-to-5 map, e.g. {curiosity: 0}
 
 
 @frozen
+class BSARecSettings:
+    alpha: float = Field(0.7, ge=0, le=1)  # share of the frequency filter, the rest is attention
+    cutoff: int = Field(5, ge=1)  # c: the c // 2 + 1 lowest frequencies pass
+
+
+@frozen
+class BERT4RecSettings:
+    mask_share: float = Field(0.2, gt=0, lt=1)  # share of a row's items to be guessed in training
+
+
+@frozen
+class CaserSettings:
+    window: int = Field(5, ge=1)  # most recent items a position sees
+    horizontal: int = Field(16, ge=1)  # filters of each height
+    vertical: int = Field(4, ge=1)  # filters over the whole window
+
+
+@frozen
+class EASESettings:
+    l2: float = Field(200.0, gt=0)  # ridge penalty
+    neighbours: int = Field(200, ge=1)  # weights kept of each item
+
+
+@frozen
+class CooccurrenceSettings:
+    decay: float = Field(0.8, gt=0, le=1)  # weight of an item by its age in the history, a power of this
+    neighbours: int = Field(200, ge=1)  # items kept of each item
+
+
+@frozen
 class RetrieveConfig:
-    model: Literal["sasrec"] = "sasrec"  # registered sequential model
+    # Neural: gru4rec, caser, sasrec, bert4rec, bsarec; without training: popularity, cooccurrence, ease; or a fusion of `parts`
+    model: Literal["gru4rec", "caser", "sasrec", "bert4rec", "bsarec", "popularity", "cooccurrence", "ease", "fusion"] = "sasrec"
+    parts: tuple[dict[str, Any], ...] = ()  # of a fusion: what differs from this section, e.g. [{model: sasrec}, {model: ease}]
     hidden: int = Field(64, ge=4)  # embedding width d
-    layers: int = Field(2, ge=1)  # transformer blocks
+    layers: int = Field(2, ge=1)  # blocks, or recurrent layers
     heads: int = Field(1, ge=1)  # attention heads; must divide hidden
     max_len: int = Field(50, ge=2)  # most recent items read
     dropout: float = Field(0.5, ge=0, lt=1)
+    # softmax: cross-entropy over the catalogue; sampled: over shared random items of a step; bce: binary, random negatives
+    loss: Literal["softmax", "sampled", "bce"] = "softmax"
+    negatives: int = Field(1024, ge=1)  # random items: of a step where loss is sampled, of a position where it is bce
+    objective: Literal["positions", "last"] = (
+        "positions"  # learn from every position of a row, or from the last one of each prefix
+    )
+    # Item embeddings at the start: random, or from which items occur near each other (sealr/retrieve/start.py), which saves epochs
+    start: Literal["random", "cooccurrence"] = "random"
+    content: bool = False  # add a projection of the item's text embedding (title, brand, categories)
+    sentiment: Literal["none", "class", "shuffled"] = "none"  # add how the user felt about each item; shuffled is a placebo
     lr: float = Field(1e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"  # learning rate over the epochs; cosine ends at a hundredth
     weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(256, ge=1)  # users per step
+    average: float = Field(0.0, ge=0, lt=1)  # decay by step of a moving average of the weights, which is what is kept; 0: none
+    batch_size: int = Field(256, ge=1)  # rows a step
     epochs: int = Field(200, ge=1)  # at most; early stopping usually ends it
     patience: int = Field(10, ge=1)  # validations without a better NDCG@10 before stopping
     eval_every: int = Field(2, ge=1)  # epochs between validations
+    bsarec: BSARecSettings = BSARecSettings()
+    bert4rec: BERT4RecSettings = BERT4RecSettings()
+    caser: CaserSettings = CaserSettings()
+    ease: EASESettings = EASESettings()
+    cooccurrence: CooccurrenceSettings = CooccurrenceSettings()
     pool: int = Field(100, ge=10)  # candidates kept per user and split
     exclude_seen: bool = True  # items of the history are not candidates
     seed: int = 0
@@ -140,6 +194,11 @@ class EvaluateConfig:
 class RegistryConfig:
     name: str = "sealr"  # registered model
     include_base: bool = False  # ship the base LLM inside the model instead of naming it
+    drift_hold: bool = False  # `refresh` promotes nobody while the data have drifted from the champion's
+    drift_distribution: float = Field(0.15, gt=0, le=1)  # Jensen-Shannon distance of emotions, sentiments or popularity that is drift
+    drift_catalogue: float = Field(0.25, gt=0, le=1)  # share of items new, or lost, that is drift
+    drift_activity: float = Field(0.15, gt=0, le=1)  # Kolmogorov-Smirnov distance of reviews a user that is drift
+    drift_volume: float = Field(3.0, gt=1)  # factor, up or down, in reviews a month that is drift
 
 
 @frozen

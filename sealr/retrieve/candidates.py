@@ -24,18 +24,17 @@ from sealr.retrieve.retriever import History, Retriever
 BLOCK_ELEMENTS = 2**22  # scores held at a time: 16 MB
 
 
-def candidates(retriever: Retriever, sequences: Sequences, split: str, pool: int, exclude_seen: bool) -> pd.DataFrame:
+def candidates(
+    retriever: Retriever, sequences: Sequences, split: str, pool: int, exclude_seen: bool, feelings: np.ndarray | None = None
+) -> pd.DataFrame:
     """Candidates table (user, item, rank from 1, score, split) of a split's users, at most ``pool`` rows each.
+
+    feelings: (interactions, 2) sentiment class and expected sentiment, aligned with ``sequences.flat``.
 
     Where the catalogue without the seen items is smaller than the pool, a user has fewer rows.
     """
     part = sequences.split(split)
-    ids, scores = [], []
-    for _, block in _score_blocks(retriever, sequences, part, exclude_seen, f"candidates ({split})"):
-        best = top(block, pool)
-        ids.append(best[0])
-        scores.append(best[1])
-    id_matrix, score_matrix = np.concatenate(ids), np.concatenate(scores)  # (users, k)
+    id_matrix, score_matrix = _best(retriever, sequences, split, pool, exclude_seen, feelings)
     row, column = np.nonzero(id_matrix)  # padding marks the end of a short list
     return pd.DataFrame(
         {
@@ -48,11 +47,29 @@ def candidates(retriever: Retriever, sequences: Sequences, split: str, pool: int
     )
 
 
-def write_candidates(retriever: Retriever, sequences: Sequences, config: RetrieveConfig, folder: Path) -> Output:
+def top_lists(
+    retriever: Retriever, sequences: Sequences, split: str, k: int, exclude_seen: bool, feelings: np.ndarray | None = None
+) -> np.ndarray:
+    """(users of the split, k) int64 item indices, best first, 0 where nothing is left."""
+    return _best(retriever, sequences, split, k, exclude_seen, feelings)[0]
+
+
+def _best(
+    retriever: Retriever, sequences: Sequences, split: str, k: int, exclude_seen: bool, feelings: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    part = sequences.split(split)
+    blocks = score_blocks(retriever, sequences, part, exclude_seen, feelings, f"candidates ({split})")
+    ids, scores = zip(*(top(block, k) for _, block in blocks), strict=True)
+    return np.concatenate(ids), np.concatenate(scores)
+
+
+def write_candidates(
+    retriever: Retriever, sequences: Sequences, config: RetrieveConfig, folder: Path, feelings: np.ndarray | None = None
+) -> Output:
     """Writes ``candidates.parquet`` for valid and test, with the pools' recall (the ceiling of any re-ranker) as metrics."""
     frames, metrics = [], {}
     for split in ("valid", "test"):
-        frames.append(candidates(retriever, sequences, split, config.pool, config.exclude_seen))
+        frames.append(candidates(retriever, sequences, split, config.pool, config.exclude_seen, feelings))
         ids = frames[-1]["item"].map(retriever.index).to_numpy()
         users = pd.Index([sequences.users[u] for u in sequences.split(split).users])
         targets = sequences.split(split).targets[users.get_indexer(frames[-1]["user"])]
@@ -62,20 +79,27 @@ def write_candidates(retriever: Retriever, sequences: Sequences, config: Retriev
     return Output({"candidates": len(frame)}, metrics)
 
 
-def target_ranks(retriever: Retriever, sequences: Sequences, split: str, exclude_seen: bool) -> np.ndarray:
+def target_ranks(
+    retriever: Retriever, sequences: Sequences, split: str, exclude_seen: bool, feelings: np.ndarray | None = None
+) -> np.ndarray:
     """(users of the split,) int64 rank, from 1, of each user's target among all items; 0 where it is masked as seen.
 
     Users are in the order of ``sequences.split(split).users``.
     """
     part = sequences.split(split)
     ranks = np.zeros(len(part), dtype=np.int64)
-    for users, scores in _score_blocks(retriever, sequences, part, exclude_seen, f"ranks ({split})"):
-        target = torch.from_numpy(part.targets[users]).to(scores.device)[:, None]  # (B, 1)
-        value = scores.gather(1, target)  # (B, 1)
-        items = torch.arange(scores.shape[1], device=scores.device)  # (items + 1,)
-        ahead = (scores > value).sum(1) + ((scores == value) & (items < target)).sum(1)  # (B,)
-        ranks[users] = torch.where(value[:, 0] == -torch.inf, 0, ahead + 1).cpu().numpy()
+    for users, scores in score_blocks(retriever, sequences, part, exclude_seen, feelings, f"ranks ({split})"):
+        ranks[users] = ranks_among(scores, torch.from_numpy(part.targets[users]).to(scores.device)).cpu().numpy()
     return ranks
+
+
+def ranks_among(scores: Tensor, targets: Tensor) -> Tensor:
+    """scores (B, items + 1), targets (B,) -> (B,) int64 rank of each target in its row, from 1; 0 where it is at -inf."""
+    targets = targets[:, None]
+    value = scores.gather(1, targets)  # (B, 1)
+    items = torch.arange(scores.shape[1], device=scores.device)  # (items + 1,)
+    ahead = (scores > value).sum(1) + ((scores == value) & (items < targets)).sum(1)  # (B,)
+    return torch.where(value[:, 0] == -torch.inf, 0, ahead + 1)
 
 
 def pool_for(retriever: Retriever, history: History, pool: int, exclude_seen: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +133,8 @@ def top(scores: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     return ids.cpu().numpy(), values.cpu().numpy()
 
 
-def _score_blocks(
-    retriever: Retriever, sequences: Sequences, part: Split, exclude_seen: bool, what: str
+def score_blocks(
+    retriever: Retriever, sequences: Sequences, part: Split, exclude_seen: bool, feelings: np.ndarray | None, what: str
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yields (positions in the split, scores (B, items + 1)) with seen items at -inf."""
     if retriever.items != sequences.items:
@@ -119,7 +143,8 @@ def _score_blocks(
     for start in tqdm(range(0, len(part), block), desc=what, unit="block", delay=2, leave=False, disable=None):
         users = np.arange(start, min(start + block, len(part)))
         histories = [part.history(user) for user in users]
-        scores = torch.from_numpy(retriever.score(histories))
+        felt = None if feelings is None else [part.history(user, feelings) for user in users]
+        scores = torch.from_numpy(retriever.score(histories, felt))
         if exclude_seen:
             rows = np.repeat(np.arange(len(users)), [len(h) for h in histories])
             scores[torch.from_numpy(rows), torch.from_numpy(np.concatenate(histories))] = -torch.inf

@@ -1,4 +1,4 @@
-"""Cross-entropy over the whole catalogue that never holds a (positions, items) matrix.
+"""Training losses. ``softmax_loss`` is cross-entropy over the whole catalogue that never holds a (positions, items) matrix.
 
 The catalogue's logits are the dearest part of training: 1,500 positions x 12,101 items is 73 MB, which autograd writes
 and reads several times. Here a block of positions goes through logits, softmax and both gradients while it is in the
@@ -7,11 +7,13 @@ cache: about three times faster on a CPU, and memory does not grow with the batc
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27}  # logits held at a time
 
@@ -22,6 +24,28 @@ def softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     hidden (N, D), weight (V, D), targets (N,) int64 in 0..V-1 -> scalar. Differentiable once, in hidden and weight.
     """
     return _SoftmaxLoss.apply(hidden, weight, targets)
+
+
+def sampled_loss(hidden: Tensor, weight: Tensor, targets: Tensor, negatives: int) -> Tensor:
+    """Mean of an estimate of -log softmax(hidden @ weight.T)[target] from items drawn once for all positions.
+
+    A uniform sample of K of the other V - 1 items stands for all of them: its exponentials are scaled by (V - 1) / K. Shapes
+    as in ``softmax_loss``; cost and memory grow with N x K instead of N x V.
+    """
+    vocabulary = len(weight)
+    drawn = torch.randint(vocabulary, (negatives,), device=weight.device)  # (K,)
+    logits = hidden @ weight[drawn].T + math.log((vocabulary - 1) / negatives)  # (N, K)
+    logits = logits.masked_fill(drawn == targets[:, None], -torch.inf)
+    wanted = (hidden * weight[targets]).sum(1, keepdim=True)  # (N, 1)
+    return (torch.cat([wanted, logits], 1).logsumexp(1) - wanted[:, 0]).mean()
+
+
+def binary_loss(hidden: Tensor, weight: Tensor, targets: Tensor, negatives: int) -> Tensor:
+    """Binary cross-entropy of each target against ``negatives`` random items of its own (SASRec's equation 7 has one)."""
+    drawn = torch.randint(len(weight), (len(targets), negatives), device=weight.device)  # (N, K)
+    against = torch.einsum("nd,nkd->nk", hidden, weight[drawn])
+    against = against.masked_fill(drawn == targets[:, None], -torch.inf)
+    return F.softplus(-(hidden * weight[targets]).sum(1)).mean() + F.softplus(against).sum(1).mean()
 
 
 class _SoftmaxLoss(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from sealr.config import RetrieveConfig, from_dict, to_dict
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, read_json, write_json
 from sealr.retrieve.models import build
+from sealr.retrieve.models.base import SequenceModel
 
 History = Sequence[str] | Sequence[int] | np.ndarray  # raw item ids (unknown ones are skipped) or item indices 1..n, oldest first
 
@@ -24,7 +26,7 @@ History = Sequence[str] | Sequence[int] | np.ndarray  # raw item ids (unknown on
 class Retriever:
     config: RetrieveConfig
     items: list[str]  # the item with index i is items[i - 1]
-    model: nn.Module  # in eval mode
+    model: SequenceModel  # in eval mode
     popularity: np.ndarray  # (n_items + 1,) float32: scores for an empty history, -inf at padding
 
     @cached_property
@@ -42,28 +44,36 @@ class Retriever:
         return ids
 
     @torch.inference_mode()
-    def score(self, histories: Sequence[History]) -> np.ndarray:
+    def score(self, histories: Sequence[History], feelings: Sequence[np.ndarray] | None = None) -> np.ndarray:
         """(N, n_items + 1) float32 logits of each item being next, -inf at padding. Popularity where a history is empty.
 
-        All N rows are held at once: for many users use ``candidates``, which works in blocks.
+        feelings: for each history (H, 2) sentiment class and expected sentiment, NaN where not known; raw ids that
+        the catalogue lacks must have been dropped before. All N rows are held at once: for many users use
+        ``candidates``, which works in blocks.
         """
         ids = [self.indices(history) for history in histories]
-        device = next(self.model.parameters()).device
-        scores = self.model.score(pad(ids, self.config.max_len).to(device)).float().cpu().numpy()
+        inputs = [pad(ids, self.config.max_len)]
+        if feelings is not None:
+            inputs.append(pad(feelings, self.config.max_len))
+        scores = self.model.score(*(i.to(self.device) for i in inputs)).float().cpu().numpy()
         scores[[len(i) == 0 for i in ids]] = self.popularity
         return scores
 
+    @property
+    def device(self) -> torch.device:
+        return next(itertools.chain(self.model.parameters(), self.model.buffers())).device
+
+    @torch.inference_mode()
     def similarity(self, item: int, history: History) -> np.ndarray:
-        """(H,) cosine of the item's embedding and each history item's."""
-        weight = self.model.items.weight.detach()
-        a, b = weight[item], weight[torch.from_numpy(self.indices(history)).to(weight.device)]  # (D,), (H, D)
-        return torch.cosine_similarity(a[None], b).cpu().numpy()
+        """(H,) how close each history item is to the item, in the model's own terms."""
+        return self.model.similarity(item, torch.from_numpy(self.indices(history)).to(self.device)).float().cpu().numpy()
 
 
 def pad(histories: Sequence[np.ndarray], max_len: int) -> Tensor:
-    """(N, L) int64: the newest max_len items of each history, zeros to the right; L is the longest, at least 1."""
+    """(N, L, ...): the newest max_len entries of each history, zeros to the right; L is the longest, at least 1."""
     histories = [h[-max_len:] for h in histories]
-    padded = np.zeros((len(histories), max([1, *map(len, histories)])), dtype=np.int64)
+    shape, dtype = (histories[0].shape[1:], histories[0].dtype) if histories else ((), np.int64)
+    padded = np.zeros((len(histories), max([1, *map(len, histories)]), *shape), dtype=dtype)
     for row, history in zip(padded, histories, strict=True):
         row[: len(history)] = history
     return torch.from_numpy(padded)
@@ -95,10 +105,11 @@ def load(folder: Path) -> Retriever:
     items, counts = read_json(folder / "items.json"), read_json(folder / "popularity.json")
     if len(items) != len(counts):
         raise ValueError(f"{folder}: items.json has {len(items)} items, popularity.json {len(counts)}")
+    state = load_file(folder / f"{config.model}.safetensors")
     with torch.random.fork_rng():  # the fresh weights are overwritten; the caller's generator should not notice them
-        model = build(config, len(items))
+        model = build(config, len(items), next((t for name, t in state.items() if name.split(".")[-1] == "content"), None))
     try:
-        model.load_state_dict(load_file(folder / f"{config.model}.safetensors"))
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{folder / config.model}.safetensors does not fit retriever.json: {error}") from None
     return Retriever(config, items, model.to(device()).eval(), np.array([-np.inf, *counts], dtype=np.float32))

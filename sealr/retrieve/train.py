@@ -1,4 +1,4 @@
-"""Training a retriever: full softmax at every position, early stopping, and a resume that changes nothing.
+"""Training a retriever: one loop for all models, early stopping, and a resume that changes nothing.
 
 All that is random in an epoch follows from (seed, epoch), and a checkpoint is written after each epoch. So a run that
 was killed and started again ends with the same bits as one that was not, on the same machine.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from sealr.config import RetrieveConfig, to_dict
@@ -25,12 +27,15 @@ from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json
 from sealr.evaluate.metrics import hit_rate, ndcg
 from sealr.retrieve.candidates import target_ranks
-from sealr.retrieve.loss import softmax_loss
+from sealr.retrieve.loss import binary_loss, sampled_loss, softmax_loss
 from sealr.retrieve.models import build
+from sealr.retrieve.models.base import SequenceModel
 from sealr.retrieve.retriever import Retriever, device, load, popularity, save
+from sealr.retrieve.start import cooccurrence_embeddings
 
 __all__ = ["Retriever", "load", "popularity", "train"]
 log = logging.getLogger(__name__)
+SAMPLING_LOSSES = {"sampled": sampled_loss, "bce": binary_loss}
 OnEpoch = Callable[[int, dict[str, float]], None]  # epoch from 1; loss, seconds, and on validations ndcg@10 and hr@10
 
 
@@ -48,118 +53,210 @@ class Progress:
         return self.epoch >= config.epochs or sum(e > self.best_epoch for e in validated) >= config.patience
 
 
-def train(config: RetrieveConfig, sequences: Sequences, folder: Path, on_epoch: OnEpoch | None = None) -> Output:
+def train(
+    config: RetrieveConfig,
+    sequences: Sequences,
+    folder: Path,
+    on_epoch: OnEpoch | None = None,
+    content: Tensor | None = None,
+    feelings: np.ndarray | None = None,
+) -> Output:
     """Trains on the train split, keeps the weights with the best validation NDCG@10 (all items ranked), writes them.
 
-    folder: gets what ``load`` reads, and ``history.json``. A call on a folder with a checkpoint of the same
-    configuration and sequences goes on from there. Raises ValueError when there is nothing to train or validate on.
+    folder: gets what ``load`` reads, and ``history.json``. A call on a folder with a checkpoint of the same configuration
+    and data goes on from there. content: (n_items + 1, C) text embeddings. feelings: (interactions, 2) float32 sentiment
+    class and expected sentiment, aligned with ``sequences.flat``. Raises ValueError when there is nothing to train or
+    validate on.
     """
     if not len(sequences.split("valid")):
         raise ValueError("no user has three items: there is nothing to validate a retriever on")
-    batches = Batches(sequences, config.max_len, config.batch_size)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = build(config, sequences.n_items).to(device())
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        path, identity = folder / CHECKPOINT / "retriever.pt", _identity(config, sequences)
-        progress = _read_checkpoint(path, identity, model, optimizer) or Progress(0, [], 0, {})
+        model = build(config, sequences.n_items, content).to(device())
         retriever = Retriever(config, sequences.items, model, popularity(sequences))
-
-        bar = tqdm(total=config.epochs, initial=progress.epoch, desc=f"train {config.model}", unit="epoch", disable=None)
-        while not progress.stop(config):
-            started, epoch = time.monotonic(), progress.epoch + 1
-            torch.manual_seed(config.seed * 1_000_003 + epoch)
-            entry: dict[str, float] = {"epoch": epoch, "loss": _train_epoch(model, optimizer, batches)}
-            if epoch % config.eval_every == 0 or epoch == config.epochs:
-                model.eval()
-                ranks = target_ranks(retriever, sequences, "valid", config.exclude_seen)
-                entry |= {"ndcg@10": float(ndcg(ranks, 10).mean()), "hr@10": float(hit_rate(ranks, 10).mean())}
-                if not progress.best_epoch or entry["ndcg@10"] > progress.history[progress.best_epoch - 1]["ndcg@10"]:
-                    progress.best_epoch, progress.best = epoch, {k: v.detach().clone() for k, v in model.state_dict().items()}
-            progress.epoch = epoch
-            progress.history.append(entry)
-            _write_checkpoint(path, identity, model, optimizer, progress)
-            best = progress.history[progress.best_epoch - 1]["ndcg@10"] if progress.best_epoch else float("nan")
-            bar.set_postfix(loss=f"{entry['loss']:.4f}", best_ndcg=f"{best:.4f}", refresh=False)
-            bar.update()
-            if on_epoch:
-                on_epoch(epoch, {k: v for k, v in entry.items() if k != "epoch"} | {"seconds": time.monotonic() - started})
-        bar.close()
+        if hasattr(model, "fit"):  # closed form
+            model.fit(sequences)
+            model.eval()
+            best = validate(retriever, sequences, feelings)
+            save(retriever, folder, {"best": best})
+            return Output(_rows(sequences), {f"valid_{name}": value for name, value in best.items()})
+        progress, positions = _train(retriever, sequences, feelings, folder, on_epoch)
 
     model.load_state_dict(progress.best)
     model.eval()
-    best_entry = progress.history[progress.best_epoch - 1]
-    log.info("best epoch %d of %d, validation NDCG@10 %.4f", progress.best_epoch, progress.epoch, best_entry["ndcg@10"])
+    best = progress.history[progress.best_epoch - 1]
+    log.info("best epoch %d of %d, validation NDCG@10 %.4f", progress.best_epoch, progress.epoch, best["ndcg@10"])
     write_json(progress.history, folder / "history.json")
-    save(retriever, folder, {"best": best_entry, "epochs": progress.epoch})
-    metrics = {"valid_ndcg@10": best_entry["ndcg@10"], "valid_hr@10": best_entry["hr@10"], "loss": best_entry["loss"]}
-    return Output(
-        {"users": len(sequences), "items": sequences.n_items, "positions": batches.positions},
-        metrics | {"best_epoch": float(progress.best_epoch), "epochs": float(progress.epoch)},
-    )
+    save(retriever, folder, {"best": best, "epochs": progress.epoch})
+    metrics = {"valid_ndcg@10": best["ndcg@10"], "valid_hr@10": best["hr@10"], "loss": best["loss"]}
+    metrics |= {"best_epoch": float(progress.best_epoch), "epochs": float(progress.epoch)}
+    return Output(_rows(sequences) | {"positions": positions}, metrics)
 
 
-def _train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
-    """One pass over all users; mean loss per position. Raises FloatingPointError when it is not a number."""
+def _train(
+    retriever: Retriever, sequences: Sequences, feelings: np.ndarray | None, folder: Path, on_epoch: OnEpoch | None
+) -> tuple[Progress, int]:
+    """Epochs until ``Progress.stop``; and the number of positions learned from in one."""
+    config, model = retriever.config, retriever.model
+    if config.start == "cooccurrence":
+        with torch.no_grad():
+            model.items.weight.copy_(cooccurrence_embeddings(sequences, config.hidden))
+    batches = Batches(sequences, config, feelings)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    average = Average(model, config.average)
+    path, identity = folder / CHECKPOINT / "retriever.pt", _identity(config, sequences, feelings)
+    progress = _read_checkpoint(path, identity, model, optimizer, average) or Progress(0, [], 0, {})
+
+    bar = tqdm(total=config.epochs, initial=progress.epoch, desc=f"train {config.model}", unit="epoch", disable=None)
+    while not progress.stop(config):
+        started, epoch = time.monotonic(), progress.epoch + 1
+        torch.manual_seed(config.seed * 1_000_003 + epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, progress.epoch)
+        entry: dict[str, float] = {"epoch": epoch, "loss": _train_epoch(model, optimizer, batches, average)}
+        if epoch % config.eval_every == 0 or epoch == config.epochs:
+            model.eval()
+            with average.used():
+                entry |= validate(retriever, sequences, feelings)
+                if not progress.best_epoch or entry["ndcg@10"] > progress.history[progress.best_epoch - 1]["ndcg@10"]:
+                    progress.best_epoch, progress.best = epoch, {k: v.detach().clone() for k, v in model.state_dict().items()}
+        progress.epoch = epoch
+        progress.history.append(entry)
+        _write_checkpoint(path, identity, model, optimizer, average, progress)
+        best = progress.history[progress.best_epoch - 1]["ndcg@10"] if progress.best_epoch else float("nan")
+        bar.set_postfix(loss=f"{entry['loss']:.4f}", best_ndcg=f"{best:.4f}", refresh=False)
+        bar.update()
+        if on_epoch:
+            on_epoch(epoch, {k: v for k, v in entry.items() if k != "epoch"} | {"seconds": time.monotonic() - started})
+    bar.close()
+    return progress, batches.positions
+
+
+def learning_rate(config: RetrieveConfig, epoch: int) -> float:
+    """Of the epoch with this number from 0."""
+    if config.schedule == "constant":
+        return config.lr
+    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs)))
+
+
+def validate(retriever: Retriever, sequences: Sequences, feelings: np.ndarray | None = None) -> dict[str, float]:
+    """NDCG@10 and HR@10 of the validation items among all items."""
+    ranks = target_ranks(retriever, sequences, "valid", retriever.config.exclude_seen, feelings)
+    return {"ndcg@10": float(ndcg(ranks, 10).mean()), "hr@10": float(hit_rate(ranks, 10).mean())}
+
+
+def _rows(sequences: Sequences) -> dict[str, int]:
+    return {"users": len(sequences), "items": sequences.n_items}
+
+
+def _train_epoch(model: SequenceModel, optimizer: torch.optim.Optimizer, batches: Batches, average: Average) -> float:
+    """One pass over all rows; mean loss per position. Raises FloatingPointError when it is not a number."""
     model.train()
+    config = model.config
     where = next(model.parameters()).device
-    total = 0.0
-    for inputs, targets in tqdm(batches, desc="epoch", unit="step", delay=5, leave=False, disable=None):
-        inputs, targets = inputs.to(where), targets.to(where)
-        real = targets > 0  # (B, L): padding never meets the item projection
-        loss = softmax_loss(model(inputs)[real], model.items.weight[1:], targets[real] - 1)  # no logit for padding either
+    total, count = 0.0, 0
+    for batch in tqdm(batches, desc="epoch", unit="step", delay=5, leave=False, disable=None):
+        hidden, targets = model.pairs(*(None if b is None else b.to(where) for b in batch))  # (M, D), (M,)
+        weight = model.item_weights()[1:]  # no logit for padding
+        if config.loss == "softmax":
+            loss = softmax_loss(hidden, weight, targets - 1)
+        else:
+            loss = SAMPLING_LOSSES[config.loss](hidden, weight, targets - 1, config.negatives)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        total += loss.item() * int(real.sum())
+        average.update()
+        total += loss.item() * len(targets)
+        count += len(targets)
     if not np.isfinite(total):
         raise FloatingPointError("the training loss is not finite: lower retrieve.lr")
-    return total / batches.positions
+    return total / count
+
+
+class Average:
+    """Exponential moving average of a model's parameters; does nothing where decay is 0."""
+
+    def __init__(self, model: SequenceModel, decay: float) -> None:
+        self.decay, self.parameters = decay, list(model.parameters())
+        self.values = [p.detach().clone() for p in self.parameters] if decay else []
+
+    @torch.no_grad()
+    def update(self) -> None:
+        if self.decay:
+            torch._foreach_lerp_(self.values, self.parameters, 1 - self.decay)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Inside, the model has the averaged parameters."""
+        current = [p.detach().clone() for p in self.parameters] if self.decay else []
+        self._put(self.values)
+        yield
+        self._put(current)
+
+    @torch.no_grad()
+    def _put(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self.parameters if values else [], values, strict=True):
+            parameter.copy_(value)
 
 
 class Batches:
-    """Random batches of training users; the order follows torch's global generator.
+    """Random batches of training rows; the order follows torch's global generator.
 
-    An item is (inputs, targets), both (B, L) int64, oldest first and zeros to the right: the target at a position is
-    the next item.
+    An item is (inputs, targets, feelings): (B, L) int64 twice, oldest first and zeros to the right, the target at a position
+    being the next item; and (B, L, 2) float32 or None. A row is a user, or a prefix of one where ``objective`` is "last".
     """
 
-    def __init__(self, sequences: Sequences, max_len: int, batch_size: int) -> None:
+    def __init__(self, sequences: Sequences, config: RetrieveConfig, feelings: np.ndarray | None = None) -> None:
         split = sequences.split("train")
-        starts = np.maximum(split.starts, split.ends - max_len - 1)
-        long = split.ends - starts >= 2
-        self.flat, self.starts, self.ends, self.batch_size = split.flat, starts[long], split.ends[long], batch_size
-        self.positions = int((self.ends - self.starts - 1).sum())
+        lengths = split.ends - split.starts
+        if config.objective == "last":  # every end from the second item on
+            starts = np.repeat(split.starts, np.maximum(lengths - 1, 0))
+            ends = np.concatenate([np.arange(a + 2, b + 1) for a, b in zip(split.starts, split.ends, strict=True)] or [[]])
+        else:
+            starts, ends = split.starts[lengths >= 2], split.ends[lengths >= 2]
+        self.flat, self.feelings, self.batch_size = split.flat, feelings, config.batch_size
+        self.starts, self.ends = np.maximum(starts, ends - config.max_len - 1), ends.astype(np.int64)
+        self.positions = len(ends) if config.objective == "last" else int((self.ends - self.starts - 1).sum())
         if not self.positions:
             raise ValueError("no user has two training items: there is nothing to train a retriever on")
 
     def __len__(self) -> int:
         return -(-len(self.starts) // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for users in torch.randperm(len(self.starts)).split(self.batch_size):
-            starts, ends = self.starts[users.numpy()], self.ends[users.numpy()]
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        for rows in torch.randperm(len(self.starts)).split(self.batch_size):
+            starts, ends = self.starts[rows.numpy()], self.ends[rows.numpy()]
             where = starts[:, None] + np.arange((ends - starts).max())  # (B, L + 1)
-            items = np.where(where < ends[:, None], self.flat[np.minimum(where, len(self.flat) - 1)], 0)
-            inputs, targets = items[:, :-1], items[:, 1:]
-            yield torch.from_numpy(np.where(targets > 0, inputs, 0)), torch.from_numpy(targets)
+            real, where = where < ends[:, None], np.minimum(where, len(self.flat) - 1)
+            items = np.where(real, self.flat[where], 0)
+            targets = items[:, 1:]
+            felt = None if self.feelings is None else torch.from_numpy(self.feelings[where[:, :-1]])
+            yield torch.from_numpy(np.where(targets > 0, items[:, :-1], 0)), torch.from_numpy(targets), felt
 
 
-def _identity(config: RetrieveConfig, sequences: Sequences) -> dict[str, Any]:
+def _identity(config: RetrieveConfig, sequences: Sequences, feelings: np.ndarray | None) -> dict[str, Any]:
     """What a checkpoint must agree with to be continued."""
     digest = hashlib.sha256(sequences.flat.tobytes() + sequences.offsets.tobytes() + "\n".join(sequences.items).encode())
-    return {"config": to_dict(config), "sequences": digest.hexdigest()}
+    digest.update(b"" if feelings is None else feelings.tobytes())
+    return {"config": to_dict(config), "data": digest.hexdigest()}
 
 
 def _write_checkpoint(
-    path: Path, identity: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    path: Path,
+    identity: dict[str, Any],
+    model: SequenceModel,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    progress: Progress,
 ) -> None:
-    values = {"identity": identity, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}
+    values = {"identity": identity, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.values}
     with atomic_path(path) as temporary:
-        torch.save(values, temporary)
+        torch.save(values | {"progress": vars(progress)}, temporary)
 
 
-def _read_checkpoint(path: Path, identity: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+def _read_checkpoint(
+    path: Path, identity: dict[str, Any], model: SequenceModel, optimizer: torch.optim.Optimizer, average: Average
+) -> Progress | None:
     if not path.exists():
         return None
     values = torch.load(path, weights_only=True, map_location=device())
@@ -168,6 +265,7 @@ def _read_checkpoint(path: Path, identity: dict[str, Any], model: nn.Module, opt
         return None
     model.load_state_dict(values["model"])
     optimizer.load_state_dict(values["optimizer"])
+    average.values = values["average"]
     progress = Progress(**values["progress"])
     log.info("resuming after epoch %d", progress.epoch)
     return progress

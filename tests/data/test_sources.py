@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sealr.config import CONFIG_DIR, Columns, DataConfig, load_config
-from sealr.data.sources import READERS, amazon, columns, reader, yelp
+from sealr.data.sources import READERS, amazon, columns, lines, reader, sequences, yelp
 from sealr.data.sources.columns import ColumnError
 from sealr.data.sources.lines import DataFileError, read_lines, seconds
 
@@ -26,8 +26,8 @@ def read(path, **more):
 
 
 def test_registry():
-    assert reader("yelp") is yelp and set(READERS) == {"demo", "amazon", "yelp", "columns"}
-    with pytest.raises(ValueError, match="data.source 'ebay' is not known; there are: demo, amazon, yelp, columns"):
+    assert reader("yelp") is yelp and set(READERS) == {"demo", "amazon", "yelp", "columns", "sequences"}
+    with pytest.raises(ValueError, match="data.source 'ebay' is not known; there are: demo, amazon, yelp, columns, sequences"):
         reader("ebay")
 
 
@@ -197,3 +197,30 @@ def test_unknown_and_damaged_formats(tmp_path):
 def test_a_file_with_a_gzip_name_may_be_plain(tmp_path):
     (tmp_path / "a.gz").write_bytes(b"plain\ntext")
     assert list(read_lines(tmp_path / "a.gz")) == [(1, b"plain\n"), (2, b"text")]
+
+
+def test_a_small_file_with_an_endless_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "LONGEST", 1_000_000)
+    path = tmp_path / "bomb.json.gz"
+    path.write_bytes(gzip.compress(b"{}\n" + b"0" * 50_000_000))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(DataFileError, match="line 2 is longer than 1,000,000 bytes"):
+        list(read_lines(path))
+
+
+def test_sequences_become_interactions_in_order(tmp_path):
+    path = write(tmp_path / "s.txt.gz", "u1 3 1 3\n\nu2 2\nu1 9\nu3\n")
+    rows = list(sequences.read_reviews(config(source="sequences"), path))
+    assert [(r.values["user"], r.values["item"]) for r in rows if r.values] == [("u1", "3"), ("u1", "1"), ("u1", "3"), ("u2", "2")]
+    times = [r.values["timestamp"] for r in rows[:3]]
+    assert times == sorted(set(times)) and rows[0].values["text"] == "" and rows[0].values["rating"] is None
+    assert [(r.line, r.reason) for r in rows if r.values is None] == [
+        (5, "line 4: the user has a line before"),
+        (6, "line 5: a user without items"),
+    ]
+
+
+def test_items_of_sequences_are_read_by_column_names(tmp_path):
+    path = write(tmp_path / "items.tsv", "item\tphrase\tbrand\n7\tred lacquer\tOPI\n")
+    made = config(source="sequences", columns=Columns(title="phrase", categories=""))
+    assert [r.values["title"] for r in sequences.read_items(made, path)] == ["red lacquer"]

@@ -8,7 +8,7 @@ from toy_sequences import make_sequences
 from sealr.config import RetrieveConfig
 from sealr.data.tables import read_table
 from sealr.retrieve import candidates as module
-from sealr.retrieve.candidates import candidates, pool_for, target_ranks, top, write_candidates
+from sealr.retrieve.candidates import candidates, pool_for, target_ranks, top, top_lists, write_candidates
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever
 from sealr.retrieve.train import popularity
@@ -55,6 +55,27 @@ def test_sorted_unique_and_never_seen(retriever, sequences):
     part = sequences.split("test")
     seen = {(sequences.users[u], sequences.items[i - 1]) for u, h in zip(part.users, part.histories(), strict=True) for i in h}
     assert not seen & set(zip(frame["user"], frame["item"], strict=True))
+
+
+def test_top_lists_are_the_candidates(retriever, sequences):
+    lists = top_lists(retriever, sequences, "test", 12, True)
+    frame = candidates(retriever, sequences, "test", 12, True)
+    assert [sequences.items[i - 1] for i in lists[lists > 0]] == frame["item"].tolist()
+
+
+def test_feelings_reach_the_model(sequences):
+    torch.manual_seed(0)
+    config = RetrieveConfig(hidden=8, layers=1, max_len=6, sentiment="class")
+    retriever = Retriever(config, sequences.items, build(config, 30).eval(), popularity(sequences))
+    torch.nn.init.normal_(retriever.model.felt.weight)
+    felt = np.random.default_rng(0).integers(-2, 3, size=(len(sequences.flat), 2)).astype(np.float32)
+    frame, part = candidates(retriever, sequences, "test", 5, True, felt), sequences.split("test")
+    for i in (0, 9, 33):
+        scores = retriever.score([part.history(i)], [felt[part.starts[i] : part.ends[i]]])[0]
+        mine = frame[frame["user"] == sequences.users[part.users[i]]]
+        np.testing.assert_allclose(mine["score"], scores[[retriever.index[item] for item in mine["item"]]], rtol=1e-4, atol=1e-5)
+        assert not np.allclose(scores[1:], retriever.score([part.history(i)])[0, 1:])
+    assert (target_ranks(retriever, sequences, "test", True, felt) != target_ranks(retriever, sequences, "test", True)).any()
 
 
 def test_pool_larger_than_the_catalogue(retriever, sequences):

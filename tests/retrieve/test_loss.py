@@ -1,8 +1,11 @@
+import math
+
+import pytest
 import torch
 from torch.nn import functional as F
 
 from sealr.retrieve import loss
-from sealr.retrieve.loss import softmax_loss
+from sealr.retrieve.loss import binary_loss, sampled_loss, softmax_loss
 
 
 def test_value_and_gradients_equal_cross_entropy(monkeypatch):
@@ -26,3 +29,50 @@ def test_large_logits_stay_finite():
     hidden = torch.full((2, 1), 1000.0, requires_grad=True)
     value = softmax_loss(hidden, torch.tensor([[1.0], [2.0]], requires_grad=True), torch.tensor([1, 0]))
     assert value.item() == 500.0
+
+
+@pytest.fixture
+def given() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(20, 6, generator=generator),
+        torch.randn(30, 6, generator=generator),
+        torch.randint(30, (20,), generator=generator),
+    )
+
+
+def test_sampled_loss_comes_close_to_softmax_with_many_items(given):
+    torch.manual_seed(0)
+    found, exact = sampled_loss(*given, negatives=200_000), softmax_loss(*given)
+    assert found.item() == pytest.approx(exact.item(), rel=0.01)
+    few = torch.stack([sampled_loss(*given, negatives=5) for _ in range(200)])
+    assert few.std() > 0.05 and few.mean().item() == pytest.approx(exact.item(), rel=0.2)
+
+
+def test_sampled_loss_by_hand(given):
+    hidden, weight, targets = given
+    torch.manual_seed(1)
+    drawn = torch.randint(30, (40,))
+    torch.manual_seed(1)
+    found = sampled_loss(hidden, weight, targets, 40)
+    each = []
+    for h, target in zip(hidden, targets, strict=True):
+        others = sum(math.exp(h @ weight[i]) for i in drawn if i != target) * 29 / 40
+        wanted = math.exp(h @ weight[target])
+        each.append(-math.log(wanted / (wanted + others)))
+    assert any(i == target for i in drawn for target in targets)  # a target among the drawn is not its own negative
+    assert found.item() == pytest.approx(sum(each) / 20, rel=1e-5)
+
+
+def test_binary_loss_by_hand(given):
+    hidden, weight, targets = given
+    torch.manual_seed(2)
+    drawn = torch.randint(30, (20, 7))
+    torch.manual_seed(2)
+    found = binary_loss(hidden, weight, targets, 7)
+    total = 0.0
+    for h, target, negatives in zip(hidden, targets, drawn, strict=True):
+        total -= math.log(1 / (1 + math.exp(-(h @ weight[target]))))
+        total -= sum(math.log(1 - 1 / (1 + math.exp(-(h @ weight[i])))) for i in negatives if i != target)
+    assert (drawn == targets[:, None]).any()
+    assert found.item() == pytest.approx(total / 20, rel=1e-5)

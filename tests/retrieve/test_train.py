@@ -10,7 +10,7 @@ import torch
 from toy_sequences import make_sequences
 
 from sealr.data.tables import read_json
-from sealr.retrieve.train import Batches, load, popularity, train
+from sealr.retrieve.train import Batches, learning_rate, load, popularity, train, validate
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_files_and_output(trained, cycle, quick):
     assert "ndcg@10" not in history[0] and "ndcg@10" in history[1] and "seconds" not in history[1]
     assert read_json(folder / "items.json") == cycle.items
     assert read_json(folder / "retriever.json")["config"]["hidden"] == quick.hidden
-    assert output.rows == {"users": 40, "items": 12, "positions": Batches(cycle, quick.max_len, 8).positions}
+    assert output.rows == {"users": 40, "items": 12, "positions": Batches(cycle, quick).positions}
 
 
 def test_early_stopping(trained, quick):
@@ -70,16 +70,94 @@ def test_a_checkpoint_of_another_configuration_is_not_continued(cycle, quick, tm
     assert output.metrics["epochs"] == 1 and "starting anew" in caplog.text
 
 
-def test_batches_shift_by_one_and_cover_everything():
-    sequences = make_sequences([[1, 2, 3, 4, 5, 6], [7, 8, 9, 1], [1, 2], [5, 6, 7], [3]], 9)
-    batches = Batches(sequences, max_len=2, batch_size=2)
-    pairs = []
-    for inputs, targets in batches:
+@pytest.fixture
+def ragged():
+    return make_sequences([[1, 2, 3, 4, 5, 6], [7, 8, 9, 1], [1, 2], [5, 6, 7], [3]], 9)
+
+
+def rows_of(batches):
+    rows = []
+    for inputs, targets, _ in batches:
         assert inputs.shape == targets.shape and ((inputs == 0) == (targets == 0)).all()
-        pairs += [tuple(zip(i[i > 0].tolist(), t[t > 0].tolist(), strict=True)) for i, t in zip(inputs, targets, strict=True)]
+        rows += [tuple(zip(i[i > 0].tolist(), t[t > 0].tolist(), strict=True)) for i, t in zip(inputs, targets, strict=True)]
+    return sorted(rows)
+
+
+def test_batches_shift_by_one_and_cover_everything(ragged, quick):
+    batches = Batches(ragged, dataclasses.replace(quick, max_len=2, batch_size=2))
     # u0 trains on 1..4, cut to its newest three; u1 on 7, 8; u2 has two items, all for training; u3 and u4 have one
-    assert sorted(pairs) == [((1, 2),), ((2, 3), (3, 4)), ((7, 8),)]
+    assert rows_of(batches) == [((1, 2),), ((2, 3), (3, 4)), ((7, 8),)]
     assert batches.positions == 4 and len(batches) == 2
+
+
+def test_batches_of_prefixes(ragged, quick):
+    batches = Batches(ragged, dataclasses.replace(quick, max_len=2, batch_size=2, objective="last"))
+    assert rows_of(batches) == [((1, 2),), ((1, 2),), ((1, 2), (2, 3)), ((2, 3), (3, 4)), ((7, 8),)]
+    assert batches.positions == 5 and len(batches) == 3
+
+
+def test_batches_bring_the_feelings_of_their_inputs(ragged, quick):
+    feelings = np.stack([np.arange(len(ragged.flat)), ragged.flat], axis=1).astype(np.float32)
+    for objective in ("positions", "last"):
+        for inputs, _, felt in Batches(ragged, dataclasses.replace(quick, objective=objective), feelings):
+            assert felt.shape == (*inputs.shape, 2)
+            assert (felt[..., 1] == inputs)[inputs > 0].all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "last"},
+        {"schedule": "cosine"},
+        {"average": 0.9},
+        {"loss": "sampled", "negatives": 8},
+        {"loss": "bce", "negatives": 2, "epochs": 60},
+        {"start": "cooccurrence"},
+    ],
+)
+def test_every_way_to_train_learns_the_cycle(changes, cycle, quick, tmp_path):
+    output = train(dataclasses.replace(quick, **changes), cycle, tmp_path)
+    assert output.metrics["valid_ndcg@10"] > 0.95
+
+
+def test_what_is_kept_is_the_moving_average(cycle, quick, tmp_path):
+    """With a decay near 1 the averaged weights stay where they started, so training has hardly an effect."""
+    config = dataclasses.replace(quick, epochs=4)
+    still = train(dataclasses.replace(config, average=0.9999), cycle, tmp_path / "still").metrics
+    moved = train(config, cycle, tmp_path / "moved").metrics
+    assert still["loss"] == pytest.approx(moved["loss"], abs=0.5) and still["valid_ndcg@10"] < 0.6 < moved["valid_ndcg@10"]
+
+
+def test_learning_rates(quick):
+    assert [learning_rate(quick, e) for e in (0, 24)] == [quick.lr] * 2
+    cosine = dataclasses.replace(quick, schedule="cosine", epochs=100)
+    rates = [learning_rate(cosine, e) for e in range(101)]
+    assert rates[0] == pytest.approx(quick.lr) and rates[50] == pytest.approx(0.505 * quick.lr)
+    assert rates[100] == pytest.approx(quick.lr / 100) and rates == sorted(rates, reverse=True)
+
+
+def test_sentiment_that_decides_is_learned(quick, tmp_path):
+    """How the last item was liked says which way round the cycle goes: a retriever that reads it knows, one that does not guesses."""
+    rng = np.random.default_rng(0)
+    ways, lists = [], []
+    for _ in range(150):
+        items, felt = [int(rng.integers(12))], []
+        for _ in range(8):
+            felt.append(int(rng.choice([-2, 2])))
+            items.append((items[-1] + (1 if felt[-1] > 0 else -1)) % 12)
+        ways += [*felt, 0]
+        lists.append([item + 1 for item in items])
+    sequences = make_sequences(lists, 12)
+    feelings = np.stack([ways, np.array(ways) * 0.9], axis=1).astype(np.float32)
+    shuffled = np.random.default_rng(1).permutation(feelings)
+    found = {}
+    for name, sentiment, felt in (("none", "none", None), ("class", "class", feelings), ("shuffled", "shuffled", shuffled)):
+        config = dataclasses.replace(quick, sentiment=sentiment, batch_size=32, epochs=20)
+        train(config, sequences, tmp_path / name, feelings=felt)
+        retriever = load(tmp_path / name)
+        found[name] = validate(retriever, sequences, felt)["ndcg@10"]
+        assert found[name] == pytest.approx(read_json(tmp_path / name / "retriever.json")["best"]["ndcg@10"])
+    assert found["class"] > 0.95 and max(found["none"], found["shuffled"]) < 0.85
 
 
 def test_popularity_counts_training_items_only():

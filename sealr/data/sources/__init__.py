@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from sealr.data.sources import amazon, columns, demo, yelp
+from sealr.data.sources import amazon, columns, demo, sequences, yelp
 
-READERS: dict[str, ModuleType] = {"demo": demo, "amazon": amazon, "yelp": yelp, "columns": columns}
+READERS: dict[str, ModuleType] = {"demo": demo, "amazon": amazon, "yelp": yelp, "columns": columns, "sequences": sequences}
 
 
 def reader(source: str) -> ModuleType:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 NOT_UTF8 = "not UTF-8"
+LONGEST = 64 << 20  # bytes of a line: a small gzip file can hold one that does not fit into memory
 
 
 class DataFileError(ValueError):
@@ -35,7 +36,7 @@ class Row(NamedTuple):
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Lines with their numbers from 1, gzip recognised by content rather than by name, a byte order mark removed.
 
-    Raises DataFileError where a gzip file is truncated or damaged, FileNotFoundError where there is no file.
+    Raises DataFileError where a gzip file is truncated or damaged or a line has no end, FileNotFoundError where there is no file.
     """
     size = path.stat().st_size
     with open(path, "rb") as file, tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
@@ -44,8 +45,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         lines = gzip.GzipFile(fileobj=file) if compressed else file
         number = shown = 0
         try:
-            for line in lines:
+            while line := lines.readline(LONGEST + 1):
                 number += 1
+                if len(line) > LONGEST:
+                    raise DataFileError(f"{path}: line {number} is longer than {LONGEST:,} bytes; is this a file of lines?")
                 if number == 1:
                     line = line.removeprefix(BOM)
                 if number % 1000 == 0:

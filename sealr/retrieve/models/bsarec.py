@@ -1,0 +1,78 @@
+"""BSARec (Shin et al., AAAI 2024): self-attention beside a low-pass filter, against over-smoothed item histories.
+
+A layer mixes two views of a row (equation 9): a * A(x) + (1 - a) * attention(x), where A keeps the low frequencies of
+the row's Fourier transform and rescales the rest by a learned b^2 (equations 7 and 8).
+
+The low-pass filter of a row of L places is a circular convolution with one fixed kernel, so it is computed here
+without a Fourier transform, as a (length, length) matrix between real positions; padding counts as zeros (in the
+original, padding holds what the layers make of it). Its two sides see past and future, which is why the original trains
+on the last position of every prefix (``objective: last``). With ``objective: positions`` the kernel is cut to the past,
+so that all positions can be trained on at once, many times faster; on the newest item both are the same in the first layer.
+
+Other departures: the position embedding counts from the oldest item that is read.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sealr.config import RetrieveConfig
+from sealr.retrieve.models.base import Dropout, Packed, SequenceModel, initialise
+from sealr.retrieve.models.layers import Attention, FeedForward
+
+
+class BSARec(SequenceModel):
+    def __init__(self, n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> None:
+        super().__init__(n_items, config, content)
+        self.positions = nn.Embedding(config.max_len, config.hidden)
+        self.norm = nn.LayerNorm(config.hidden)
+        self.blocks = nn.ModuleList(BSALayer(config) for _ in range(config.layers))
+        self.apply(initialise)
+
+    def encode(self, x: Tensor, packed: Packed) -> Tensor:
+        """(N, D) -> (N, D)."""
+        x = self.dropout(self.norm(x + self.positions(packed.slot)))
+        for block in self.blocks:
+            x = block(x, packed)
+        return x
+
+
+class BSALayer(nn.Module):
+    """Equations 7 to 10, post-LN as in the original."""
+
+    def __init__(self, config: RetrieveConfig) -> None:
+        super().__init__()
+        self.alpha = config.bsarec.alpha
+        self.attention = Attention(config.hidden, config.heads, config.dropout)
+        self.filter = FrequencyFilter(config.hidden, config.max_len, config.bsarec.cutoff, config.objective == "positions")
+        self.feed = FeedForward(config.hidden)
+        self.attention_norm, self.filter_norm = nn.LayerNorm(config.hidden), nn.LayerNorm(config.hidden)
+        self.feed_norm = nn.LayerNorm(config.hidden)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, packed: Packed) -> Tensor:
+        attended = self.attention_norm(x + self.dropout(self.attention(x, packed)))
+        filtered = self.filter_norm(x + self.dropout(self.filter(x, packed)))
+        x = self.alpha * filtered + (1 - self.alpha) * attended
+        return self.feed_norm(x + self.dropout(self.feed(x)))
+
+
+class FrequencyFilter(nn.Module):
+    """low(x) + b^2 * (x - low(x)), where low keeps the ``cutoff // 2 + 1`` lowest frequencies of ``max_len`` places."""
+
+    def __init__(self, hidden: int, max_len: int, cutoff: int, causal: bool) -> None:
+        super().__init__()
+        self.root = nn.Parameter(torch.randn(hidden))  # b of equation 8, by dimension
+        distance = torch.arange(max_len)[:, None] - torch.arange(max_len)[None]  # (L, L) how far the second is behind
+        waves = [2 * torch.cos(2 * math.pi * f / max_len * distance) for f in range(1, cutoff // 2 + 1)]
+        kernel = (1 + sum(waves, torch.zeros(max_len, max_len))) / max_len  # (L, L)
+        self.register_buffer("kernel", kernel.tril() if causal else kernel, persistent=False)
+
+    def forward(self, x: Tensor, packed: Packed) -> Tensor:
+        """(N, D) -> (N, D)."""
+        parts = zip(packed.groups, packed.split(x), strict=True)
+        low = torch.cat([(self.kernel[:n, :n] @ part.view(rows, n, -1)).reshape(rows * n, -1) for (rows, n), part in parts])
+        return low + self.root**2 * (x - low)

@@ -1,0 +1,47 @@
+"""EASE (Steck, WWW 2019): the linear item-item model with the best reconstruction of all histories, in closed form.
+
+With the binary matrix X (users, V), P = (X^T X + l2 I)^-1 and B(i, j) = -P(i, j) / P(j, j), 0 on the diagonal
+(equation 8); a user's scores are the row of X times B.
+
+Departures from the paper: of each item's row of B only the ``neighbours`` weights of the largest magnitude are kept. The inverse
+needs three (V, V) matrices of float32 at once and time that grows with V^3, so a catalogue over MAX_ITEMS is refused.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sealr.config import RetrieveConfig
+from sealr.data.sequences import Sequences
+from sealr.retrieve.models.neighbours import NeighbourModel, training_matrix
+
+MAX_ITEMS = 40_000  # 19 GB
+BLOCK_ELEMENTS = 2**24  # weights sorted at a time: 64 MB
+
+
+class EASE(NeighbourModel):
+    def __init__(self, n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> None:
+        super().__init__(n_items, config.ease.neighbours)
+        self.l2 = config.ease.l2
+
+    def fit(self, sequences: Sequences) -> None:
+        """Raises ValueError when the catalogue is too large."""
+        if sequences.n_items > MAX_ITEMS:
+            raise ValueError(f"ease inverts an (items, items) matrix: {sequences.n_items} items are too many; use cooccurrence")
+        inverse = self._inverse(sequences)  # (V, V)
+        diagonal = inverse.diagonal().clone()
+        inverse.fill_diagonal_(0)
+        block = max(1, BLOCK_ELEMENTS // len(inverse))
+        for start in range(0, len(inverse), block):
+            weights = inverse[start : start + block] / -diagonal  # (b, V) rows of B
+            kept = weights.abs().topk(self.indices.shape[1]).indices  # (b, K)
+            rows = slice(start + 1, start + 1 + len(kept))
+            self.weights[rows] = weights.gather(1, kept)
+            self.indices[rows] = kept.int() + 1
+
+    def _inverse(self, sequences: Sequences) -> Tensor:
+        matrix = training_matrix(sequences)[:, 1:]
+        gram = torch.from_numpy((matrix.T @ matrix).toarray()).to(self.weights.device)  # (V, V)
+        gram.diagonal().add_(self.l2)
+        return torch.cholesky_inverse(torch.linalg.cholesky(gram))

@@ -1,0 +1,33 @@
+"""Popularity: every user gets the items that occur most often in the training split. The floor that any model must clear."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sealr.config import RetrieveConfig
+from sealr.data.sequences import Sequences
+
+
+class Popularity(nn.Module):
+    """Nothing of a row is read but that it is there."""
+
+    def __init__(self, n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("counts", torch.zeros(n_items + 1))
+
+    def fit(self, sequences: Sequences) -> None:
+        train = sequences.split("train")
+        counts = np.bincount(np.concatenate(list(train.histories())), minlength=sequences.n_items + 1)
+        self.counts.copy_(torch.from_numpy(counts))
+
+    def score(self, sequences: Tensor, feelings: Tensor | None = None) -> Tensor:
+        """(B, L) -> counts (B, n_items + 1), -inf at padding."""
+        scores = self.counts.repeat(len(sequences), 1)
+        scores[:, 0] = -torch.inf
+        return scores
+
+    def similarity(self, item: int, others: Tensor) -> Tensor:
+        """(H,) zeros: popularity knows no likeness of items."""
+        return self.counts.new_zeros(len(others))

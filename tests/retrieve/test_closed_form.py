@@ -1,0 +1,100 @@
+"""Models without training: equal to their definitions, worked out by hand or naively."""
+
+import numpy as np
+import pytest
+import torch
+from toy_sequences import make_sequences
+
+from sealr.config import CooccurrenceSettings, EASESettings, RetrieveConfig
+from sealr.retrieve.models import build, cooccurrence, ease
+from sealr.retrieve.models.neighbours import training_matrix
+
+DAMPING = cooccurrence.DAMPING
+
+
+@pytest.fixture
+def sequences():
+    """Training histories 1 2 3, 1 2 1, 4 1 and 3: the last two items of long rows are for validation and test."""
+    return make_sequences([[1, 2, 3, 4, 5], [1, 2, 1, 5, 5], [4, 1], [3, 5, 5]], 5)
+
+
+def fitted(name, sequences, **settings):
+    model = build(RetrieveConfig(model=name, **settings), sequences.n_items)
+    model.fit(sequences)
+    return model
+
+
+def test_training_matrix(sequences):
+    expected = [[0, 1, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0]]
+    assert training_matrix(sequences).toarray().tolist() == expected
+
+
+def test_popularity(sequences):
+    model = fitted("popularity", sequences)
+    assert model.score(torch.tensor([[1, 0], [2, 3]])).tolist() == [[-np.inf, 4, 2, 2, 1, 0]] * 2
+    assert model.similarity(1, torch.tensor([1, 2])).tolist() == [0, 0]
+
+
+def weight(pairs, first, second):
+    return pairs / np.sqrt((first + DAMPING) * (second + DAMPING))
+
+
+def test_cooccurrence_by_hand(sequences):
+    model = fitted("cooccurrence", sequences, cooccurrence=CooccurrenceSettings(decay=0.5))
+    # users with item 1: 3, item 2: 2, item 3: 2, item 4: 1; pairs 1-2: 2, 1-3: 1, 1-4: 1, 2-3: 1
+    w12, w13, w14, w23 = weight(2, 3, 2), weight(1, 3, 2), weight(1, 3, 1), weight(1, 2, 2)
+    scores = model.score(torch.tensor([[1, 0, 0], [3, 2, 0], [2, 0, 3], [1, 2, 1]]))
+    expected = [
+        [0, w12, w13, w14, 0],
+        [w12 + w13 / 2, w23 / 2, w23, 0, 0],
+        [w12 / 2 + w13, w23, w23 / 2, 0, 0],
+        [w12 / 2, w12, w13 + w23 / 2, w14, 0],  # item 1 counts once, as the newest; item 2 has one item after it
+    ]
+    torch.testing.assert_close(scores[:, 1:], torch.tensor(expected, dtype=torch.float32))
+    similar = model.similarity(1, torch.tensor([1, 2, 4, 5]))
+    assert similar.tolist() == pytest.approx([1, w12, w14, 0])
+
+
+def test_cooccurrence_keeps_the_heaviest(sequences):
+    model = fitted("cooccurrence", sequences, cooccurrence=CooccurrenceSettings(neighbours=2))
+    assert model.indices.tolist() == [[0, 0], [2, 4], [1, 3], [2, 1], [1, 0], [0, 0]]  # 2-3 is heavier than 3-1
+    assert model.weights[5].tolist() == [0, 0]
+
+
+@pytest.fixture
+def many():
+    rng = np.random.default_rng(0)
+    return make_sequences([rng.integers(1, 31, size=rng.integers(3, 12)).tolist() for _ in range(80)], 30)
+
+
+def naive_ease(sequences, l2):
+    x = training_matrix(sequences).toarray()[:, 1:].astype(np.float64)
+    inverse = np.linalg.inv(x.T @ x + l2 * np.eye(x.shape[1]))
+    weights = inverse / -np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    return weights
+
+
+def test_ease_equals_the_closed_form(many, monkeypatch):
+    monkeypatch.setattr(ease, "BLOCK_ELEMENTS", 30 * 7)  # several blocks, the last one short
+    model, weights = fitted("ease", many, ease=EASESettings(l2=20.0)), naive_ease(many, 20.0)
+    scores = model.score(torch.tensor([[3, 9, 0, 4], [7, 7, 0, 0]]))
+    np.testing.assert_allclose(scores[0, 1:], weights[[2, 8, 3]].sum(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scores[1, 1:], weights[6], rtol=1e-4, atol=1e-6)
+
+
+def test_ease_keeps_the_largest_magnitudes(many):
+    model, weights = fitted("ease", many, ease=EASESettings(l2=20.0, neighbours=5)), naive_ease(many, 20.0)
+    assert model.indices.shape == model.weights.shape == (31, 5) and model.indices.dtype == torch.int32
+    for item in range(1, 31):
+        row = weights[item - 1]
+        best = np.argsort(-np.abs(row))[:5]
+        assert set(model.indices[item].tolist()) == set((best + 1).tolist())
+        np.testing.assert_allclose(model.weights[item], row[model.indices[item] - 1], rtol=1e-3, atol=1e-6)
+    assert (model.weights < 0).any()
+
+
+def test_ease_refuses_a_catalogue_that_does_not_fit(many, monkeypatch):
+    monkeypatch.setattr(ease, "MAX_ITEMS", 29)
+    with pytest.raises(ValueError, match="30 items are too many; use cooccurrence"):
+        fitted("ease", many)
