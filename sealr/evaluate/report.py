@@ -27,7 +27,11 @@ def metrics_table(rows: Rows) -> pd.DataFrame:
 
 def markdown(rows: Rows) -> str:
     """A Markdown table, four decimals, aligned so that it reads as plain text as well; a dash where there is no value."""
-    frame = metrics_table(rows)
+    return markdown_table(metrics_table(rows))
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
+    """Any frame as ``markdown`` writes a metrics table."""
     cells = _cells(frame)
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(cells[0]))]
     numeric = [pd.api.types.is_numeric_dtype(frame[c]) for c in frame]

@@ -1,0 +1,140 @@
+"""Comparisons on real data, from the data files to a table: ``mlflow run . -e benchmark -P table=retrievers``.
+
+A table is a YAML in ``benchmarks/``. Every cell, one system trained with one seed, is a stage of its own: what was done
+before is not done again, and a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+import yaml
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows import steps
+from flows.job import Overrides, open_job, run
+from flows.retrievers import train_retriever
+from flows.steps import Job
+from sealr import tracking
+from sealr.config import CONFIG_DIR, ConfigError, RetrieveConfig, from_dict, to_dict
+from sealr.data.manifest import state_dir
+from sealr.data.sequences import build
+from sealr.data.tables import atomic_path, read_table, write_json
+from sealr.evaluate import retrievers as comparing
+from sealr.evaluate.report import markdown_table
+from sealr.evaluate.retrievers import Trained
+from sealr.retrieve.feelings import feelings
+
+TABLES = CONFIG_DIR.parent / "benchmarks"
+
+
+@flow(name="benchmark", flow_run_name="benchmark-{table}")
+def benchmark(table: str = "retrievers", data: str = "", only: str = "", overrides: str = "") -> None:
+    """Trains what a table of benchmarks/ asks for and writes its Markdown and plot.
+
+    data, only: comma-separated data sets and systems; empty for all of the table.
+    """
+    spec = read_spec(table)
+    wanted = [d for d in data.split(",") if d] or list(spec)
+    if unknown := [d for d in wanted if d not in spec]:
+        raise ConfigError(f"benchmarks/{table}.yaml has no data set {unknown[0]!r}; there are: {', '.join(spec)}")
+    for name in wanted:
+        with open_job(f"benchmark-{table}", name, "", overrides) as job:
+            compare(job, spec[name], [s for s in only.split(",") if s], state_dir() / "benchmarks" / f"{table}-{name}")
+
+
+def compare(job: Job, spec: dict[str, Any], only: list[str], folder: Path) -> None:
+    """All cells of one data set, then results.md, results.json and results.png in ``folder`` and in the job's MLflow run."""
+    systems = {name: dict(settings) for name, settings in spec["systems"].items()}
+    if unknown := [s for s in only if s not in systems]:
+        raise ConfigError(f"there is no system {unknown[0]!r} for {job.name}; there are: {', '.join(systems)}")
+    reviews = steps.ingest(job)
+    labels = steps.label(job, reviews) if spec.get("labels") else None
+    trained, kept = [], []
+    for name in only or systems:
+        for seed in range(systems[name].pop("seeds", 1)):
+            config = configuration(job.config.retrieve, name, systems, seed)
+            made = train_retriever(job, config, reviews, labels, name)
+            for runs, file in ((trained, "test_ranks.npy"), (kept, "test_ranks_kept.npy")):
+                ranks = np.load(made.path(file), allow_pickle=False)
+                runs.append(Trained(name, seed, ranks, made.metrics["coverage@10"], made.seconds))
+    sequences = build(read_table(reviews.path("reviews.parquet"), "reviews"))
+    felt = None
+    if labels is not None:
+        known = feelings(read_table(labels.path("labels.parquet"), "labels"), sequences, "class", 0)
+        felt = known[sequences.split("test").ends, 0]
+    table = comparing.comparison(trained, felt, spec.get("published", {}))
+    text = report(job, spec, table, comparing.differences(trained, spec.get("compare", [])))
+    if any((a.ranks != b.ranks).any() and (a.ranks == 0).any() for a, b in zip(trained, kept, strict=True)):
+        again = comparing.comparison(kept, felt, spec.get("published_kept", {}))
+        text += f"\nThe same models with the items of the history kept as candidates (repeats count):\n\n{markdown_table(again)}"
+    write(folder, job, table, text)
+    print(f"\n{text}\nfiles: {folder}")
+
+
+def configuration(base: RetrieveConfig, name: str, systems: dict[str, dict[str, Any]], seed: int) -> RetrieveConfig:
+    """A system's settings over the data set's own, with a seed. ``parts`` of a fusion are names of other systems."""
+    settings = {k: v for k, v in systems[name].items() if k != "seeds"}
+    if "parts" in settings:
+        parts = tuple({k: v for k, v in systems[part].items() if k != "seeds"} for part in settings["parts"])
+        settings |= {"model": "fusion", "parts": parts}
+    try:
+        return from_dict(RetrieveConfig, to_dict(replace(base, seed=seed)) | settings)
+    except ValueError as error:
+        raise ConfigError(f"settings of {name}: {error}") from None
+
+
+def report(job: Job, spec: dict[str, Any], table: pd.DataFrame, sentences: list[str]) -> str:
+    """The Markdown text of one data set's comparison."""
+    masked = "items of the history are not candidates" if job.config.retrieve.exclude_seen else "items of the history stay candidates"
+    lines = [
+        f"## {job.name}\n",
+        f"Whole catalogue, leave-one-out, {masked}; means over seeds 0, 1, ... "
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n",
+        markdown_table(table),
+        *(f"- {sentence}" for sentence in sentences),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write(folder: Path, job: Job, table: pd.DataFrame, text: str) -> None:
+    """Files, MLflow artifacts and the Prefect artifact."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / "results.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    write_json(table.astype(object).where(table.notna(), None).to_dict("records"), folder / "results.json")
+    comparing.plot(table, job.name, folder / "results.png")
+    with tracking.stage("comparison", job.run_id, {}):
+        tracking.log_folder(folder, "results")
+    create_markdown_artifact(key="benchmark", markdown=text, description=f"Retrievers on {job.name}")
+
+
+def read_spec(table: str) -> dict[str, Any]:
+    """``benchmarks/<table>.yaml``. Raises ConfigError when there is none."""
+    path = TABLES / f"{table}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in TABLES.glob("*.yaml")))
+        raise ConfigError(f"there is no table {table!r}; there are: {known}")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def main(
+    table: Annotated[str, typer.Option(help="A table of benchmarks/.")] = "retrievers",
+    data: Annotated[str, typer.Option(help="Comma-separated data sets of the table; empty: all.")] = "",
+    only: Annotated[str, typer.Option(help="Comma-separated systems of the table; empty: all.")] = "",
+    overrides: Overrides = "",
+) -> None:
+    """Train what a comparison asks for and write its table and plot."""
+    run(benchmark, table=table, data=data, only=only, overrides=overrides)
+
+
+if __name__ == "__main__":
+    typer.run(main)
