@@ -1,0 +1,165 @@
+"""RecBole's SASRec, timed. Runs in RecBole's own environment (requirements.txt), knows nothing of sealr, prints one JSON object.
+
+    <python with recbole> benchmarks/recbole/run.py --sequences Beauty.txt.gz --share 0.05
+
+An epoch is a pass over all prefixes of the training part (131,413 predictions on Beauty), made by RecBole's own trainer
+and data loader. With ``--share`` only that share of its batches is run, and the seconds of an epoch are extrapolated by
+the number of predictions; ``--full`` runs one whole epoch. Validation and checkpoints are not part of an epoch's time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+NAME = "sequences"  # of the data set: RecBole wants a folder and a file of this name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--sequences", type=Path, required=True, help="text file with a line a user: user item item ...; may be .gz"
+    )
+    parser.add_argument("--share", type=float, default=0.05, help="share of an epoch's batches that is timed")
+    parser.add_argument("--full", action="store_true", help="time one whole epoch instead")
+    parser.add_argument("--accuracy", type=int, default=0, metavar="EPOCHS", help="also train to early stopping, at most so long")
+    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--heads", type=int, default=1)
+    parser.add_argument("--max-len", type=int, default=50)
+    parser.add_argument("--batch-size", type=int, default=2048, help="predictions a step")
+    parser.add_argument("--threads", type=int, default=0, help="0: as PyTorch chooses")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    path = arguments.sequences.resolve()
+    started = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # RecBole writes logs where it stands
+        try:
+            write_atomic_file(path, Path(folder))
+            result = measure(arguments, Path(folder))
+        finally:
+            os.chdir(started)
+    json.dump(result, sys.stdout)
+    print()
+
+
+def write_atomic_file(path: Path, folder: Path) -> None:
+    """``<folder>/sequences/sequences.inter``: user, item, and the place in the user's sequence as the time."""
+    (folder / NAME).mkdir()
+    with (
+        gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as source,
+        open(folder / NAME / f"{NAME}.inter", "w") as out,
+    ):
+        out.write("user_id:token\titem_id:token\ttimestamp:float\n")
+        for line in source:
+            user, *items = line.split()
+            out.writelines(f"{user}\t{item}\t{place}\n" for place, item in enumerate(items))
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    import recbole
+    import torch
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.model.sequential_recommender import SASRec
+    from recbole.trainer import Trainer
+    from recbole.utils import init_seed
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    # torch.load has refused pickled objects since 2.6, and RecBole's checkpoints hold one. They are this process's own.
+    load = torch.load
+    torch.load = lambda *args, **options: load(*args, **{"weights_only": False} | options)
+    settings = {
+        "data_path": str(folder),
+        "checkpoint_dir": str(folder / "saved"),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+        "train_neg_sample_args": None,  # cross-entropy over the catalogue needs none
+        "loss_type": "CE",
+        "hidden_size": arguments.hidden,
+        "inner_size": 4 * arguments.hidden,
+        "n_layers": arguments.layers,
+        "n_heads": arguments.heads,
+        "MAX_ITEM_LIST_LENGTH": arguments.max_len,
+        "train_batch_size": arguments.batch_size,
+        "metrics": ["Hit", "NDCG"],
+        "topk": [5, 10],
+        "valid_metric": "NDCG@10",
+        "use_gpu": torch.cuda.is_available(),
+        "show_progress": False,
+        "seed": arguments.seed,
+        "epochs": max(arguments.accuracy, 1),
+    }
+    argv, sys.argv = sys.argv, sys.argv[:1]  # RecBole reads the command line, and warns about what it does not know
+    config = Config(model="SASRec", dataset=NAME, config_dict=settings)
+    sys.argv = argv
+    init_seed(config["seed"], config["reproducibility"])
+    train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
+    model = SASRec(config, train_data.dataset).to(config["device"])
+    trainer = Trainer(config, model)
+
+    batches = len(train_data) if arguments.full else max(1, math.ceil(arguments.share * len(train_data)))
+    timed = Counted(train_data, batches)
+    started = time.perf_counter()
+    trainer._train_epoch(timed, 0)
+    seconds = time.perf_counter() - started
+    predictions = len(train_data.dataset)
+    training_peak = peak_mb()
+    started = time.perf_counter()
+    trainer.evaluate(test_data, load_best_model=False)
+    scoring = time.perf_counter() - started
+    result = {
+        "system": f"RecBole {recbole.__version__}",
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "predictions": predictions,
+        "timed_predictions": timed.predictions,
+        "timed_share": timed.predictions / predictions,
+        "seconds_epoch": seconds * predictions / timed.predictions,
+        "predictions_second": timed.predictions / seconds,
+        "users_second": len(test_data.dataset) / scoring,
+        "training_peak_mb": training_peak,
+        "peak_mb": peak_mb(),  # with the ranking of all users
+    }
+    if arguments.accuracy:
+        init_seed(config["seed"], config["reproducibility"])
+        trainer = Trainer(config, SASRec(config, train_data.dataset).to(config["device"]))
+        trainer.fit(train_data, valid_data, verbose=False)
+        test = trainer.evaluate(test_data, load_best_model=True)
+        result |= {"epochs": len(trainer.train_loss_dict), "test": {name.lower(): float(value) for name, value in test.items()}}
+    return result
+
+
+def peak_mb() -> float:
+    """The most memory this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Counted:
+    """The first batches of a RecBole data loader, and how many predictions they held."""
+
+    def __init__(self, loader: Any, batches: int) -> None:
+        self.loader, self.batches, self.predictions = loader, batches, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for interaction in islice(self.loader, self.batches):
+            self.predictions += len(interaction)
+            yield interaction
+
+
+if __name__ == "__main__":
+    main()
