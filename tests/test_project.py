@@ -41,7 +41,8 @@ def test_every_deployment_names_a_flow_and_its_parameters():
         file, function = deployment["entrypoint"].split(":")
         flow = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), function)
         assert set(deployment["parameters"]) <= set(flow.parameters.properties)
-        assert deployment["schedules"], deployment["name"]
+        assert bool(deployment["schedules"]) == (function == "refresh"), deployment["name"]
+        assert deployment["concurrency_limit"]["limit"] == 1 and deployment["tags"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)

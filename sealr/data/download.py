@@ -18,15 +18,21 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from sealr.config import RemoteFile
+from sealr.redact import redact
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 18
+LARGEST = 256 << 30  # bytes: a server that never stops sending shall not fill the disk
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of data
 TRANSIENT = (urllib3.exceptions.HTTPError, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
 class MissingFile(FileNotFoundError):
     """The file is not there and cannot be downloaded; the message says which file to put where."""
+
+
+class DownloadFailed(MissingFile):
+    """It cannot be downloaded now, for a reason that may pass by itself."""
 
 
 class ChecksumError(ValueError):
@@ -63,7 +69,12 @@ def fetch(remote: RemoteFile, folder: Path | None = None, hint: str = "", tries:
     with FileLock(_lock(path)):
         if not path.is_file():  # else another process brought it while we waited
             _download(remote.url, part, tries, wait, _by_hand(path, remote, hint))
-            _check(part, remote, f"The download from {remote.url} was removed: try again, or correct the checksum", remove=True)
+            _check(
+                part,
+                remote,
+                f"The download from {redact(remote.url)} was removed: try again, or correct the checksum",
+                remove=True,
+            )
             os.replace(part, path)
     return path
 
@@ -95,15 +106,16 @@ def _download(url: str, part: Path, tries: int, wait: float, by_hand: str) -> No
             return _attempt(url, part)
         except (_Retry, *TRANSIENT) as error:
             reason: Exception = error
+            kind: type[MissingFile] = DownloadFailed
             if attempt < tries:
-                log.warning("download of %s failed (%s), attempt %d of %d", url, _short(error), attempt, tries)
+                log.warning("download of %s failed (%s), attempt %d of %d", redact(url), _short(error), attempt, tries)
                 time.sleep(wait * 2 ** (attempt - 1))
         except (requests.RequestException, OSError) as error:
-            reason = error
+            reason, kind = error, MissingFile
             break
     size = part.stat().st_size if part.is_file() else 0
     kept = f" {size:,} bytes are kept in {part.name} and will be resumed." if size else ""
-    raise MissingFile(f"cannot download {url}: {_short(reason)}.{kept} {by_hand}")
+    raise kind(f"cannot download {redact(url)}: {_short(reason)}.{kept} {by_hand}")
 
 
 def _attempt(url: str, part: Path) -> None:
@@ -136,6 +148,9 @@ def _attempt(url: str, part: Path) -> None:
             for chunk in answer.raw.stream(CHUNK, decode_content=False):
                 file.write(chunk)
                 bar.update(len(chunk))
+                if file.tell() > LARGEST:
+                    part.unlink()
+                    raise OSError(f"the server sends more than {LARGEST:,} bytes")
         size = part.stat().st_size
         if total is not None and size < total:
             raise _Retry(f"the answer ended after {size:,} of {total:,} bytes")
@@ -144,4 +159,6 @@ def _attempt(url: str, part: Path) -> None:
 def _short(error: Exception) -> str:
     if isinstance(error, requests.ConnectionError):
         return "no connection to the server"
-    return str(error).strip() or type(error).__name__
+    if isinstance(error, requests.exceptions.InvalidURL):  # its message repeats parts of the URL, of a password too
+        return "this is not a valid URL (a password in it has to be percent-encoded)"
+    return redact(str(error).strip()) or type(error).__name__

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 from filelock import FileLock
@@ -79,7 +80,8 @@ def run_stage(
     """Runs ``work(folder)`` unless the same work was done before, and returns its manifest.
 
     config: a config dataclass or a dict of them. inputs: manifests of earlier stages, or files from outside.
-    code: subpackages and modules of sealr that the result depends on, e.g. ``("data", "evaluate/metrics.py")``.
+    code: subpackages and modules of sealr that the result depends on, e.g. ``("data", "evaluate/metrics.py")``. What ``work``
+    itself does is part of it.
     """
     plain = (
         {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in config.items()}
@@ -87,7 +89,7 @@ def run_stage(
         else dataclasses.asdict(config)
     )
     digests = {name: i.digest if isinstance(i, Manifest) else file_digest(i) for name, i in sorted(inputs.items())}
-    code_hash = code_digest(code)
+    code_hash = text_digest([code_digest(code), work_digest(work)])[:16]
     key = text_digest({"stage": stage, "config": plain, "inputs": digests, "code": code_hash})[:16]
     folder = (state or state_dir()) / data_name / stage / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,6 +147,35 @@ def code_digest(parts: tuple[str, ...]) -> str:
         for path in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]:
             code.append((str(path.relative_to(PACKAGE)), ast.dump(ast.parse(path.read_text(encoding="utf-8")))))
     return text_digest(code)[:16]
+
+
+def work_digest(work: Callable[..., Any]) -> str:
+    """Hash of a function and of the functions of its own module that it uses, as compiled.
+
+    Not of their source: the file may have been edited since the process started.
+    """
+    seen: dict[str, Any] = {}
+
+    def visit(code: CodeType, scope: dict[str, Any]) -> None:
+        constants = [sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c) for c in code.co_consts if not _is_code(c)]
+        names = [code.co_names, code.co_varnames, code.co_freevars]
+        seen[f"{len(seen)} {code.co_qualname}"] = [code.co_code.hex(), constants, names]
+        for inner in filter(_is_code, code.co_consts):
+            visit(inner, scope)
+        for name in code.co_names:
+            used = scope.get(name)
+            if isinstance(used, FunctionType) and used.__module__ == scope.get("__name__") and used not in visited:
+                visited.append(used)
+                visit(used.__code__, used.__globals__)
+
+    first = work if isinstance(work, FunctionType) else type(work).__call__
+    visited = [first]
+    visit(first.__code__, first.__globals__)
+    return text_digest(seen)[:16]
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, CodeType)
 
 
 def text_digest(values: Any) -> str:

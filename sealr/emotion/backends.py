@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sealr.data.manifest import file_digest
-from sealr.data.tables import EMOTIONS, read_json
+from sealr.data.tables import EMOTIONS
 from sealr.emotion import network as net
+from sealr.emotion.quantise import quantised, supported
 from sealr.weights import WeightsError, quiet, resolve
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Source:
     name: str
     folder: Path
     embedded: bool  # a folder with labeller.json (adapter and head), not a whole classifier
+    precision: str  # float32 or int8
     digest: str  # of everything that decides the probabilities
 
 
@@ -47,25 +49,27 @@ class Backend:
 
 
 @functools.cache
-def find(model: str) -> Source:
+def find(model: str, precision: str = "auto") -> Source:
     """The weights that ``auto``, ``embedded``, a folder or a repository name mean. Raises WeightsError, LabellerError.
+
+    precision: see LabelConfig; ``auto`` is 8 bits where labeller.json says that these cost little and they run here.
 
     ``auto`` is the paper's classifier where it can be had and the embedded labeller elsewhere; the digest tells which
     one it was, so results of the two never mix.
     """
     if model == "auto":
         try:
-            return _classifier(HUB)
+            return _classifier(HUB, precision)
         except WeightsError as error:
             log.info("%s cannot be had here, using the embedded labeller", HUB)
             log.debug("%s", error)
-            return _embedded(EMBEDDED)
+            return _embedded(EMBEDDED, precision)
     if model == "embedded":
-        return _embedded(EMBEDDED)
+        return _embedded(EMBEDDED, precision)
     folder = Path(model).expanduser()
     if (folder / net.CARD).is_file():
-        return _embedded(folder)
-    return _classifier(model)
+        return _embedded(folder, precision)
+    return _classifier(model, precision)
 
 
 def pinned(model: str) -> str:
@@ -79,19 +83,27 @@ def load(source: Source) -> Backend:
     return _load_embedded(source) if source.embedded else _load_classifier(source)
 
 
-def _embedded(folder: Path) -> Source:
-    if absent := [n for n in (net.ADAPTER, net.HEAD, net.CARD) if not (folder / n).is_file()]:
-        raise LabellerError(
-            f"{folder} is not a labeller: {', '.join(absent)} missing; make one with python -m sealr.emotion.train"
-        )
-    card = read_json(folder / net.CARD)
-    files = [folder / net.ADAPTER, folder / net.HEAD, *sorted(resolve(card["base"]).glob("*.safetensors"))]
-    return Source(f"embedded ({card['base']} + LoRA)", folder, True, _digest(files, repr(card["temperature"])))
+def _embedded(folder: Path, precision: str) -> Source:
+    card = net.read_card(folder)
+    parts = (net.ADAPTER, net.HEAD) if card.get("adapter", True) else (net.HEAD,)
+    files = [*(folder / part for part in parts), *sorted(resolve(card["base"]).glob("*.safetensors"))]
+    if precision == "auto":
+        precision = card.get("precision", "float32") if supported() else "float32"
+    more = f"{card['temperature']!r} {precision}"
+    return Source(
+        f"embedded ({card['base']}{' + LoRA' if net.ADAPTER in parts else ''}, {precision})",
+        folder,
+        True,
+        precision,
+        _digest(files, more),
+    )
 
 
-def _classifier(name: str) -> Source:
+def _classifier(name: str, precision: str) -> Source:
     folder = resolve(name)
-    return Source(name, folder, False, _digest([folder / "config.json", *sorted(folder.glob("*.safetensors"))], ""))
+    precision = "int8" if precision == "int8" else "float32"  # what 8 bits cost other classifiers was not measured
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    return Source(name, folder, False, precision, _digest(files, precision))
 
 
 def _digest(files: list[Path], more: str) -> str:
@@ -101,6 +113,8 @@ def _digest(files: list[Path], more: str) -> str:
 def _load_embedded(source: Source) -> Backend:
     network, tokenizer, card = net.load_network(source.folder)
     temperature = float(card["temperature"])
+    if source.precision == "int8":
+        network.encoder = quantised(network.encoder)
 
     def logits(ids: Tensor, mask: Tensor) -> Tensor:
         return network(ids, mask) / temperature
@@ -125,9 +139,12 @@ def _load_classifier(source: Source) -> Backend:
         )
     columns = torch.tensor([index[e] for e in EMOTIONS])
     model.eval()
+    # RoBERTa numbers its positions from the padding id on, so the last ones cannot be used
+    positions = model.config.max_position_embeddings - 2
+    if source.precision == "int8":
+        setattr(model, model.base_model_prefix, quantised(model.base_model))
 
     def logits(ids: Tensor, mask: Tensor) -> Tensor:
         return model(input_ids=ids, attention_mask=mask).logits[:, columns]
 
-    # RoBERTa numbers its positions from the padding id on, so the last ones cannot be used
-    return Backend(source, tokenizer, logits, model.config.max_position_embeddings - 2)
+    return Backend(source, tokenizer, logits, positions)

@@ -1,7 +1,7 @@
 """How good a labeller is on GoEmotions, from its shipped files.
 
-``python -m sealr.emotion.evaluate --data <folder> [--labeller <folder>]`` recomputes the figures of the model card and
-prints them. The same functions tune thresholds and temperature when a labeller is trained, on the dev set only.
+``python -m sealr.emotion.evaluate --data <folder> [--labeller <folder>] [--out <folder>]`` recomputes the figures of the
+model card, prints them and writes them with a confusion plot. The same functions tune thresholds and temperature when a labeller is trained, on the dev set only.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from sealr.config import LabelConfig
-from sealr.data.tables import EMOTIONS, read_json
+from sealr.data.manifest import state_dir
+from sealr.data.tables import EMOTIONS, read_json, write_json
 from sealr.emotion.backends import EMBEDDED
 from sealr.emotion.label import Labeller
 from sealr.emotion.network import CARD
+from sealr.emotion.plots import confusion, confusion_plot
+from sealr.emotion.quantise import supported
 from sealr.emotion.sentiment import CLASS_NAMES, SENTIMENT_MAP
 from sealr.emotion.train import read_split
 
@@ -104,22 +107,34 @@ def tune_thresholds(probabilities: np.ndarray, gold: np.ndarray, smooth: int = 5
     return np.array(best)
 
 
-def evaluate(data: Path, labeller_folder: Path, splits: tuple[str, ...] = ("dev", "test")) -> dict[str, dict[str, Any]]:
-    """Figures of a labeller folder on GoEmotions splits, with the folder's thresholds."""
+def evaluate(
+    data: Path, labeller_folder: Path, splits: tuple[str, ...] = ("dev", "test"), out: Path | None = None
+) -> dict[str, dict[str, Any]]:
+    """Figures of a labeller folder on GoEmotions splits, with the folder's thresholds.
+
+    By split, in single precision and, as "<split>, int8", in 8 bits where this machine has them. out: a folder for
+    figures.json and a confusion plot of each split, drawn from the precision that `auto` would take.
+    """
     card = read_json(labeller_folder / CARD)
     thresholds = np.array([card["thresholds"][e] for e in EMOTIONS])
-    labeller = Labeller.from_config(LabelConfig(model=str(labeller_folder)))
     result = {}
-    for split in splits:
-        texts, gold = read_split(data / f"{split}.tsv.gz")
-        # a text with nothing to read has no prediction
-        probabilities = np.nan_to_num(labeller.probabilities(texts))
-        result[split] = figures(probabilities, gold, thresholds)
-        plain = sigmoid(logit(probabilities) * card["temperature"])
-        result[split]["uncalibrated"] = {
-            "calibration_error_top": calibration_error(plain.max(1), gold[np.arange(len(gold)), plain.argmax(1)] > 0),
-            "calibration_error_all": calibration_error(plain.ravel(), gold.ravel() > 0),
-        }
+    for precision in ("float32", "int8") if supported() else ("float32",):
+        labeller = Labeller.from_config(LabelConfig(model=str(labeller_folder), precision=precision))
+        for split in splits:
+            texts, gold = read_split(data / f"{split}.tsv.gz")
+            # a text with nothing to read has no prediction
+            probabilities = np.nan_to_num(labeller.probabilities(texts))
+            name = split if precision == "float32" else f"{split}, {precision}"
+            result[name] = figures(probabilities, gold, thresholds)
+            plain = sigmoid(logit(probabilities) * card["temperature"])
+            result[name]["uncalibrated"] = {
+                "calibration_error_top": calibration_error(plain.max(1), gold[np.arange(len(gold)), plain.argmax(1)] > 0),
+                "calibration_error_all": calibration_error(plain.ravel(), gold.ravel() > 0),
+            }
+            if out and precision == (card.get("precision", "float32") if supported() else "float32"):
+                confusion_plot(confusion(probabilities, gold), gold.sum(0), out / f"confusion_{split}.png")
+    if out:
+        write_json(result, out / "figures.json")
     return result
 
 
@@ -156,17 +171,24 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with dev.tsv.gz and test.tsv.gz")
     parser.add_argument("--labeller", type=Path, default=EMBEDDED, help="a labeller folder; the shipped one if not given")
+    parser.add_argument("--out", type=Path, default=state_dir() / "labeller-figures", help="folder for figures.json and plots")
     arguments = parser.parse_args(argv)
-    result = evaluate(arguments.data, arguments.labeller)
-    print(overall_table(result))
+    print(report(arguments.data, arguments.labeller, arguments.out))
+
+
+def report(data: Path, labeller_folder: Path, out: Path) -> str:
+    """`evaluate` with its files in ``out``, as text: all tables, and a warning where the card says something else."""
+    result = evaluate(data, labeller_folder, out=out)
+    parts = [overall_table(result)]
     for key, title in (("per_class", "emotion, test"), ("groups", "group, test"), ("sentiments", "sentiment, test")):
-        print("\n" + parts_table(result["test"][key], title))
-    stored = read_json(arguments.labeller / CARD).get("figures", {})
-    for split in set(stored) & set(result):
+        parts.append(parts_table(result["test"][key], title))
+    stored = read_json(labeller_folder / CARD).get("figures", {})
+    for split in sorted(set(stored) & set(result)):
         if abs(stored[split]["macro_f1"] - result[split]["macro_f1"]) > 5e-4:
-            print(
-                f"\nwarning: {CARD} says macro-F1 {stored[split]['macro_f1']:.4f} on {split}; these files give {result[split]['macro_f1']:.4f}"
+            parts.append(
+                f"warning: {CARD} says macro-F1 {stored[split]['macro_f1']:.4f} on {split}; these files give {result[split]['macro_f1']:.4f}"
             )
+    return "\n\n".join([*parts, f"files: {out}"])
 
 
 if __name__ == "__main__":

@@ -35,10 +35,13 @@ class EmotionNetwork(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, L) ids and mask -> (B, 28) logits."""
+        return self.head(self.dropout(self.pool(input_ids, attention_mask)))
+
+    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, L) ids and mask -> (B, H): the mean over a text's tokens."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, L, H)
         weight = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
-        pooled = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)  # (B, H)
-        return self.head(self.dropout(pooled))
+        return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def load_base(name: str = BASE) -> tuple[nn.Module, Any]:
@@ -73,8 +76,24 @@ def save_network(network: EmotionNetwork, folder: Path, base: str = BASE) -> Non
     state = get_peft_model_state_dict(network.encoder, save_embedding_layers=False)
     with atomic_path(folder / ADAPTER) as temporary:
         save_file({k: v.detach().half().contiguous() for k, v in state.items()}, temporary, metadata={"format": "pt"})
+    save_head(network, folder)
+
+
+def save_head(network: EmotionNetwork, folder: Path) -> None:
+    """Writes the head alone (single precision), atomically."""
     with atomic_path(folder / HEAD) as temporary:
         save_file({k: v.detach().float().contiguous() for k, v in network.head.state_dict().items()}, temporary)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """labeller.json of a folder that has all its files; "adapter": false there means a head alone. Raises AdapterError."""
+    card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
+    needed = (CARD, HEAD, ADAPTER, "adapter_config.json") if card.get("adapter", True) else (HEAD,)
+    if absent := [name for name in needed if not (folder / name).is_file()]:
+        raise AdapterError(
+            f"{folder} is not a labeller: {', '.join(absent)} missing; make one with python -m sealr.emotion.train"
+        )
+    return card
 
 
 def load_network(folder: Path) -> tuple[EmotionNetwork, Any, dict[str, Any]]:
@@ -83,15 +102,14 @@ def load_network(folder: Path) -> tuple[EmotionNetwork, Any, dict[str, Any]]:
     Raises AdapterError when a tensor is missing or left over, or the adapter changes nothing; WeightsError when the
     base model cannot be had.
     """
-    absent = [name for name in (ADAPTER, HEAD, CARD, "adapter_config.json") if not (folder / name).is_file()]
-    if absent:
-        raise AdapterError(
-            f"{folder} is not a labeller: {', '.join(absent)} missing; make one with python -m sealr.emotion.train"
-        )
-    card = read_json(folder / CARD)
+    card = read_card(folder)
     if tuple(card["labels"]) != EMOTIONS:
         raise AdapterError(f"{folder / CARD}: its labels are not the 28 emotions in our order; train the labeller again")
     encoder, tokenizer = load_base(card["base"])
+    if not card.get("adapter", True):
+        network = EmotionNetwork(encoder)
+        network.head.load_state_dict(load_file(folder / HEAD))
+        return network.eval(), tokenizer, card
     state = load_file(folder / ADAPTER)
     with quiet():  # what peft would only warn about is checked below
         network = EmotionNetwork(get_peft_model(encoder, PeftConfig.from_pretrained(str(folder))))

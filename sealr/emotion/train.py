@@ -37,7 +37,7 @@ class EmotionDataError(ValueError):
 class TrainArguments:
     base: str = net.BASE
     epochs: int = 3
-    rank: int = 16  # LoRA rank; alpha is twice that
+    rank: int = 16  # LoRA rank; alpha is twice that; 0: the encoder is frozen and only the head is fitted (head.py)
     lr: float = 1e-3
     weight_decay: float = 0.01
     warmup: float = 0.06  # share of all steps
@@ -215,13 +215,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for adapter, head, labeller.json, MODEL_CARD.md")
     for name, value in asdict(TrainArguments()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    parser.add_argument(
+        "--head-only", dest="rank", action="store_const", const=0, help="short for --rank 0: minutes, not half an hour"
+    )
     values = vars(parser.parse_args(argv))
     data, out = values.pop("data"), values.pop("out")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments = TrainArguments(**values)
-    trained = fit(data, out, arguments)
     from sealr.emotion.card import finish
+    from sealr.emotion.head import fit_head
 
+    trained = fit(data, out, arguments) if arguments.rank else fit_head(data, out, arguments)
     finish(data, out, asdict(arguments), trained)
 
 

@@ -1,20 +1,21 @@
 """One model from all parts: a request with raw ids and review texts in, items with scores and reasons out.
 
-It calls the very functions the pipeline trained and evaluated with: `label_texts`, `pool_for`, a ranker's
-`score`, and `fuse`. A packed model is a folder of safetensors, JSON and Parquet and needs no data set to load.
+It calls the very functions the pipeline trained and evaluated with: `label_texts`, the retriever's `score` and `top`, a
+ranker's `score`, and `fuse`. A packed model is a folder of safetensors, JSON and Parquet and needs no data set to load.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from sealr import weights
 from sealr.config import Config, from_dict, to_dict
@@ -22,20 +23,19 @@ from sealr.data.tables import read_json, read_table, write_json
 from sealr.emotion.backends import pinned
 from sealr.emotion.label import Labeller, label_texts
 from sealr.emotion.sentiment import CLASS_NAMES
+from sealr.redact import redacted
+from sealr.registry.request import Asked, BadRequest, Limits, read, short
 from sealr.rerank.finetune import ADAPTER
 from sealr.rerank.llm import AdapterError
 from sealr.rerank.prompts import Request
 from sealr.rerank.rankers import GenerativeRanker, fuse, order
-from sealr.retrieve.candidates import pool_for
+from sealr.retrieve.candidates import BLOCK_ELEMENTS, top
 from sealr.retrieve.train import Retriever, load
 
+__all__ = ["BadRequest", "Recommender", "pack"]
 log = logging.getLogger(__name__)
-MAX_TOP_K = 1000
-MAX_HISTORY = 10_000  # items of one request
-
-
-class BadRequest(ValueError):
-    """The request is malformed; the message tells the caller what to change."""
+BLOCK_ROWS = 256  # requests that the retriever scores at a time
+ANSWER = ["user", "items", "titles", "scores", "reasons", "warnings"]  # columns
 
 
 @dataclass
@@ -69,7 +69,7 @@ def pack(
         shutil.copytree(weights.resolve(config.rerank.base), folder / "base")
     config = replace(config, label=replace(config.label, model=pinned(config.label.model)))
     base = {"base_digest": weights.digest(config.rerank.base)}
-    write_json({"config": to_dict(config), "fusion_weight": weight} | base, folder / "model.json")
+    write_json({"config": redacted(to_dict(config)), "fusion_weight": weight} | base, folder / "model.json")
 
 
 class Recommender:
@@ -109,56 +109,60 @@ class Recommender:
         items = read_table(folder / "items.parquet", "items")
         return cls(config, weight, load(folder / "retriever"), ranker, items, pd.read_parquet(folder / "histories.parquet"))
 
-    def predict(self, frame: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
-        """frame: one row a request with ``user`` and/or ``history``. Raises BadRequest with a sentence."""
-        top_k = 10 if params.get("top_k") is None else params["top_k"]
-        exclude_seen = params.get("exclude_seen") is not False  # null means the default, like a missing one
-        if not isinstance(top_k, (int, np.integer)) or not 1 <= top_k <= MAX_TOP_K:
-            raise BadRequest(f"top_k must be a whole number from 1 to {MAX_TOP_K}, got {top_k!r}")
-        if not {"user", "history"} & set(frame.columns):
-            raise BadRequest("a request needs a 'user' (an id) or a 'history' (a list of {item, text or sentiment})")
-        queries = [self._query(row, i) for i, row in enumerate(frame.to_dict("records"))]
-        answers = self._answer(queries, int(top_k), exclude_seen)
+    def predict(self, frame: pd.DataFrame, params: dict[str, Any], limits: Limits | None = None) -> pd.DataFrame:
+        """frame: one row a request with ``user`` and/or ``history``. limits: None for batch scoring. Raises BadRequest."""
+        asked, options = read(frame, params, limits)
+        answers = self._answer(self._queries(asked), options.top_k, options.exclude_seen)
         users = pd.Series([a["user"] for a in answers], dtype=object)  # a string column would turn None into NaN
-        return pd.DataFrame(answers).assign(user=users)
+        return pd.DataFrame(answers, columns=ANSWER).assign(user=users)
 
-    def _query(self, row: dict[str, Any], number: int) -> _Query:
-        """Looks up the user's stored history, or reads and labels the one that came with the request."""
-        user = row.get("user")
-        user = None if user is None or user != user else str(user)
-        given = row.get("history")
-        query = _Query(user)
-        if given is None or (isinstance(given, float) and np.isnan(given)):
-            if user in self.histories:
-                query.history, query.sentiments = map(list, self.histories[user])
+    def _queries(self, asked: list[Asked]) -> list[_Query]:
+        """Looks up stored histories, and reads those that came with a request; all texts of the call are labelled together."""
+        queries = [self._query(a) for a in asked]
+        known = [[e for e in a.events or () if e.item in self.index] for a in asked]
+        texts = [e.text for events in known for e in events if e.text and e.sentiment is None]
+        felt = iter(label_texts(texts, self.labeller) if texts else ())
+        for query, a, events in zip(queries, asked, known, strict=True):
+            if a.events is not None:
+                query.history = [self.index[e.item] for e in events]
+                given = [next(felt)["sentiment"] if e.text and e.sentiment is None else e.sentiment for e in events]
+                query.sentiments = [s or 0 for s in given]  # where neither a sentiment nor a readable text came, 0
+        return queries
+
+    def _query(self, asked: Asked) -> _Query:
+        """The user's stored history, unless one came with the request, and what there is to warn of."""
+        query = _Query(asked.user)
+        if asked.events is None:
+            if asked.user in self.histories:
+                query.history, query.sentiments = map(list, self.histories[asked.user])
             else:
-                query.warnings.append(f"user {user!r} is not known and no history was given: popular items instead")
+                who = "no user" if asked.user is None else f"user {short(asked.user)} is not known"
+                query.warnings.append(f"{who} and no history was given: popular items instead")
             return query
-        events = _events(given, number)
-        known = [e for e in events if str(e["item"]) in self.index]
-        if skipped := [str(e["item"]) for e in events if str(e["item"]) not in self.index]:
+        if skipped := [short(e.item)[1:-1] for e in asked.events if e.item not in self.index]:
             query.warnings.append(f"unknown items ignored: {', '.join(skipped[:10])}{' and more' if len(skipped) > 10 else ''}")
-        query.history = [self.index[str(e["item"])] for e in known]
-        query.sentiments = self._sentiments(known, number)
-        if not known:
+        if len(skipped) == len(asked.events):
             query.warnings.append("no known item in the history: popular items instead")
         return query
 
-    def _sentiments(self, events: list[dict[str, Any]], number: int) -> list[int]:
-        """The given sentiments; where only a text came, the labeller's class; where neither, 0."""
-        values = [_sentiment(e.get("sentiment"), number) for e in events]
-        texts = [(i, e["text"]) for i, e in enumerate(events) if values[i] is None and e.get("text")]
-        if texts:
-            for (i, _), labelled in zip(texts, label_texts([str(t) for _, t in texts], self.labeller), strict=True):
-                values[i] = labelled["sentiment"]
-        return [v or 0 for v in values]
+    def _pools(self, histories: list[list[int]], size: int, exclude_seen: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Candidates of each request: item indices and scores, best first, both (at most size,). Memory is that of one block."""
+        block = max(1, min(BLOCK_ROWS, BLOCK_ELEMENTS // (len(self.retriever.items) + 1)))
+        for start in range(0, len(histories), block):
+            part = histories[start : start + block]
+            scores = torch.from_numpy(self.retriever.score(part))  # (B, items + 1)
+            if exclude_seen:
+                for row, seen in zip(scores, part, strict=True):
+                    row[seen] = -torch.inf
+            for ids, values in zip(*top(scores, size), strict=True):
+                yield ids[ids > 0], values[ids > 0]  # index 0 fills a list that ends early
 
     def _answer(self, queries: list[_Query], top_k: int, exclude_seen: bool) -> list[dict[str, Any]]:
         size = max(top_k, self.config.rerank.candidates)
-        pools = [pool_for(self.retriever, q.history, size, exclude_seen) for q in queries]  # (ids, scores) each
+        pools = list(self._pools([q.history for q in queries], size, exclude_seen))  # (ids, scores) each
         shown = self.config.rerank.candidates  # the LLM sees as many candidates as it was trained on
         requests = [Request(q.history, q.sentiments, ids[:shown].tolist()) for q, (ids, _) in zip(queries, pools, strict=True)]
-        asked = [i for i, q in enumerate(queries) if q.history and self.ranker is not None]
+        asked = [i for i, q in enumerate(queries) if q.history and len(pools[i][0]) and self.ranker is not None]
         scored = self.ranker.score([requests[i] for i in asked]) if asked else []
         llm = {i: s.values for i, s in zip(asked, scored, strict=True)}
         answers = []
@@ -184,36 +188,8 @@ class Recommender:
         """What speaks for an item: the most similar thing in the history, how it felt, and both rankers' places."""
         if not query.history:
             return f"popular: number {place} among all users"
-        nearest = int(np.argmax(self.retriever.similarity(item, query.history)))
+        recent = query.history[-self.config.retrieve.max_len :]  # what the retriever read
+        nearest = int(np.argmax(self.retriever.similarity(item, recent))) - len(recent)
         feeling = CLASS_NAMES[query.sentiments[nearest]].lower()
         places = f"retriever #{place}" + (f", LLM #{llm_place}" if llm_place else "")
         return f"closest to {self.titles[query.history[nearest]]!r} in your history (felt {feeling}); {places}"
-
-
-def _events(given: Any, number: int) -> list[dict[str, Any]]:
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)  # a CSV request can only carry the history as JSON text
-        except json.JSONDecodeError:
-            raise BadRequest(
-                f"request {number}: history must be a list of objects like {{'item': 'B000', 'text': 'Great!'}}"
-            ) from None
-    if not isinstance(given, (list, np.ndarray)) or not all(isinstance(e, dict) and e.get("item") is not None for e in given):
-        raise BadRequest(
-            f"request {number}: history must be a list of objects like {{'item': 'B000', 'text': 'Great!'}}, each with an item"
-        )
-    if len(given) > MAX_HISTORY:
-        raise BadRequest(
-            f"request {number}: history has {len(given)} items, at most {MAX_HISTORY} are read; send the most recent ones"
-        )
-    return list(given)
-
-
-def _sentiment(value: Any, number: int) -> int | None:
-    if value is None or value != value:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or value not in (-2, -1, 0, 1, 2):
-        raise BadRequest(
-            f"request {number}: sentiment must be a whole number from -2 (strong negative) to 2 (strong positive), got {value!r}"
-        )
-    return int(value)

@@ -6,6 +6,8 @@ import logging
 import tempfile
 import tomllib
 from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from mlflow.types.schema import AnyType, Array
 from sealr.config import Config, to_dict
 from sealr.data.manifest import PACKAGE, Manifest, code_digest, text_digest
 from sealr.data.sequences import Sequences
-from sealr.data.tables import read_json
-from sealr.registry import promote
+from sealr.data.tables import read_json, write_json
+from sealr.registry import card, gate, promote
 from sealr.registry.composite import pack
+from sealr.registry.drift import Statistics
 
 log = logging.getLogger(__name__)
 
@@ -44,46 +47,62 @@ SIGNATURE = ModelSignature(
 
 
 def register_model(
-    config: Config, sequences: Sequences, sentiments: np.ndarray, stages: Mapping[str, Manifest]
+    config: Config,
+    sequences: Sequences,
+    sentiments: np.ndarray,
+    evidence: gate.Evidence,
+    statistics: Statistics,
+    stages: Mapping[str, Manifest],
+    hold: str = "",
 ) -> promote.Registration:
-    """Packs the parts, logs them as one model of the active run, and registers a version, unless the same one is there.
+    """Packs the parts, logs them as one model of the active run, registers a version, unless the same one is there, and lets
+    the gate decide who is champion.
 
-    stages: manifests named candidates (the retriever), adapter, rankings and reviews.
+    stages: manifests named reviews, labels, candidates (the retriever), adapter, rankings and results.
+    evidence, statistics: kept beside the model for later challengers. hold: why nobody may be promoted now.
     """
+    name = config.registry.name
     made_of = {name: manifest.digest for name, manifest in stages.items()} | {
-        "config": to_dict(config),
+        "config": to_dict(config) | {"registry": config.registry.include_base},  # the rest of it says how to register, not what
         "code": code_digest((".",)),
     }
     content = text_digest(made_of)
-    version = promote.find(config.registry.name, content)
+    version = promote.find(name, content)
     if version:
         log.info("register: unchanged, reusing version %s", version)
     else:
-        version = _log_and_create(config, sequences, sentiments, stages, content)
+        version = _log_and_create(config, sequences, sentiments, evidence, statistics, stages, content)
     mlflow.set_tags({"sealr.version": version})
-    return promote.settle(config.registry.name, version)
+    judge = partial(
+        gate.judge, evidence, sequences=sequences, sentiments=sentiments, resamples=config.evaluate.bootstrap, hold=hold
+    )
+    return promote.settle(name, version, judge)
 
 
 def _log_and_create(
-    config: Config, sequences: Sequences, sentiments: np.ndarray, stages: Mapping[str, Manifest], content: str
+    config: Config,
+    sequences: Sequences,
+    sentiments: np.ndarray,
+    evidence: gate.Evidence,
+    statistics: Statistics,
+    stages: Mapping[str, Manifest],
+    content: str,
 ) -> str:
     fusion, metrics = read_json(stages["rankings"].path("fusion.json")), stages["rankings"].metrics
+    results = stages["results"].path("results.md").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as temporary:  # its own: another job may be packing at the same time
-        packed = Path(temporary) / "model"
+        packed, notes = Path(temporary) / "model", Path(temporary) / gate.NOTES
         items = stages["reviews"].path("items.parquet")
-        pack(
-            packed,
-            config,
-            fusion["weight"],
-            stages["candidates"].folder,
-            stages["adapter"].folder,
-            items,
-            histories(sequences, sentiments),
-        )
+        known = histories(sequences, sentiments)
+        pack(packed, config, fusion["weight"], stages["candidates"].folder, stages["adapter"].folder, items, known)
+        described = card.model_card(config, stages, fusion, results, statistics, len(known))
+        write_json(asdict(evidence), notes / gate.EVIDENCE)
+        write_json(asdict(statistics), notes / gate.STATISTICS)
+        (notes / gate.CARD).write_text(described, encoding="utf-8")
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(PACKAGE / "registry" / "pyfunc.py"),
-            artifacts={"sealr": str(packed)},
+            artifacts={"sealr": str(packed), gate.NOTES: str(notes)},
             code_paths=[str(PACKAGE)],
             pip_requirements=requirements(),
             signature=SIGNATURE,
@@ -93,16 +112,14 @@ def _log_and_create(
     tags = {
         promote.METRIC: str(metrics["valid_ndcg@10"]),
         promote.DATA: config.data.name,
-        promote.VALIDATION: text_digest([stages["reviews"].digest, fusion["validation_users"]])[:16],
         promote.CONTENT: content,
         "sealr.base": config.rerank.base,
         "sealr.fusion_weight": str(fusion["weight"]),
     }
-    description = (
-        f"{config.data.name}, {config.rerank.base}: validation NDCG@10 {metrics['valid_ndcg@10']:.4f} "
-        f"(retriever alone {metrics['valid_ndcg@10_retriever']:.4f}), fusion weight {fusion['weight']:g}"
-    )
-    return promote.create(config.registry.name, info.model_uri, mlflow.active_run().info.run_id, tags, description)
+    tags |= {promote.DIGEST + made: manifest.digest[:16] for made, manifest in stages.items()}
+    tags |= {promote.STAGE + manifest.stage: manifest.key for manifest in stages.values()}
+    run_id = mlflow.active_run().info.run_id
+    return promote.create(config.registry.name, info.model_uri, run_id, tags, card.description(described))
 
 
 def example(sequences: Sequences) -> pd.DataFrame:

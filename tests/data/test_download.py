@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sealr.config import RemoteFile
+from sealr.data import download
 from sealr.data.download import ChecksumError, MissingFile, data_dir, fetch
 
 BODY = bytes(range(256)) * 4000  # about 1 MB
@@ -143,6 +144,13 @@ def test_a_busy_server_is_tried_again(server, tmp_path):
 def test_bytes_are_stored_as_sent_even_when_labelled_as_compressed(server, tmp_path):
     server.encoding = "gzip"  # some servers label a .gz file so; decoding would store another file
     assert get(server, tmp_path, SUM).read_bytes() == BODY
+
+
+def test_a_server_that_never_stops_does_not_fill_the_disk(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "LARGEST", len(BODY) // 2)
+    with pytest.raises(MissingFile, match="sends more than 512,000 bytes"):
+        get(server, tmp_path)
+    assert names(tmp_path) == [] and len(server.ranges) == 1
 
 
 def test_no_connection(server, tmp_path):

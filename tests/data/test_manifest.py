@@ -1,8 +1,14 @@
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from sealr.data.manifest import CHECKPOINT, Output, code_digest, file_digest, run_stage
+from sealr.data.manifest import CHECKPOINT, Output, code_digest, file_digest, run_stage, work_digest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -73,3 +79,40 @@ def test_the_next_stages_key_depends_on_content_not_on_the_key(tmp_path):
 
 def test_code_digest_is_stable_and_tells_packages_apart():
     assert code_digest(("data",)) == code_digest(("data",)) != code_digest(("data", "rerank"))
+
+
+SOURCE = """
+def helper(x):
+    return x {sign} 1
+
+def make(limit):
+    def work(folder):
+        return [helper(x) for x in range(limit) if x in {{"a", "b", "c"}}]  {comment}
+    return work
+"""
+
+
+def compiled(sign="+", comment=""):
+    scope = {"__name__": "written_here"}
+    exec(SOURCE.format(sign=sign, comment=comment), scope)  # two versions of one module
+    return scope["make"](3)
+
+
+def test_the_key_depends_on_the_work_and_its_helpers_but_not_on_comments_or_warmth():
+    work = compiled()
+    first = work_digest(work)
+    for _ in range(100):
+        work(None)  # specialises the byte code
+    assert work_digest(work) == first == work_digest(compiled(comment="# said"))
+    assert work_digest(compiled(sign="-")) != first
+
+
+def test_the_digest_of_work_is_the_same_in_another_process():
+    code = "from tests.data.test_manifest import compiled, work_digest; print(work_digest(compiled()))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, cwd=ROOT, capture_output=True, text=True
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert found == {work_digest(compiled())}

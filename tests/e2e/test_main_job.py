@@ -24,7 +24,7 @@ def project(tmp_path_factory, toy_llama, toy_labeller):
     folder = tmp_path_factory.mktemp("project")
     data = {
         "data": {"name": "tiny", "source": "demo", "demo_users": 40, "category": "beauty products"},
-        "label": {"model": str(toy_labeller), "part_rows": 4},
+        "label": {"model": str(toy_labeller), "part_rows": 4, "cache": False},
         "retrieve": {"hidden": 16, "epochs": 30, "eval_every": 1, "patience": 30, "pool": 20, "dropout": 0.1},
         "evaluate": {"users": 12, "valid_users": 12},
     }
@@ -123,7 +123,10 @@ def metrics(project, home):
     found = {}
     for path in sorted((project / home / "tiny").glob("*/*/manifest.json"), key=lambda p: p.stat().st_mtime):
         values = json.loads(path.read_text())
-        found[values["stage"]] = {k: v for k, v in values["metrics"].items() if "per_second" not in k}, values["rows"]
+        found[values["stage"]] = (
+            {k: v for k, v in values["metrics"].items() if "per_second" not in k and not k.startswith("cache.")},
+            values["rows"],
+        )
     return found
 
 
@@ -164,6 +167,7 @@ def test_mlflow_has_a_parent_run_and_a_child_per_stage(project, finished):
     assert [r.data.tags["sealr.stage"] for r in children] == [
         "ingest",
         "label",
+        "retriever sasrec",
         "retrieve",
         "finetune",
         "rerank",
@@ -195,7 +199,7 @@ def test_the_registered_model_has_signature_example_and_no_pickle(project, finis
     assert {p.name for p in (path / "artifacts").rglob("*.safetensors")} == {"sasrec.safetensors", "adapter_model.safetensors"}
 
 
-KILLS = [("label", "checkpoint/part-*.parquet"), ("retrieve", "checkpoint/retriever.pt"), ("finetune", "checkpoint/finetune.pt")]
+KILLS = [("label", "checkpoint/*.sqlite"), ("retriever", "checkpoint/retriever.pt"), ("finetune", "checkpoint/finetune.pt")]
 
 
 def test_sigkill_in_three_stages_then_the_same_command_ends_the_same(project, finished):
@@ -309,3 +313,22 @@ def test_user_mistakes_are_a_message_without_a_stack_trace(project, prefect_serv
     code, _, err = run(project, "--set", override, home="mistakes")
     assert code == 1 and message in err
     assert "Traceback" not in err
+
+
+def test_refresh_on_other_data_scores_the_champion_anew_and_drift_holds_the_promotion(project, finished):
+    import mlflow
+
+    arguments = [a.replace("flows.finetune", "flows.refresh") for a in command(project)]
+    drift = "data.demo_users=60 registry.drift_hold=true"
+    done = subprocess.run(
+        [*arguments, "--set", drift], env=environment(project), cwd=project, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "drift from the champion's data: new items" in done.stdout and "on the new validation users" in done.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{project}/state.db")
+    version = client.get_model_version_by_alias("sealr", "challenger")
+    assert version.version == "2" and client.get_model_version_by_alias("sealr", "champion").version == "1"
+    tags = {k.removeprefix("sealr.gate."): v for k, v in version.tags.items()}
+    assert tags["decision"] == "held" and tags["reason"].startswith("the data have drifted (new items")
+    assert float(tags["low"]) <= float(tags["difference"]) <= float(tags["high"]) and int(tags["users"]) >= 5
+    assert version.tags["sealr.digest.reviews"] and version.description.startswith("# SEALR on tiny")

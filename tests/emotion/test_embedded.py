@@ -143,6 +143,47 @@ def test_training_learns_resumes_and_reports(tiny_data, base, tmp_path, monkeypa
     assert "Apache-2.0" in text and "| grief |" in text and str(tmp_path) not in text.replace(str(base), "")
 
 
+def test_a_head_alone_learns_loads_and_needs_no_adapter(tiny_data, base, tmp_path):
+    out = tmp_path / "head"
+    options = ["--base", str(base), "--head-only", "--data", str(tiny_data), "--out", str(out)]
+    train.main(options)
+    card = read_json(out / net.CARD)
+    assert card["adapter"] is False and not (out / net.ADAPTER).exists() and set(card["sha256"]) == {net.HEAD}
+    assert card["training"]["history"][-1]["train_loss"] < card["training"]["history"][0]["train_loss"]
+    assert card["figures"]["test"]["per_class"]["love"]["f1"] > 0.6  # a random encoder still tells four words apart
+    assert "adapter" not in (out / "MODEL_CARD.md").read_text()
+    labeller = Labeller.from_config(LabelConfig(model=str(out)))
+    assert "LoRA" not in labeller.name and np.isfinite(labeller.probabilities(["I am love 1"])).all()
+    (out / net.ADAPTER).write_bytes(b"")
+    with pytest.raises(train.EmotionDataError, match="another folder"):
+        train.main(options)
+
+
+def test_the_report_warns_writes_and_draws(tiny_data, base, tmp_path):
+    from sealr.data.tables import write_json
+    from sealr.emotion.evaluate import evaluate, report
+
+    folder, out = toys.toy_embedded(tmp_path / "labeller", base), tmp_path / "out"
+    text = report(tiny_data, folder, out)
+    assert "warning" not in text and str(out) in text and "| Strong Negative |" in text and "| ambiguous |" in text
+    assert {p.name for p in out.iterdir()} == {"figures.json", "confusion_dev.png", "confusion_test.png"}
+    figures = read_json(out / "figures.json")
+    assert figures == evaluate(tiny_data, folder) and "uncalibrated" in figures["test"]
+    figures["dev"]["macro_f1"] += 0.01
+    write_json(read_json(folder / net.CARD) | {"figures": figures}, folder / net.CARD)
+    assert text.count("macro-F1") + 1 == report(tiny_data, folder, out).count("macro-F1")
+
+
+def test_confusions_by_true_emotion():
+    from sealr.emotion.plots import confusion
+
+    gold, p = np.zeros((3, 28)), np.zeros((3, 28))
+    gold[0, [1, 2]] = gold[1, 1] = 1
+    p[0, 2] = p[1, 1] = p[2, 27] = 1
+    shares = confusion(p, gold)
+    assert shares[1, 1] == shares[1, 2] == 0.5 and shares[2, 2] == 1 and shares.sum() == 2
+
+
 def test_figures_on_a_worked_example():
     from sealr.emotion.evaluate import calibration_error, figures, tune_temperature, tune_thresholds
 

@@ -12,16 +12,18 @@ import pandas as pd
 import pytest
 
 from sealr.config import LabelConfig
-from sealr.data.manifest import CHECKPOINT
 from sealr.data.tables import EMOTIONS, read_table
 from sealr.emotion.backends import LabellerError, find
-from sealr.emotion.label import EMPTY, Labeller, clean, distribution_plot, label, label_texts, labeller_id, split_windows
+from sealr.emotion.label import EMPTY, Labeller, clean, label, label_texts, labeller_id, split_windows
+from sealr.emotion.plots import distribution_plot
 from tests import toys
 
 ROOT = Path(__file__).resolve().parents[2]
 ODD = {
     "emoji": "😀😀", "entities": "&lt;b&gt; I&#39;m happy", "arabic": "الجودة ممتازة", "chinese": "很好用", "surrogate": "bad \ud800 sign",
     "book": "word " * 2_000_000, "one long word": "x" * 10_000_000, "nul": "a\x00b", "zero-width": "a\u200bb", "marks": "\u0301\u0301",
+    "controls": "good\x01\x02\x1b[31m bad\x7f", "right to left": "\u202egood\u202c", "hindi": "बहुत अच्छा", "many entities": "&amp;" * 100_000,
+    "bad entity": "&#xD800; &#99999999; fine", "lines": "a\r\nb\u2028c",
 }  # fmt: skip
 
 
@@ -85,7 +87,7 @@ def test_batches_are_padded_without_effect_and_bounded(labeller, monkeypatch):
     alone = np.concatenate([labeller.probabilities([t]) for t in texts])
     sizes = []
     forward = labeller._forward
-    monkeypatch.setattr(labeller, "_forward", lambda w, width: sizes.append((len(w), width)) or forward(w, width))
+    monkeypatch.setattr(labeller, "_forward", lambda w: sizes.append((len(w), labeller._width(w[0]))) or forward(w))
     np.testing.assert_allclose(labeller.probabilities(texts), alone, atol=1e-5)
     assert all(n * width <= 128 for n, width in sizes)
 
@@ -93,7 +95,7 @@ def test_batches_are_padded_without_effect_and_bounded(labeller, monkeypatch):
 def test_identical_texts_run_once(labeller, monkeypatch):
     seen = []
     run = labeller._run
-    monkeypatch.setattr(labeller, "_run", lambda tokens: seen.append(len(tokens)) or run(tokens))
+    monkeypatch.setattr(labeller, "_run", lambda tokens, workers: seen.append(len(tokens)) or run(tokens))
     p = labeller.probabilities(["same", "other", "same", " same "])
     assert seen == [2] and np.array_equal(p[0], p[2]) and np.array_equal(p[0], p[3])
 
@@ -160,37 +162,44 @@ def with_parts(labeller, rows=7):
     )
 
 
-def test_an_interrupted_call_continues_with_the_same_bytes(labeller, tmp_path, monkeypatch):
-    small = with_parts(labeller)
+def interrupt(monkeypatch, labeller, at):
+    """The at-th part is interrupted; returns the sizes of the parts computed."""
+    calls, real = [], labeller.run
+
+    def run(texts, workers=1):
+        calls.append(len(texts))
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return real(texts, workers)
+
+    monkeypatch.setattr(labeller, "run", run)
+    return calls
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_interrupted_call_continues_with_the_same_bytes(labeller, tmp_path, monkeypatch, shared):
+    small, cache = with_parts(labeller), tmp_path / "cache" if shared else None
     whole = tmp_path / "whole"
     label(reviews(), small.config, whole, small)
-    calls, real = [], small.probabilities
-
-    def failing(texts):
-        calls.append(len(texts))
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(texts)
-
-    monkeypatch.setattr(small, "probabilities", failing)
+    calls = interrupt(monkeypatch, small, at=4)
     with pytest.raises(KeyboardInterrupt):
-        label(reviews(), small.config, tmp_path / "part", small)
+        label(reviews(), small.config, tmp_path / "part", small, cache=cache)
     assert not (tmp_path / "part" / "labels.parquet").exists()
-    assert len(list((tmp_path / "part" / CHECKPOINT).glob("part-*.parquet"))) == 3
-    output = label(reviews(), small.config, tmp_path / "part", small)
-    assert len(calls) == 4 + 8 - 3  # 52 different texts in parts of 7: none is computed twice
+    output = label(reviews(), small.config, tmp_path / "part", small, cache=cache)
+    assert len(calls) == 4 + 8 - 3  # 50 different texts in parts of 7: none is computed twice
+    assert output.metrics["cache.hits"] == 21 and output.metrics["cache.misses"] == 29
     assert (tmp_path / "part" / "labels.parquet").read_bytes() == (whole / "labels.parquet").read_bytes()
     assert output.rows["labelled"] == 58
 
 
-def test_parts_of_other_weights_are_not_used(labeller, tmp_path, monkeypatch):
-    small = with_parts(labeller)
-    label(reviews(), small.config, tmp_path, small)
-    part = tmp_path / CHECKPOINT / "part-00000.parquet"
-    before = part.stat().st_mtime_ns
-    monkeypatch.setattr(small, "digest", "another")
-    label(reviews(), small.config, tmp_path, small)
-    assert part.stat().st_mtime_ns != before
+def test_workers_change_nothing(labeller):
+    """Whole batches go to the threads, so every one is computed as it would be alone."""
+    import torch
+
+    threads, texts = torch.get_num_threads(), [t for t in reviews()["text"] if t.strip()]
+    one, three = labeller.run(texts, 1), labeller.run(texts, 3)
+    np.testing.assert_allclose(one, three, atol=1e-6)
+    assert torch.get_num_threads() == threads
 
 
 KILLED = """
@@ -215,9 +224,10 @@ def test_sigkill_then_the_same_bytes(labeller, toy_labeller, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert not (folder / "labels.parquet").exists() and len(list((folder / CHECKPOINT).glob("part-*.parquet"))) >= 3
+    assert not (folder / "labels.parquet").exists()
     small = with_parts(labeller)
-    label(reviews(), small.config, folder, small)
+    resumed = label(reviews(), small.config, folder, small)
+    assert 21 <= resumed.metrics["cache.hits"] < 50
     label(reviews(), small.config, tmp_path / "whole", small)
     assert (folder / "labels.parquet").read_bytes() == (tmp_path / "whole" / "labels.parquet").read_bytes()
 
@@ -225,7 +235,7 @@ def test_sigkill_then_the_same_bytes(labeller, toy_labeller, tmp_path):
 def test_progress_and_plot(labeller, tmp_path):
     small, seen = with_parts(labeller, 20), []
     label(reviews(), small.config, tmp_path, small, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(20, 52), (40, 52), (52, 52)]
+    assert seen == [(20, 50), (40, 50), (50, 50)]
     table = read_table(tmp_path / "labels.parquet", "labels")
     for ratings in (None, reviews()["rating"]):
         distribution_plot(table, tmp_path / "labels.png", ratings)
@@ -234,8 +244,9 @@ def test_progress_and_plot(labeller, tmp_path):
 
 def test_the_identity_names_the_weights(toy_labeller, labeller, tmp_path):
     config = LabelConfig(model=str(toy_labeller))
-    assert labeller_id(config) == f"{labeller.name} {labeller.digest}"
-    assert labeller_id(LabelConfig(model=str(toys.toy_labeller(tmp_path / "other", seed=1)))).split()[-1] != labeller.digest
+    digest = labeller.backend.source.digest
+    assert labeller_id(config) == f"{labeller.name} {digest}"
+    assert labeller_id(LabelConfig(model=str(toys.toy_labeller(tmp_path / "other", seed=1)))).split()[-1] != digest
 
 
 def test_a_model_without_the_28_emotions_or_without_a_head_is_refused(toy_labeller, tmp_path):

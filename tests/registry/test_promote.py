@@ -1,73 +1,206 @@
+"""Aliases, decisions and rollbacks on a real registry (SQLite); the comparison itself is in test_gate.py."""
+
+import shutil
+
 import mlflow
+import numpy as np
 import pytest
 
-from sealr.registry import promote
+from sealr.data.sequences import Sequences
+from sealr.data.tables import write_json
+from sealr.registry import gate, promote
+from sealr.registry.gate import HELD, PROMOTED, REFUSED, Evidence, Verdict
+
+USERS = [f"u{n}" for n in range(40)]
+SEQUENCES = Sequences(USERS, ["a", "b", "c"], np.tile([1, 2, 3], len(USERS)), np.arange(len(USERS) + 1) * 3)
 
 
-def tags(ndcg, data="demo", lists="a"):
-    return {promote.METRIC: str(ndcg), promote.DATA: data, promote.VALIDATION: lists}
-
-
-def test_first_version_is_champion():
-    assert promote.decide(tags(0.0), None) == (True, "there was no champion")
-
-
-def test_better_on_validation_wins_and_equal_does_not():
-    assert promote.decide(tags(0.2), tags(0.1)) == (True, "validation NDCG@10 0.2000 beats the champion's 0.1000")
-    assert promote.decide(tags(0.1), tags(0.1))[0] is False
-
-
-def test_other_validation_users_cannot_be_compared():
-    wins, reason = promote.decide(tags(0.9), tags(0.1, lists="b"))
-    assert not wins and "other users or reviews" in reason
-
-
-def test_champion_of_another_data_set_stays():
-    wins, reason = promote.decide(tags(0.9), tags(0.1, data="yelp"))
-    assert not wins and "yelp" in reason
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """A new tracking database: making one takes seconds, copying it does not."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_registered_models()
+    return path
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
+def store(empty, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty, tmp_path / "mlflow.db")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    yield
+    yield tmp_path
     mlflow.set_tracking_uri(None)
 
 
-def create(value, content="abc"):
+def showed(ranks, validation="same"):
+    return Evidence(validation, USERS, list(ranks), [])
+
+
+def register(store, evidence, content="abc", data="demo", hold=""):
+    """A version that carries its evidence, and what the gate made of it."""
     with mlflow.start_run() as run:
-        return promote.create("sealr", "file:///nowhere", run.info.run_id, tags(value) | {promote.CONTENT: content})
+        folder = store / run.info.run_id
+        write_json(vars(evidence), folder / "artifacts" / gate.NOTES / gate.EVIDENCE)
+        tags = {promote.METRIC: "0.1", promote.DATA: data, promote.CONTENT: content}
+        version = promote.create("sealr", folder.as_uri(), run.info.run_id, tags)
+    return settle(version, evidence, hold)
 
 
-def test_aliases_move(store):
-    settled = [promote.settle("sealr", create(v)) for v in (0.2, 0.1, 0.3)]
-    assert [s.aliases for s in settled] == [("challenger", "champion"), ("challenger",), ("challenger", "champion")]
+def settle(version, evidence, hold=""):
+    feelings = np.zeros(len(SEQUENCES.flat), dtype=np.int64)
+    return promote.settle("sealr", version, lambda uri: gate.judge(evidence, uri, SEQUENCES, feelings, 500, hold))
+
+
+def tags(version):
+    return mlflow.MlflowClient().get_model_version("sealr", version).tags
+
+
+def never(uri):
+    raise AssertionError("nobody is to be compared")
+
+
+LOW, HIGH = showed([5] * 40), showed([1] * 30 + [5] * 10)
+LITTLE = showed([4] * 3 + [6] + [5] * 36)  # better on three users, worse on one
+
+
+def test_the_first_version_is_champion(store):
+    done = register(store, LOW)
+    assert (done.aliases, done.reason) == (("challenger", "champion"), "there was no champion")
+    assert tags("1")[promote.GATE + "decision"] == PROMOTED
+
+
+def test_a_significant_gain_is_promoted_and_leaves_its_figures(store):
+    register(store, LOW)
+    done = register(store, HIGH)
+    assert done.aliases == ("challenger", "champion") and "clear of 0" in done.reason
+    found = {k.removeprefix(promote.GATE): v for k, v in tags("2").items() if k.startswith(promote.GATE)}
+    assert found["decision"] == PROMOTED and found["against"] == "1" and found["users"] == "40"
+    challenger, champion, low = (float(found[k]) for k in ("challenger", "champion", "low"))
+    assert champion == pytest.approx(1 / np.log2(6), abs=1e-5) and 0 < low < challenger - champion == pytest.approx(float(found["difference"]), abs=1e-5)  # fmt: skip
+
+
+def test_a_gain_that_chance_may_give_is_refused(store):
+    register(store, LOW)
+    done = register(store, LITTLE)
+    assert done.aliases == ("challenger",) and "no significant gain" in done.reason
+    assert tags("2")[promote.GATE + "decision"] == REFUSED and float(tags("2")[promote.GATE + "difference"]) > 0
+    assert promote.champion("sealr") == "1"
+
+
+def test_a_refusal_is_not_computed_again_for_the_same_champion(store):
+    register(store, LOW)
+    first = register(store, LITTLE)
+    assert promote.settle("sealr", "2", never).reason == first.reason
+    register(store, HIGH)  # another champion
+    with pytest.raises(AssertionError, match="nobody"):
+        promote.settle("sealr", "2", never)
+
+
+def test_drift_holds_what_would_have_been_promoted_and_lets_it_go_later(store):
+    register(store, LOW)
+    done = register(store, HIGH, hold="the data have drifted (emotions: 0.3)")
+    assert done.aliases == ("challenger",) and done.reason.startswith("the data have drifted") and "clear of 0" in done.reason
+    assert tags("2")[promote.GATE + "decision"] == HELD
+    assert settle("2", HIGH).aliases == ("challenger", "champion")
+
+
+def test_a_champion_of_another_data_set_stays(store):
+    register(store, LOW, data="yelp")
+    done = register(store, HIGH)
+    assert done.aliases == ("challenger",) and "yelp" in done.reason and tags("2")[promote.GATE + "decision"] == HELD
+
+
+def test_a_rollback_restores_the_champion_before_and_the_version_does_not_come_back_by_itself(store):
+    register(store, LOW)
+    register(store, HIGH)
+    assert promote.rollback("sealr", "support calls") == ("1", "2")
+    assert promote.champion("sealr") == "1" and "support calls" in tags("1")[promote.GATE + "restored"]
+    again = promote.settle("sealr", "2", never)  # the next night, with nothing changed
+    assert again.aliases == ("challenger",) and "support calls" in again.reason
+    assert promote.by_hand("sealr", "2", "it was the network") == "1"
+    assert promote.champion("sealr") == "2" and promote.ROLLED_BACK not in tags("2")
+
+
+def test_rolling_back_twice_goes_two_champions_back_and_then_says_that_there_is_none(store):
+    for ranks in ([9] * 40, [5] * 40, [1] * 40):
+        register(store, showed(ranks))
+    assert promote.champion("sealr") == "3"
+    assert promote.rollback("sealr", "first") == ("2", "3")
+    assert promote.rollback("sealr", "second") == ("1", "2")
+    with pytest.raises(promote.PromotionError, match="no earlier champion"):
+        promote.rollback("sealr", "third")
+    assert promote.champion("sealr") == "1"
+    promote.by_hand("sealr", "3", "after all")
+    assert promote.rollback("sealr", "once more") == ("1", "3")
+
+
+def test_rollback_passes_over_a_deleted_version_and_a_champion_set_in_the_ui(store):
+    for ranks in ([9] * 40, [5] * 40, [1] * 40):
+        register(store, showed(ranks))
     client = mlflow.MlflowClient()
-    assert {a: int(v) for a, v in client.get_registered_model("sealr").aliases.items()} == {"challenger": 3, "champion": 3}
+    client.delete_model_version("sealr", "2")
+    assert promote.rollback("sealr", "why not") == ("1", "3")
+    client.set_registered_model_alias("sealr", promote.CHAMPION, "3")  # by hand, in the UI: no history written
+    assert promote.rollback("sealr", "again") == ("1", "3")
+
+
+def test_a_kill_between_history_and_alias_changes_nothing(store, monkeypatch):
+    register(store, LOW)
+    with monkeypatch.context() as patch:
+        real = mlflow.MlflowClient.set_registered_model_alias
+
+        def killed(self, name, alias, version):
+            if alias == promote.CHAMPION:
+                raise KeyboardInterrupt
+            real(self, name, alias, version)
+
+        patch.setattr(mlflow.MlflowClient, "set_registered_model_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            register(store, HIGH)
+    assert promote.champion("sealr") == "1"
+    with pytest.raises(promote.PromotionError):
+        promote.rollback("sealr", "there is nothing")
+    assert settle("2", HIGH).aliases == ("challenger", "champion")
+    assert promote.rollback("sealr", "now there is") == ("1", "2")
 
 
 def test_the_same_content_is_found(store):
     assert promote.find("sealr", "abc") is None
-    create(0.2)
+    register(store, LOW)
     assert (promote.find("sealr", "abc"), promote.find("sealr", "xyz")) == ("1", None)
-
-
-def test_a_kill_before_the_aliases_is_mended_by_the_next_run(store):
-    version = create(0.2)  # killed here
-    assert promote.settle("sealr", promote.find("sealr", "abc")) == promote.Registration(
-        "sealr", version, ("challenger", "champion"), "there was no champion"
-    )
-    assert promote.settle("sealr", version).aliases == ("challenger", "champion")
+    assert promote.champion("nobody") is None
 
 
 def test_a_registry_that_fails_promotes_nobody(store, monkeypatch):
-    promote.settle("sealr", create(0.9))
-    version = create(0.1, "other")
+    register(store, LOW)
 
     def busy(*_, **__):
         raise mlflow.MlflowException("503 registry busy")
 
+    with mlflow.start_run() as run:
+        version = promote.create("sealr", "file:///nowhere", run.info.run_id, {promote.DATA: "demo", promote.CONTENT: "other"})
     monkeypatch.setattr(mlflow.MlflowClient, "get_registered_model", busy)
     with pytest.raises(mlflow.MlflowException, match="busy"):
-        promote.settle("sealr", version)
+        promote.settle("sealr", version, lambda uri: Verdict(PROMOTED, "never asked"))
+
+
+def test_the_commands(store, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.get_tracking_uri())
+    register(store, LOW)
+    register(store, LITTLE)
+    promote.main(["sealr", "2", "--reason", "the shop asked for it"])
+    assert "models:/sealr@champion is version 2 now, after version 1" in capsys.readouterr().out
+    assert tags("2")[promote.GATE + "reason"] == "by hand: the shop asked for it"
+    promote.main(["rollback", "sealr", "--reason", "they changed their mind"])
+    assert "is version 1 again, version 2 was taken back" in capsys.readouterr().out
+    for wrong, message in (
+        (["sealr", "1", "--reason", "x"], "champion already"),
+        (["sealr", "9", "--reason", "x"], "9"),
+        (["sealr", "2", "--reason", " "], "a reason is needed"),
+        (["rollback", "sealr", "--reason", "x"], "no earlier champion"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            promote.main(wrong)
+    with pytest.raises(SystemExit):
+        promote.main(["sealr", "2"])
+    assert promote.champion("sealr") == "1"

@@ -1,0 +1,56 @@
+"""Removing stage folders that nothing refers to any more."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sealr.data.manifest import state_dir
+from sealr.data.tables import read_json
+
+CHECKS = "gate-"  # stages that only check a table: they live as long as the table does
+
+
+@dataclass(frozen=True)
+class Folder:
+    path: Path  # <state>/<data set>/<stage>/<key>
+    bytes: int
+
+
+def unused(keys: Iterable[str], state: Path | None = None) -> list[Folder]:
+    """Finished stage folders whose key is not among ``keys``, and that none of those was made from, directly or not.
+
+    Unfinished ones are left: a killed job goes on in them.
+    """
+    finished = {p.parent: read_json(p) for p in sorted((state or state_dir()).glob("*/*/*/manifest.json"))}
+    kept, new = set(), {folder for folder in finished if folder.name in set(keys)}
+    while new:
+        kept |= new
+        inputs = {digest for folder in new for digest in finished[folder]["inputs"].values()}
+        new = {folder for folder, made in finished.items() if made["digest"] in inputs} - kept
+    tables = {digest for folder in kept for digest in finished[folder]["files"].values()}
+    gone = []
+    for folder, made in finished.items():
+        checks = made["stage"].startswith(CHECKS) and tables & set(made["inputs"].values())
+        if folder not in kept and not checks:
+            gone.append(Folder(folder, sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())))
+    return gone
+
+
+def remove(folders: Iterable[Folder]) -> list[Folder]:
+    """Removes the folders that no job holds at the moment, and returns those."""
+    removed = []
+    for folder in folders:
+        lock = FileLock(folder.path.with_suffix(".lock"), timeout=0)
+        try:
+            with lock:
+                (folder.path / "manifest.json").unlink(missing_ok=True)  # first: what is left by a kill is not complete
+                shutil.rmtree(folder.path)
+        except Timeout:
+            continue
+        removed.append(folder)
+    return removed

@@ -1,0 +1,73 @@
+"""Labelling on a Ray cluster: the same labels, also when a worker is killed in the middle."""
+
+import os
+import signal
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from sealr.config import LabelConfig
+from sealr.data.tables import read_table
+from sealr.emotion.cluster import ClusterError
+from sealr.emotion.label import Labeller, label
+from tests.emotion.test_label import reviews
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A local cluster for this module: starting one takes longer than all else here."""
+    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'sealr[ray]'")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+
+
+def config(model, **options):
+    return LabelConfig(model=str(model), window_tokens=16, batch_tokens=128, part_rows=4, **options)
+
+
+def test_without_ray_the_message_says_how_to_get_it(toy_labeller, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(ClusterError, match=r"sealr\[ray\].*label.engine=local"):
+        label(reviews(), config(toy_labeller, engine="ray"), tmp_path)
+
+
+def ray_workers():
+    """Process ids of our own Ray actors: descendants of this process, by the title that Ray gives them."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if any("ray::Worker" in part for part in process.cmdline()):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_two_ray_workers_one_killed_give_the_labels_of_one_process(cluster, toy_labeller, tmp_path):
+    frame = pd.concat([reviews(), reviews().assign(text=lambda f: f["text"] + " again")], ignore_index=True)
+    here = label(frame, config(toy_labeller), tmp_path / "local")
+    killed = []
+
+    def kill_one(done, total):
+        if not killed and done < total / 2 and (workers := ray_workers()):
+            os.kill(workers[0], signal.SIGKILL)
+            killed.append((len(workers), done, total))
+
+    there = label(frame, config(toy_labeller, engine="ray", workers=2), tmp_path / "ray", progress=kill_one)
+    assert killed and killed[0][0] == 2, "no worker was killed in the middle"
+    assert there.rows == here.rows
+    a, b = (read_table(tmp_path / n / "labels.parquet", "labels") for n in ("local", "ray"))
+    pd.testing.assert_frame_equal(a, b, check_exact=False, rtol=0, atol=1e-6)
+    assert a["emotion"].equals(b["emotion"])
+
+
+def test_a_worker_with_other_weights_refuses(cluster, toy_labeller, tmp_path):
+    settings = config(toy_labeller, engine="ray", workers=1)
+    labeller = Labeller.from_config(settings)
+    labeller.identity = "another"
+    with pytest.raises(ClusterError, match="other weights"):
+        label(reviews(), settings, tmp_path, labeller)
+    assert np.isfinite(labeller.run(["a"])).all()

@@ -1,0 +1,69 @@
+"""What surrounds a flow: the lock of scheduled jobs, messages for trouble outside, and an end that does not hang."""
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import pytest
+
+from flows import job
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def scheduled(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEALR_HOME", str(tmp_path))
+    monkeypatch.setattr(job, "deployment", SimpleNamespace(id="some deployment"))
+
+
+def test_scheduled_jobs_on_one_data_set_take_turns(scheduled, caplog):
+    order = []
+
+    def second():
+        with job.alone("demo"):
+            order.append("second")
+
+    with job.alone("demo"):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        with job.alone("other"):  # another data set is free
+            pass
+        deadline = time.monotonic() + 20
+        while "another scheduled job works on data set demo" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        order.append("first")
+    waiting.join(20)
+    assert order == ["first", "second"] and "waiting until it has ended" in caplog.text
+
+
+def test_a_job_by_hand_waits_for_nobody(scheduled, monkeypatch):
+    with job.alone("demo"):
+        monkeypatch.setattr(job, "deployment", SimpleNamespace(id=None))
+        with job.alone("demo"):
+            pass
+
+
+def test_trouble_outside_is_a_sentence(scheduled, monkeypatch):
+    assert job.outside(RuntimeError("a bug of ours")) == ""
+    assert "Prefect server" in job.outside(httpx.ConnectError("refused"))
+    assert "Prefect server" in job.outside(RuntimeError("Failed to reach API at http://127.0.0.1:4200/api/"))
+    monkeypatch.setattr(job.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    assert "no space left" in job.outside(RuntimeError("PytorchStreamWriter failed writing file data/0"))
+
+
+ENDS = """
+import threading
+from flows.job import leave_within
+threading.Thread(target=threading.Event().wait).start()  # a thread that never ends
+leave_within(0.5, 3)
+"""
+
+
+def test_a_process_whose_threads_do_not_end_is_left():
+    done = subprocess.run([sys.executable, "-c", ENDS], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3 and "does not take the last events" in done.stderr

@@ -1,0 +1,62 @@
+"""`python -m flows.stages prune` on a real tracking database and real stage folders."""
+
+import mlflow
+import pytest
+from typer.testing import CliRunner
+
+from flows.stages import app
+from sealr import tracking
+from sealr.config import Config, DataConfig
+from sealr.data.manifest import Output, run_stage
+from sealr.registry import promote
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEALR_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    yield tmp_path
+    mlflow.set_tracking_uri(None)
+
+
+def job(data, size):
+    """A job of one stage; returns its manifest."""
+
+    def work(folder):
+        (folder / "out.txt").write_text(f"{data} {size}")
+        return Output()
+
+    with tracking.job("ingest", Config(DataConfig(data))) as run_id, tracking.stage("ingest", run_id, {}):
+        made = run_stage("ingest", data, {"size": size}, {}, ("data/prune.py",), work)
+        tracking.log_manifest(made)
+        return made
+
+
+def prune(*options):
+    done = CliRunner().invoke(app, ["prune", *options])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_last_jobs_of_each_data_set_and_registered_versions_keep_their_folders(site):
+    made = [job("demo", size) for size in (1, 2, 3, 4)]
+    other = job("other", 1)
+    with mlflow.start_run() as run:
+        promote.create("sealr", "file:///nowhere", run.info.run_id, {promote.STAGE + "ingest": made[0].key})
+    assert "1 folders" in (said := prune("--keep", "2")) and made[1].key in said and "--delete" in said
+    assert made[1].folder.exists()
+    assert made[1].key in prune("--keep", "2", "--delete")
+    assert [m.folder.exists() for m in made] == [True, False, True, True] and other.folder.exists()
+    assert "0 folders" in prune("--keep", "2", "--delete")
+    assert job("demo", 2).folder.exists()  # what was removed is made again
+
+
+def test_without_the_tracking_server_nothing_is_called_unused(site, monkeypatch):
+    made = job("demo", 1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    done = CliRunner().invoke(app, ["prune", "--delete"])
+    assert done.exit_code == 1 and made.folder.exists()
+

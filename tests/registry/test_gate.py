@@ -1,0 +1,126 @@
+"""Challenger against champion: as they stand, and with a champion that has to rank new validation users itself."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sealr.config import Config, DataConfig
+from sealr.data.manifest import Manifest
+from sealr.data.sequences import Sequences
+from sealr.data.tables import write_json
+from sealr.evaluate.metrics import ndcg
+from sealr.registry import card, gate
+from sealr.registry.drift import Statistics
+from sealr.registry.gate import HELD, Evidence
+from sealr.rerank.rerank import rerank
+from sealr.rerank.requests import Pools
+from sealr.retrieve.candidates import write_candidates
+from sealr.retrieve.train import load
+
+
+@pytest.fixture
+def champion(parts, tmp_path):
+    """A version's files, as a registry gives them, with a URI."""
+    folder = tmp_path / "champion"
+    parts.pack(folder / "artifacts" / "model", weight=0.0)
+    return folder
+
+
+def feelings(sequences):
+    return np.zeros(len(sequences.flat), dtype=np.int64)
+
+
+def write_evidence(folder, evidence):
+    write_json(vars(evidence), folder / "artifacts" / gate.NOTES / gate.EVIDENCE)
+
+
+class Half:
+    """A ranker that likes items with a large index."""
+
+    name = "half"
+
+    def score(self, requests):
+        from sealr.rerank.rankers import Scored
+
+        return [Scored(np.asarray(r.pool, dtype=np.float32)) for r in requests]
+
+
+def test_evidence_is_what_rerank_measured(parts, tmp_path):
+    sequences, config = parts.sequences, parts.config
+    write_candidates(load(parts.retriever), sequences, config.retrieve, tmp_path)
+    pools = Pools(pd.read_parquet(tmp_path / "candidates.parquet"), sequences, config.rerank.candidates)
+    users = list(range(0, 20))
+    made = rerank(Half(), users, users, sequences, feelings(sequences), pools, 4, tmp_path)
+    table = pd.read_parquet(tmp_path / "rankings.parquet")
+    names = [sequences.users[u] for u in users]
+    found = gate.evidence(table, names, sequences, "digest", ["u23"])
+    assert ndcg(found.ranks, 10).mean() == pytest.approx(made.metrics["valid_ndcg@10"])
+    assert found.users == names and found.tuned == ["u23"]
+
+
+def test_a_champion_that_has_to_rank_itself_ranks_as_it_was_measured(parts, champion):
+    """Rescoring on the champion's own users and reviews gives the ranks that its own evaluation had."""
+    sequences = parts.sequences
+    retriever = load(parts.retriever)
+    expected = []
+    for user in range(24):
+        history, target = sequences.sequence(user)[:-2], sequences.sequence(user)[-2]
+        scores = retriever.score([history])[0]
+        scores[history] = -np.inf
+        expected.append(int((scores > scores[target]).sum()) + 1)
+    model = gate.Recommender.load(champion / "artifacts" / "model")
+    ranks, known = gate.rescore(model, sequences.users, sequences, feelings(sequences))
+    assert known == 1.0 and ranks == [r if r <= gate.TOP else 0 for r in expected]
+
+
+def test_where_users_changed_the_champion_is_scored_without_those_its_llm_was_tuned_on(parts, champion):
+    sequences = parts.sequences
+    write_evidence(champion, Evidence("old", ["somebody"], [1], ["u0", "u1"]))
+    challenger = Evidence("new", list(sequences.users[:12]), [1] * 12, [])
+    verdict = gate.judge(challenger, champion.as_uri(), sequences, feelings(sequences), 500)
+    assert verdict.figures["users"] == 10 and verdict.figures["known"] == 1.0
+    assert verdict.figures["challenger"] == 1.0 and 0 <= verdict.figures["champion"] < 1
+    assert verdict.decision == (gate.PROMOTED if verdict.figures["low"] > 0 else gate.REFUSED)
+
+
+def test_a_champion_whose_items_are_gone_holds(parts, champion):
+    old = parts.sequences
+    renamed = Sequences(old.users, [f"new-{i}" for i in old.items], old.flat, old.offsets)
+    challenger = Evidence("new", list(old.users), [1] * len(old.users), [])
+    verdict = gate.judge(challenger, champion.as_uri(), renamed, feelings(renamed), 500)
+    assert (
+        verdict.decision == HELD and "100% of the 24 validation histories hold no item that the champion knows" in verdict.reason
+    )
+
+
+def test_a_champion_that_cannot_be_loaded_holds(parts, champion):
+    shutil.rmtree(champion / "artifacts" / "model" / "retriever")
+    challenger = Evidence("new", list(parts.sequences.users), [1] * 24, [])
+    verdict = gate.judge(challenger, champion.as_uri(), parts.sequences, feelings(parts.sequences), 500)
+    assert verdict.decision == HELD and "retriever.json" in verdict.reason
+
+
+def test_the_card_says_what_there_is_and_fits_into_a_description(parts, tmp_path):
+    def made(stage, rows=None, metrics=None):
+        return Manifest(stage, tmp_path, f"key-{stage}", f"digest-{stage}" * 4, {}, {}, "", rows or {}, metrics or {}, {}, 1.0)
+
+    stages = {
+        "reviews": made("ingest", {"rejected": 7}),
+        "labels": made("label", metrics={"pearson_rating": 0.449}),
+        "candidates": made("retrieve", metrics={"test_hr@10": 0.25}),
+        "adapter": made("finetune", {"train_prompts": 271}),
+        "rankings": made("rerank", metrics={"valid_ndcg@10": 0.08, "valid_ndcg@10_retriever": 0.07}),
+        "results": made("evaluate"),
+    }
+    statistics = Statistics({"joy": 3, "anger": 1}, {"2": 3, "-2": 1}, {"a": 2, "b": 2}, {"2": 2}, {"2014-01": 3, "2014-03": 1})
+    config = Config(DataConfig("toys", "toys"), parts.config.label, parts.config.retrieve, parts.config.rerank)
+    fusion = {"weight": 0.5, "validation_users": ["u1", "u2"]}
+    text = card.model_card(config, stages, fusion, "| a table |\n" * 500, statistics, 24)
+    for part in ("4 reviews by 2 users of 2 items, 2014-01 to 2014-03", "7 rows were rejected", "271 users", "0.0800", "0.449",
+                 "25.0%", "strong negative 25.0%", "`digest-retrieve", "personal data", "see the base model's own card"):  # fmt: skip
+        assert part in text, part
+    short = card.description(text)
+    assert len(short) <= card.DESCRIPTION_LENGTH and short.endswith("artifact notes/card.md.\n") and "## Licences" in short
+    assert card.description("short") == "short"
