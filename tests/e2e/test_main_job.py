@@ -327,7 +327,7 @@ def test_refresh_on_other_data_scores_the_champion_anew_and_drift_holds_the_prom
     assert "drift from the champion's data: new items" in done.stdout and "on the new validation users" in done.stderr
     client = mlflow.MlflowClient(f"sqlite:///{project}/state.db")
     version = client.get_model_version_by_alias("sealr", "challenger")
-    assert version.version == "2" and client.get_model_version_by_alias("sealr", "champion").version == "1"
+    assert (str(version.version), str(client.get_model_version_by_alias("sealr", "champion").version)) == ("2", "1")
     tags = {k.removeprefix("sealr.gate."): v for k, v in version.tags.items()}
     assert tags["decision"] == "held" and tags["reason"].startswith("the data have drifted (new items")
     assert float(tags["low"]) <= float(tags["difference"]) <= float(tags["high"]) and int(tags["users"]) >= 5
