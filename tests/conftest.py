@@ -1,8 +1,20 @@
 """Fixtures shared by all tests. Weights of tests are toys; nothing here needs a network."""
 
+import os
+import sys
+
 import pytest
 
 from tests import toys
+
+
+@pytest.fixture(autouse=True)
+def no_active_experiment():
+    """MLflow keeps the experiment chosen last for the whole process; the next test has another database, without it."""
+    yield
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    if fluent := sys.modules.get("mlflow.tracking.fluent"):
+        fluent._active_experiment_id = None
 
 
 @pytest.fixture(scope="session")
