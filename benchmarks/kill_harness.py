@@ -259,7 +259,7 @@ def opens(path: Path) -> bool:
 
             torch.load(path, weights_only=True)
         return True
-    except Exception:
+    except Exception:  # whatever a reader raises: the file cannot be read
         return False
 
 

@@ -94,7 +94,9 @@ def configuration(base: RetrieveConfig, name: str, systems: dict[str, dict[str, 
 
 def report(job: Job, spec: dict[str, Any], table: pd.DataFrame, sentences: list[str]) -> str:
     """The Markdown text of one data set's comparison."""
-    masked = "items of the history are not candidates" if job.config.retrieve.exclude_seen else "items of the history stay candidates"
+    masked = (
+        "items of the history are not candidates" if job.config.retrieve.exclude_seen else "items of the history stay candidates"
+    )
     lines = [
         f"## {job.name}\n",
         f"Whole catalogue, leave-one-out, {masked}; means over seeds 0, 1, ... "

@@ -25,6 +25,7 @@ from prefect.settings import PREFECT_API_URL
 from flows.steps import Job
 from sealr import tracking
 from sealr.config import load_config
+from sealr.redact import redact
 from sealr.data.manifest import state_dir
 
 log = logging.getLogger("sealr.flows")
@@ -124,7 +125,7 @@ def run(flow: Callable[..., Any], **arguments: Any) -> None:
             message = str(error)
         else:
             raise
-        print(f"\nerror: {message}", file=sys.stderr)
+        print(redact(f"\nerror: {message}"), file=sys.stderr)
         raise SystemExit(1) from None
     finally:
         leave_within(EXIT_SECONDS, code)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 SHARED = (
     "data/sequences.py",
-    *(f"retrieve/{name}.py" for name in ("train", "loss", "start", "candidates", "retriever")),
-    *(f"retrieve/models/{name}.py" for name in ("base", "layers", "neighbours", "fusion")),
+    *(f"retrieve/{name}.py" for name in ("train", "loss", "start", "candidates", "index", "retriever")),
+    *(f"retrieve/models/{name}.py" for name in ("base", "layers", "neighbours", "popularity", "fusion")),
 )
 
 

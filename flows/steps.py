@@ -240,7 +240,9 @@ def drift(job: Job, reviews: Manifest, labels: Manifest) -> str:
         old = gate.read_statistics(promote.uri(config.name, champion))
         if old is None:
             return f"version {champion} carries no statistics of its data, so drift cannot be checked"
-        new = drifting.describe(read_table(reviews.path("reviews.parquet"), "reviews"), read_table(labels.path("labels.parquet"), "labels"))
+        new = drifting.describe(
+            read_table(reviews.path("reviews.parquet"), "reviews"), read_table(labels.path("labels.parquet"), "labels")
+        )
 
         def work(folder: Path) -> Output:
             return drifting.report(old, new, config, champion, folder)
@@ -271,8 +273,10 @@ def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> Registra
         table = read_table(made["rankings"].path("rankings.parquet"), "rankings")
         evidence = gate.evidence(table, valid, sequences, seen, [*users.train[: cap or None], *users.valid])
         hold = f"the data have drifted ({drifted})" if drifted and job.config.registry.drift_hold else ""
-        sentiments = sentiment_values(labels, sequences)
-        return register_model(job.config, sequences, sentiments, evidence, drifting.describe(reviews, labels), made, hold)
+        sentiments, expected = sentiment_values(labels, sequences), sequences.values(labels, "expected")
+        return register_model(
+            job.config, sequences, sentiments, expected, evidence, drifting.describe(reviews, labels), made, hold
+        )
 
 
 def through_evaluation(job: Job) -> dict[str, Manifest]:

@@ -1,21 +1,19 @@
 """One model from all parts: a request with raw ids and review texts in, items with scores and reasons out.
 
-It calls the very functions the pipeline trained and evaluated with: `label_texts`, the retriever's `score` and `top`, a
-ranker's `score`, and `fuse`. A packed model is a folder of safetensors, JSON and Parquet and needs no data set to load.
+It calls the very functions the pipeline trained and evaluated with: `label_texts`, `pools_for`, a ranker's
+`score`, and `fuse`. A packed model is a folder of safetensors, JSON and Parquet and needs no data set to load.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from sealr import weights
 from sealr.config import Config, from_dict, to_dict
@@ -29,12 +27,11 @@ from sealr.rerank.finetune import ADAPTER
 from sealr.rerank.llm import AdapterError
 from sealr.rerank.prompts import Request
 from sealr.rerank.rankers import GenerativeRanker, fuse, order
-from sealr.retrieve.candidates import BLOCK_ELEMENTS, top
+from sealr.retrieve.candidates import pools_for
 from sealr.retrieve.train import Retriever, load
 
 __all__ = ["BadRequest", "Recommender", "pack"]
 log = logging.getLogger(__name__)
-BLOCK_ROWS = 256  # requests that the retriever scores at a time
 ANSWER = ["user", "items", "titles", "scores", "reasons", "warnings"]  # columns
 
 
@@ -45,6 +42,9 @@ class _Query:
     user: str | None
     history: list[int] = field(default_factory=list)
     sentiments: list[int] = field(default_factory=list)
+    felt: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # class and expected sentiment for the retriever; NaN: not known
     warnings: list[str] = field(default_factory=list)
 
 
@@ -89,7 +89,7 @@ class Recommender:
         self.index = {item: i for i, item in enumerate(retriever.items, start=1)}
         titles = dict(zip(items["item"], items["title"], strict=True))
         self.titles = [""] + [t if isinstance(t := titles.get(i), str) and t else i for i in retriever.items]
-        self.histories = {u: (list(i), list(s)) for u, i, s in histories.itertuples(index=False)}
+        self.histories = {u: tuple(map(list, parts)) for u, *parts in histories.itertuples(index=False)}
 
     @classmethod
     def load(cls, folder: Path) -> Recommender:
@@ -125,8 +125,12 @@ class Recommender:
         for query, a, events in zip(queries, asked, known, strict=True):
             if a.events is not None:
                 query.history = [self.index[e.item] for e in events]
-                given = [next(felt)["sentiment"] if e.text and e.sentiment is None else e.sentiment for e in events]
-                query.sentiments = [s or 0 for s in given]  # where neither a sentiment nor a readable text came, 0
+                for e in events:
+                    labelled = (
+                        next(felt) if e.text and e.sentiment is None else {"sentiment": e.sentiment, "expected": e.sentiment}
+                    )
+                    query.sentiments.append(labelled["sentiment"] or 0)  # where neither a sentiment nor a readable text came, 0
+                    query.felt.append(_felt(labelled["sentiment"], labelled["expected"]))
         return queries
 
     def _query(self, asked: Asked) -> _Query:
@@ -134,7 +138,8 @@ class Recommender:
         query = _Query(asked.user)
         if asked.events is None:
             if asked.user in self.histories:
-                query.history, query.sentiments = map(list, self.histories[asked.user])
+                query.history, query.sentiments, expected = map(list, self.histories[asked.user])
+                query.felt = [_felt(s, e) for s, e in zip(query.sentiments, expected, strict=True)]
             else:
                 who = "no user" if asked.user is None else f"user {short(asked.user)} is not known"
                 query.warnings.append(f"{who} and no history was given: popular items instead")
@@ -145,21 +150,10 @@ class Recommender:
             query.warnings.append("no known item in the history: popular items instead")
         return query
 
-    def _pools(self, histories: list[list[int]], size: int, exclude_seen: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Candidates of each request: item indices and scores, best first, both (at most size,). Memory is that of one block."""
-        block = max(1, min(BLOCK_ROWS, BLOCK_ELEMENTS // (len(self.retriever.items) + 1)))
-        for start in range(0, len(histories), block):
-            part = histories[start : start + block]
-            scores = torch.from_numpy(self.retriever.score(part))  # (B, items + 1)
-            if exclude_seen:
-                for row, seen in zip(scores, part, strict=True):
-                    row[seen] = -torch.inf
-            for ids, values in zip(*top(scores, size), strict=True):
-                yield ids[ids > 0], values[ids > 0]  # index 0 fills a list that ends early
-
     def _answer(self, queries: list[_Query], top_k: int, exclude_seen: bool) -> list[dict[str, Any]]:
         size = max(top_k, self.config.rerank.candidates)
-        pools = list(self._pools([q.history for q in queries], size, exclude_seen))  # (ids, scores) each
+        felt = [np.array(q.felt, dtype=np.float32).reshape(-1, 2) for q in queries]
+        pools = list(pools_for(self.retriever, [q.history for q in queries], size, exclude_seen, felt))  # (ids, scores) each
         shown = self.config.rerank.candidates  # the LLM sees as many candidates as it was trained on
         requests = [Request(q.history, q.sentiments, ids[:shown].tolist()) for q, (ids, _) in zip(queries, pools, strict=True)]
         asked = [i for i, q in enumerate(queries) if q.history and len(pools[i][0]) and self.ranker is not None]
@@ -193,3 +187,9 @@ class Recommender:
         feeling = CLASS_NAMES[query.sentiments[nearest]].lower()
         places = f"retriever #{place}" + (f", LLM #{llm_place}" if llm_place else "")
         return f"closest to {self.titles[query.history[nearest]]!r} in your history (felt {feeling}); {places}"
+
+
+def _felt(sentiment: int | None, expected: float | None) -> tuple[float, float]:
+    """What a retriever reads of one interaction: as in `sealr.retrieve.feelings`, nothing where there is no label."""
+    known = expected is not None and not np.isnan(expected)
+    return (float(sentiment), float(expected)) if known else (np.nan, np.nan)

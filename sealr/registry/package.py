@@ -50,6 +50,7 @@ def register_model(
     config: Config,
     sequences: Sequences,
     sentiments: np.ndarray,
+    expected: np.ndarray,
     evidence: gate.Evidence,
     statistics: Statistics,
     stages: Mapping[str, Manifest],
@@ -59,6 +60,7 @@ def register_model(
     the gate decide who is champion.
 
     stages: manifests named reviews, labels, candidates (the retriever), adapter, rankings and results.
+    sentiments, expected (interactions,): class and expected sentiment, aligned with ``sequences.flat``.
     evidence, statistics: kept beside the model for later challengers. hold: why nobody may be promoted now.
     """
     name = config.registry.name
@@ -71,7 +73,7 @@ def register_model(
     if version:
         log.info("register: unchanged, reusing version %s", version)
     else:
-        version = _log_and_create(config, sequences, sentiments, evidence, statistics, stages, content)
+        version = _log_and_create(config, sequences, sentiments, expected, evidence, statistics, stages, content)
     mlflow.set_tags({"sealr.version": version})
     judge = partial(
         gate.judge, evidence, sequences=sequences, sentiments=sentiments, resamples=config.evaluate.bootstrap, hold=hold
@@ -83,6 +85,7 @@ def _log_and_create(
     config: Config,
     sequences: Sequences,
     sentiments: np.ndarray,
+    expected: np.ndarray,
     evidence: gate.Evidence,
     statistics: Statistics,
     stages: Mapping[str, Manifest],
@@ -93,7 +96,7 @@ def _log_and_create(
     with tempfile.TemporaryDirectory() as temporary:  # its own: another job may be packing at the same time
         packed, notes = Path(temporary) / "model", Path(temporary) / gate.NOTES
         items = stages["reviews"].path("items.parquet")
-        known = histories(sequences, sentiments)
+        known = histories(sequences, sentiments, expected)
         pack(packed, config, fusion["weight"], stages["candidates"].folder, stages["adapter"].folder, items, known)
         described = card.model_card(config, stages, fusion, results, statistics, len(known))
         write_json(asdict(evidence), notes / gate.EVIDENCE)
@@ -128,12 +131,11 @@ def example(sequences: Sequences) -> pd.DataFrame:
     return pd.DataFrame({"user": [sequences.users[0], None], "history": [None, new]})
 
 
-def histories(sequences: Sequences, sentiments: np.ndarray) -> pd.DataFrame:
-    """Every user's whole history: user, items (indices, oldest first), sentiments (classes)."""
+def histories(sequences: Sequences, sentiments: np.ndarray, expected: np.ndarray) -> pd.DataFrame:
+    """Every user's whole history: user, items (indices, oldest first), sentiments (classes), expected (NaN without a label)."""
+    columns = {"items": sequences.flat, "sentiments": sentiments, "expected": expected}
     stops = sequences.offsets[1:-1]
-    return pd.DataFrame(
-        {"user": sequences.users, "items": np.split(sequences.flat, stops), "sentiments": np.split(sentiments, stops)}
-    )
+    return pd.DataFrame({"user": sequences.users} | {name: np.split(values, stops) for name, values in columns.items()})
 
 
 def requirements() -> list[str]:

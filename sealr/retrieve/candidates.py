@@ -6,7 +6,7 @@ One order holds everywhere: higher score first, equal scores by lower item index
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,11 @@ from sealr.config import RetrieveConfig
 from sealr.data.manifest import Output
 from sealr.data.sequences import Sequences, Split
 from sealr.data.tables import write_table
+from sealr.retrieve.index import top
 from sealr.retrieve.retriever import History, Retriever
 
 BLOCK_ELEMENTS = 2**22  # scores held at a time: 16 MB
+BLOCK_ROWS = 256  # requests that are scored at a time
 
 
 def candidates(
@@ -102,35 +104,27 @@ def ranks_among(scores: Tensor, targets: Tensor) -> Tensor:
     return torch.where(value[:, 0] == -torch.inf, 0, ahead + 1)
 
 
-def pool_for(retriever: Retriever, history: History, pool: int, exclude_seen: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates of one served request: item indices and scores, best first, both (at most pool,).
+def pools_for(
+    retriever: Retriever,
+    histories: Sequence[History],
+    pool: int,
+    exclude_seen: bool = True,
+    feelings: Sequence[np.ndarray] | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Candidates of served requests: of each history item indices and scores, best first, both (at most pool,).
 
-    An empty history gets the most popular items.
+    feelings: of each history (H, 2), as ``Retriever.score`` takes them. An empty history gets the most popular items.
+    Memory is that of one block, however many requests there are.
     """
-    seen = retriever.indices(history)
-    scores = torch.from_numpy(retriever.score([seen]))  # (1, items + 1)
-    if exclude_seen:
-        scores[0, torch.from_numpy(seen)] = -torch.inf
-    ids, values = top(scores, pool)
-    real = ids[0] > 0
-    return ids[0][real], values[0][real]
-
-
-def top(scores: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of scores (B, items + 1): item indices int64 and scores float32, both (B, min(k, items)).
-
-    Items at -inf are not candidates; index 0 stands in their place, at the end of the row.
-    """
-    k = min(k, scores.shape[1] - 1)
-    # torch.topk orders ties as it likes. A float's bits sort like an integer once negative ones are flipped; with the
-    # item index in the lower half every key is different, and topk has one answer.
-    bits = (scores + 0.0).view(torch.int32).long()  # + 0.0 turns -0.0 into 0.0
-    bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    descending = torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
-    ids = (bits * 2**32 + descending).topk(k).indices  # (B, k)
-    values = scores.gather(1, ids)
-    ids[values == -torch.inf] = 0
-    return ids.cpu().numpy(), values.cpu().numpy()
+    block = max(1, min(BLOCK_ROWS, BLOCK_ELEMENTS // (len(retriever.items) + 1)))
+    for start in range(0, len(histories), block):
+        part = [retriever.indices(history) for history in histories[start : start + block]]
+        scores = torch.from_numpy(retriever.score(part, None if feelings is None else feelings[start : start + block]))
+        if exclude_seen:
+            for row, seen in zip(scores, part, strict=True):
+                row[torch.from_numpy(seen)] = -torch.inf
+        for ids, values in zip(*top(scores, pool), strict=True):
+            yield ids[ids > 0], values[ids > 0]  # index 0 fills a list that ends early
 
 
 def score_blocks(

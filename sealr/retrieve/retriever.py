@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sealr.config import RetrieveConfig, from_dict, to_dict
-from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, read_json, write_json
 from sealr.retrieve.models import build
-from sealr.retrieve.models.base import SequenceModel
+from sealr.retrieve.models.popularity import popularity
 
+__all__ = ["History", "Retriever", "device", "load", "pad", "popularity", "save"]
 History = Sequence[str] | Sequence[int] | np.ndarray  # raw item ids (unknown ones are skipped) or item indices 1..n, oldest first
 
 
@@ -26,7 +26,7 @@ History = Sequence[str] | Sequence[int] | np.ndarray  # raw item ids (unknown on
 class Retriever:
     config: RetrieveConfig
     items: list[str]  # the item with index i is items[i - 1]
-    model: SequenceModel  # in eval mode
+    model: nn.Module  # in eval mode; see ``sealr.retrieve.models`` for its interface
     popularity: np.ndarray  # (n_items + 1,) float32: scores for an empty history, -inf at padding
 
     @cached_property
@@ -77,14 +77,6 @@ def pad(histories: Sequence[np.ndarray], max_len: int) -> Tensor:
     for row, history in zip(padded, histories, strict=True):
         row[: len(history)] = history
     return torch.from_numpy(padded)
-
-
-def popularity(sequences: Sequences) -> np.ndarray:
-    """(n_items + 1,) float32: how often each item occurs in the training split; -inf at padding."""
-    train = sequences.split("train")
-    counts = np.bincount(np.concatenate(list(train.histories())), minlength=sequences.n_items + 1).astype(np.float32)
-    counts[0] = -np.inf
-    return counts
 
 
 def save(retriever: Retriever, folder: Path, notes: dict[str, object]) -> None:

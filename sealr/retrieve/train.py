@@ -68,6 +68,8 @@ def train(
     class and expected sentiment, aligned with ``sequences.flat``. Raises ValueError when there is nothing to train or
     validate on.
     """
+    if config.model == "fusion":
+        raise ValueError("a fusion is not trained itself: train its parts and call sealr.retrieve.fusion.fuse")
     if not len(sequences.split("valid")):
         raise ValueError("no user has three items: there is nothing to validate a retriever on")
     with torch.random.fork_rng():

@@ -12,7 +12,7 @@ from sealr.data.tables import EMOTIONS
 from sealr.registry import composite
 from sealr.registry.composite import BadRequest, Recommender
 from sealr.rerank.rankers import Scored, fuse, order
-from sealr.retrieve.candidates import pool_for
+from sealr.retrieve.candidates import pools_for
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever
 
@@ -52,7 +52,12 @@ def recommender(monkeypatch):
     whole = Config(DataConfig("toy"), retrieve=config, rerank=RerankConfig(candidates=12))
     items = pd.DataFrame({"item": ITEMS, "title": ["First thing", *[None] * 29]})
     histories = pd.DataFrame(
-        {"user": ["ann", "all"], "items": [[1, 2, 3], list(range(1, 31))], "sentiments": [[2, -1, 0], [0] * 30]}
+        {
+            "user": ["ann", "all"],
+            "items": [[1, 2, 3], list(range(1, 31))],
+            "sentiments": [[2, -1, 0], [0] * 30],
+            "expected": [[1.5, -0.5, math.nan], [0.0] * 30],  # nothing was said about the third
+        }
     )
     return Recommender(whole, 0.5, retriever, LikesLargeIds(), items, histories)
 
@@ -63,7 +68,7 @@ def ask(recommender, *rows, **params):
 
 def test_served_order_is_the_evaluated_order(recommender):
     (answer,) = ask(recommender, {"user": "ann"}, top_k=5)
-    ids, scores = pool_for(recommender.retriever, [1, 2, 3], 12)
+    ids, scores = next(pools_for(recommender.retriever, [[1, 2, 3]], 12))
     expected = ids[order(fuse(scores, ids.astype(np.float32), 0.5))][:5]
     assert answer["items"] == [ITEMS[i - 1] for i in expected]
     assert recommender.ranker.asked[0].sentiments == [2, -1, 0]
@@ -77,6 +82,21 @@ def test_texts_are_labelled_given_sentiments_win_and_nothing_counts_as_neutral(r
     assert recommender.ranker.asked[0].sentiments == [-2, 2, 0]
 
 
+def test_a_retriever_that_reads_feelings_is_served_what_it_was_evaluated_with(recommender, monkeypatch):
+    read = []
+    whole = Retriever.score
+    monkeypatch.setattr(Retriever, "score", lambda self, h, felt=None: read.extend(felt) or whole(self, h, felt))
+    sentiments = [{"item": "i01", "text": "grr"}, {"item": "i02", "sentiment": 2}, {"item": "x", "sentiment": 1}, {"item": "i03"}]
+    ask(recommender, {"user": "ann"}, {"history": sentiments}, {"user": "nobody"})
+    stored, given, nothing = read
+    nan = math.nan
+    np.testing.assert_array_equal(stored, np.array([[2, 1.5], [-1, -0.5], [nan, nan]], dtype=np.float32))
+    labelled = composite.label_texts(["grr"], OnlyAnger())[0]
+    wanted = [[labelled["sentiment"], labelled["expected"]], [2, 2], [nan, nan]]
+    np.testing.assert_array_equal(given, np.array(wanted, dtype=np.float32))
+    assert nothing.shape == (0, 2)
+
+
 def test_reasons_name_the_nearest_thing_and_how_it_felt(recommender):
     (answer,) = ask(recommender, {"history": [{"item": "i01", "sentiment": -2}]}, top_k=1)
     assert answer["reasons"][0].startswith("closest to 'First thing' in your history (felt strong negative); retriever #")
@@ -84,7 +104,7 @@ def test_reasons_name_the_nearest_thing_and_how_it_felt(recommender):
 
 def test_top_k_beyond_the_llms_pool_goes_on_in_the_retrievers_order(recommender):
     (answer,) = ask(recommender, {"user": "ann"}, top_k=20)
-    ids, _ = pool_for(recommender.retriever, [1, 2, 3], 20)
+    ids, _ = next(pools_for(recommender.retriever, [[1, 2, 3]], 20))
     assert len(answer["items"]) == 20 and answer["items"][12:] == [ITEMS[i - 1] for i in ids[12:]]
     assert answer["scores"] == sorted(answer["scores"], reverse=True)
 
@@ -121,7 +141,7 @@ def test_cold_start_is_popular_and_does_not_ask_the_llm(recommender):
 def test_weight_zero_serves_the_retriever_without_an_llm(recommender):
     recommender.ranker, recommender.weight = None, 0.0
     (answer,) = ask(recommender, {"user": "ann"}, top_k=12)
-    ids, _ = pool_for(recommender.retriever, [1, 2, 3], 12)
+    ids, _ = next(pools_for(recommender.retriever, [[1, 2, 3]], 12))
     assert answer["items"] == [ITEMS[i - 1] for i in ids]
 
 

@@ -53,7 +53,8 @@ def toy_parts(folder: Path, llama: Path, labeller: Path) -> Parts:
     finetune(prompts[:8], prompts[8:], rerank, "products", folder / "adapter")
     items = pd.DataFrame({"item": sequences.items, "title": None, "brand": None, "categories": None})
     write_table(items, folder / "items.parquet", "items")
-    known = histories(sequences, np.zeros(len(sequences.flat), dtype=np.int64))
+    nothing = np.zeros(len(sequences.flat), dtype=np.int64)
+    known = histories(sequences, nothing, nothing.astype(np.float32))
     return Parts(base, config, sequences, folder / "retriever", folder / "adapter", folder / "items.parquet", known)
 
 

@@ -8,7 +8,7 @@ from toy_sequences import make_sequences
 from sealr.config import RetrieveConfig
 from sealr.data.tables import read_table
 from sealr.retrieve import candidates as module
-from sealr.retrieve.candidates import candidates, pool_for, target_ranks, top, top_lists, write_candidates
+from sealr.retrieve.candidates import candidates, pools_for, target_ranks, top, top_lists, write_candidates
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever
 from sealr.retrieve.train import popularity
@@ -100,21 +100,23 @@ def test_top_agrees_with_a_stable_sort():
     assert (top(scores, 20)[0] == scores.sort(dim=1, descending=True, stable=True).indices[:, :20].numpy()).all()
 
 
-def test_pool_for_is_the_same_list(retriever, sequences):
+def test_pools_for_are_the_same_lists(retriever, sequences, monkeypatch):
     frame = candidates(retriever, sequences, "test", 12, True)
     part = sequences.split("test")
-    for i in (0, 7, 20):
-        ids, scores = pool_for(retriever, part.history(i), 12, True)
+    rows = (0, 7, 20)
+    monkeypatch.setattr("sealr.retrieve.candidates.BLOCK_ROWS", 2)
+    pools = list(pools_for(retriever, [part.history(i) for i in rows], 12, True))
+    for i, (ids, scores) in zip(rows, pools, strict=True):
         mine = frame[frame["user"] == sequences.users[part.users[i]]]
         assert [sequences.items[j - 1] for j in ids] == mine["item"].tolist()
         np.testing.assert_allclose(scores, mine["score"], rtol=1e-4, atol=1e-6)
-    assert pool_for(retriever, ["item3", "unknown"], 5, False)[0].tolist() == pool_for(retriever, [3], 5, False)[0].tolist()
+    (by_name, _), (by_index, _) = pools_for(retriever, [["item3", "unknown"], [3]], 5, False)
+    assert by_name.tolist() == by_index.tolist()
 
 
 def test_empty_or_unknown_history_gets_popular_items(retriever):
     best = np.argsort(-retriever.popularity, kind="stable")[:5]
-    for history in ([], ["never seen"]):
-        ids, scores = pool_for(retriever, history, 5)
+    for ids, scores in pools_for(retriever, [[], ["never seen"]], 5):
         assert ids.tolist() == best.tolist() and scores.tolist() == retriever.popularity[best].tolist()
     mixed = retriever.score([[], [1, 2]])
     np.testing.assert_array_equal(mixed[0], retriever.popularity)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy_sequences import make_sequences
 
+from sealr.config import RetrieveConfig
 from sealr.data.tables import read_json
 from sealr.retrieve.train import Batches, learning_rate, load, popularity, train, validate
 
@@ -182,3 +183,8 @@ def test_load_names_what_is_missing(trained, tmp_path):
     (folder / "items.json").unlink()
     with pytest.raises(FileNotFoundError, match="items.json"):
         load(folder)
+
+
+def test_a_fusion_says_how_it_is_made(cycle, tmp_path):
+    with pytest.raises(ValueError, match="a fusion is not trained itself"):
+        train(RetrieveConfig(model="fusion", parts=({"model": "ease"},)), cycle, tmp_path)

@@ -18,9 +18,7 @@ class Popularity(nn.Module):
         self.register_buffer("counts", torch.zeros(n_items + 1))
 
     def fit(self, sequences: Sequences) -> None:
-        train = sequences.split("train")
-        counts = np.bincount(np.concatenate(list(train.histories())), minlength=sequences.n_items + 1)
-        self.counts.copy_(torch.from_numpy(counts))
+        self.counts.copy_(torch.from_numpy(popularity(sequences)))
 
     def score(self, sequences: Tensor, feelings: Tensor | None = None) -> Tensor:
         """(B, L) -> counts (B, n_items + 1), -inf at padding."""
@@ -31,3 +29,11 @@ class Popularity(nn.Module):
     def similarity(self, item: int, others: Tensor) -> Tensor:
         """(H,) zeros: popularity knows no likeness of items."""
         return self.counts.new_zeros(len(others))
+
+
+def popularity(sequences: Sequences) -> np.ndarray:
+    """(n_items + 1,) float32: how often each item occurs in the training split; -inf at padding."""
+    train = sequences.split("train")
+    counts = np.bincount(np.concatenate(list(train.histories())), minlength=sequences.n_items + 1).astype(np.float32)
+    counts[0] = -np.inf
+    return counts
