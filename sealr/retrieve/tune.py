@@ -43,6 +43,14 @@ def suggest(trial: Trial, config: RetrieveConfig) -> RetrieveConfig:
     return replace(config, **values)
 
 
+def current(config: RetrieveConfig) -> dict[str, object]:
+    """The values of ``config`` under the names that `suggest` uses; one outside of its range is drawn at random instead."""
+    values = {"lr": config.lr, "dropout": config.dropout, "batch_size": config.batch_size, "layers": config.layers}
+    values |= {"bsarec.alpha": config.bsarec.alpha, "bsarec.cutoff": config.bsarec.cutoff}
+    values |= {"ease.l2": config.ease.l2, "cooccurrence.decay": config.cooccurrence.decay}
+    return values
+
+
 def tune(
     config: RetrieveConfig,
     sequences: Sequences,
@@ -68,6 +76,8 @@ def tune(
         sampler=optuna.samplers.TPESampler(seed=config.seed, multivariate=True),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=config.eval_every),
     )
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(current(config))  # what there is already is the one to beat
     interrupted = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
     for trial in interrupted:
         study.tell(trial.number, state=TrialState.FAIL)

@@ -17,6 +17,7 @@ def test_a_study_counts_earlier_trials_and_takes_up_a_killed_one(cycle, quick, t
     config = replace(quick, epochs=2, eval_every=1)
     study = tuning.tune(config, cycle, 2, tmp_path, "toy", track)
     study.ask({"lr": optuna.distributions.FloatDistribution(3e-4, 4e-3, log=True)})  # as a kill leaves it: running
+    assert study.trials[0].params["lr"] == config.lr  # what there is already is tried first
     left = study.trials[-1].params["lr"]
     study = tuning.tune(config, cycle, 3, tmp_path, "toy", track)
     done = tuning.finished(study)
