@@ -19,6 +19,7 @@ from sealr.data.sequences import Sequences
 from sealr.retrieve.train import OnEpoch, train
 
 log = logging.getLogger(__name__)
+BATCH_SIZES = (64, 128, 256)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -34,7 +35,7 @@ def suggest(trial: Trial, config: RetrieveConfig) -> RetrieveConfig:
     values = {
         "lr": trial.suggest_float("lr", 3e-4, 4e-3, log=True),
         "dropout": trial.suggest_float("dropout", 0.2, 0.7, step=0.1),
-        "batch_size": trial.suggest_categorical("batch_size", [64, 128, 256]),
+        "batch_size": trial.suggest_categorical("batch_size", BATCH_SIZES),
         "layers": trial.suggest_int("layers", 1, 3),
     }
     if config.model == "bsarec":
@@ -45,7 +46,8 @@ def suggest(trial: Trial, config: RetrieveConfig) -> RetrieveConfig:
 
 def current(config: RetrieveConfig) -> dict[str, object]:
     """The values of ``config`` under the names that `suggest` uses; one outside of its range is drawn at random instead."""
-    values = {"lr": config.lr, "dropout": config.dropout, "batch_size": config.batch_size, "layers": config.layers}
+    values = {"lr": config.lr, "dropout": config.dropout, "layers": config.layers}
+    values |= {"batch_size": config.batch_size} if config.batch_size in BATCH_SIZES else {}
     values |= {"bsarec.alpha": config.bsarec.alpha, "bsarec.cutoff": config.bsarec.cutoff}
     values |= {"ease.l2": config.ease.l2, "cooccurrence.decay": config.cooccurrence.decay}
     return values

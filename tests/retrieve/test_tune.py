@@ -14,7 +14,7 @@ def track(title, config):
 
 
 def test_a_study_counts_earlier_trials_and_takes_up_a_killed_one(cycle, quick, tmp_path):
-    config = replace(quick, epochs=2, eval_every=1)
+    config = replace(quick, epochs=2, eval_every=1, lr=1e-3, dropout=0.2)
     study = tuning.tune(config, cycle, 2, tmp_path, "toy", track)
     study.ask({"lr": optuna.distributions.FloatDistribution(3e-4, 4e-3, log=True)})  # as a kill leaves it: running
     assert study.trials[0].params["lr"] == config.lr  # what there is already is tried first
