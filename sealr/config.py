@@ -159,7 +159,28 @@ class LoraSettings:
 
 
 @frozen
+class ScoringSettings:
+    """Of the scoring ranker: items and feelings as single soft tokens, every item scored in one pass."""
+
+    item_embeddings: Literal["frozen", "trained"] = "trained"  # the item table starts as the retriever's; frozen: stays it
+    content: bool = False  # add a projection of the item's text embedding (title, brand, categories)
+    dropout: float = Field(0.2, ge=0, lt=1)  # of the soft tokens and of what is compared with the items
+    negatives: Literal["full", "hard"] = "full"  # softmax over the catalogue, or over what the retriever ranks highest there
+    hard: int = Field(100, ge=1)  # items of a position's softmax where negatives is hard
+    # What is made of a training target by how the user felt about it. ignore: all targets are alike; weight: counts
+    # 1 + expected sentiment / 2; negative: one that was felt negative is pushed away instead
+    target_feeling: Literal["ignore", "weight", "negative"] = "ignore"
+    weight_decay: float = Field(0.01, ge=0)
+
+
+@frozen
 class RerankConfig:
+    # scoring: soft tokens, one pass; generative: the paper's template and a generated list; palr: names and a written preference
+    ranker: Literal["scoring", "generative", "palr"] = "scoring"
+    # inductive, as in the paper: fine-tuned on some users, all of their items, and evaluated on others;
+    # transductive: fine-tuned on all users without their last two items, and evaluated on all (scoring only)
+    setting: Literal["inductive", "transductive"] = "inductive"
+    scoring: ScoringSettings = ScoringSettings()
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"  # a name that sealr/weights.py resolves, or a folder
     layers: int = Field(0, ge=0)  # use only the first n decoder layers; 0: all
     quantization: Literal["none", "nf4"] = "none"  # nf4: 4-bit base weights (bitsandbytes)

@@ -33,6 +33,7 @@ class Request:
     pool: Sequence[int]  # candidates in the retriever's order
     pool_scores: Sequence[float] = ()  # the retriever's scores, aligned with pool
     answer: Sequence[int] = ()  # training only: the items to recommend, best first
+    expected: Sequence[float] = ()  # expected sentiments aligned with history, NaN without a label; empty: not known
 
 
 def prompt(request: Request, order: Sequence[int], category: str, max_history: int, use_sentiment: bool) -> str:
