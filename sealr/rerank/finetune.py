@@ -43,7 +43,7 @@ def finetune(
     check_users(len(train), len(valid))
     torch.manual_seed(config.seed)
     task = Instructions(add_lora(config), Encoder(load_tokenizer(config.base), config, category), train, valid)
-    rows = {"train_prompts": len(train), "valid_prompts": len(valid)} | count_parameters(task.model)
+    rows = {"train_users": len(train), "valid_users": len(valid)} | count_parameters(task.model)
     log.info("fine-tuning %s of %s parameters on %d prompts, seed %d", *sizes(rows), len(train), config.seed)
     history = fit(task, config, folder, on_epoch)
     save_adapter(task.model, folder / ADAPTER)

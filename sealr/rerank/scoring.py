@@ -88,7 +88,7 @@ def train_scoring(
     torch.manual_seed(config.seed)
     model = build(config, add_lora(config), category, item_table(retriever, sequences), content)
     task = NextItems(model, config, sequences, feelings, train, valid, sequence_model(retriever))
-    rows = {"train_rows": len(train), "valid_rows": len(valid), "positions": int(train.lengths.sum())} | count_parameters(model)
+    rows = {"train_users": len(train), "valid_users": len(valid), "positions": int(train.lengths.sum())} | count_parameters(model)
     log.info("fine-tuning %s of %s parameters on %d positions, seed %d", *sizes(rows), rows["positions"], config.seed)
     history = fit(task, config, folder, on_epoch)
     save_adapter(model.llm, folder / ADAPTER)
