@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 from sealr.config import RerankConfig
 from sealr.data.manifest import CHECKPOINT, Output
 from sealr.data.tables import atomic_path, read_json, write_json
-from sealr.rerank.llm import add_lora, check_adapter, load_tokenizer, pad_left
-from sealr.rerank.prompts import IdTokens, Request, prompt
+from sealr.rerank.llm import add_lora, check_adapter, pad_left
+from sealr.rerank.prompts import IdTokens, ItemTokens, Request, prompt
 
 log = logging.getLogger(__name__)
 ADAPTER = "adapter"  # subfolder of the stage that holds the best adapter
@@ -36,21 +36,19 @@ def finetune(
     train: Sequence[Request],
     valid: Sequence[Request],
     config: RerankConfig,
-    category: str,
+    encoder: Encoder,
     folder: Path,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Output:
     """Trains an adapter and writes the one with the lowest validation loss to ``folder/adapter``.
 
-    Raises ValueError when there is nothing to train or to validate on.
+    encoder: how a request is written: with encoded ids (the class below), or with names (``palr.NameEncoder``). Raises ValueError when there is nothing to train or to validate on.
     """
     if not train or not valid:
         raise ValueError(
             f"fine-tuning needs users for training and for validation, got {len(train)} and {len(valid)}; raise rerank.ratio"
         )
     torch.manual_seed(config.seed)
-    tokenizer = load_tokenizer(config.base)
-    encoder = Encoder(tokenizer, config, category)
     model = add_lora(config)
     trainable = [p for p in model.parameters() if p.requires_grad]
     total = sum(p.numel() for p in model.parameters())
@@ -138,7 +136,9 @@ class Progress:
 
 
 class Encoder:
-    """Turns requests into token batches under one tokenizer and configuration."""
+    """Turns requests into token batches under one tokenizer and configuration: items are encoded ids."""
+
+    ids: ItemTokens
 
     def __init__(self, tokenizer: Any, config: RerankConfig, category: str):
         self.tokenizer, self.config, self.category = tokenizer, config, category
@@ -146,12 +146,17 @@ class Encoder:
         self.pad = tokenizer.pad_token_id
 
     def prompt(self, request: Request, epoch: int = 0) -> list[int]:
-        """Prompt tokens. A shuffled candidate order is a function of seed, epoch and the request alone."""
+        """Prompt tokens."""
+        shown = self.shown(request, epoch)
+        text = prompt(request, shown, self.category, self.config.max_history, self.config.sentiment != "none")
+        return self.tokenizer.encode(text)
+
+    def shown(self, request: Request, epoch: int) -> list[int]:
+        """The pool in the prompt's order. A shuffled order is a function of seed, epoch and the request alone."""
         pool = np.asarray(request.pool)
         if self.config.candidate_order == "shuffled":
             pool = np.random.default_rng((self.config.seed, epoch, *request.history[-3:], *pool.tolist())).permutation(pool)
-        text = prompt(request, pool.tolist(), self.category, self.config.max_history, self.config.sentiment != "none")
-        return self.tokenizer.encode(text)
+        return pool.tolist()
 
     def batch(self, requests: Sequence[Request], epoch: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """ids (B, T), attention mask (B, T), and labels (B, A): the answers, right-aligned, -100 before them."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pandas as pd
 
 from sealr.config import RerankConfig
 from sealr.evaluate.metrics import ndcg, validity
@@ -18,6 +19,7 @@ from sealr.evaluate.statistics import paired_bootstrap
 from sealr.rerank.finetune import Encoder
 from sealr.rerank.generate import generate_lists
 from sealr.rerank.llm import load_adapter, load_tokenizer
+from sealr.rerank.palr import NameEncoder, item_names
 from sealr.rerank.prompts import Request
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)  # fusion weights tried on validation
@@ -62,6 +64,25 @@ class GenerativeRanker:
                 share = validity(np.array([written]), np.array([pool]))[0]
                 scores.append(Scored(np.array([place.get(item, 0) for item in pool], dtype=np.float32), float(share)))
         return scores
+
+
+class PalrRanker(GenerativeRanker):
+    """The PALR baseline: the same list of positions, over names, from a prompt with a written preference.
+
+    items: the items table. cache: folder of preferences written before; None keeps them in memory.
+    """
+
+    name = "palr"
+
+    def __init__(self, config: RerankConfig, category: str, adapter: Path, items: pd.DataFrame, cache: Path | None = None):
+        self.config = config
+        self.encoder = NameEncoder(load_tokenizer(config.base), config, category, item_names(items), cache)
+        self.model = load_adapter(config, adapter)
+
+    def score(self, requests: Sequence[Request]) -> list[Scored]:
+        with self.model.disable_adapter():
+            self.encoder.preferences.write(requests, lambda: self.model)
+        return super().score(requests)
 
 
 def standardise(scores: np.ndarray) -> np.ndarray:
