@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from flows.retrievers import labelled_feelings, reads_feelings, train_retriever
+from flows.retrievers import item_content, labelled_feelings, reads_feelings, train_retriever
 from flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 from sealr import tracking, weights
 from sealr.config import Config, to_dict
@@ -35,11 +36,14 @@ from sealr.registry import drift as drifting
 from sealr.registry import gate, promote
 from sealr.registry.package import register_model
 from sealr.registry.promote import Registration
-from sealr.rerank.finetune import ADAPTER
+from sealr.rerank.finetune import ADAPTER, Encoder
 from sealr.rerank.finetune import finetune as finetune_adapter
-from sealr.rerank.rankers import GenerativeRanker
-from sealr.rerank.requests import Pools, finetuning_requests, sentiment_values
+from sealr.rerank.llm import load_tokenizer
+from sealr.rerank.palr import finetune_names
+from sealr.rerank.rankers import load_ranker
+from sealr.rerank.requests import Pools, feelings_of, finetuning_requests, sentiment_values
 from sealr.rerank.rerank import rerank as rerank_lists
+from sealr.rerank.scoring import train_scoring
 from sealr.retrieve.candidates import write_candidates
 from sealr.retrieve.train import load
 
@@ -53,6 +57,7 @@ step = partial(
     retry_condition_fn=worth_retrying,
 )
 
+PART = 16  # batches of the scoring ranker to a checkpoint: they take a fraction of a second each
 NOT_TRAINED = ("decode_batch", "top_k", "checkpoint_steps")  # settings of rerank that the adapter does not depend on
 
 
@@ -153,19 +158,28 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
     with tracking.stage("finetune", job.run_id, config):
 
         def work(folder: Path) -> Output:
-            sequences, sentiments, pools = _ranking_inputs(job, reviews, labels, candidates)
-            users = _users(job, sequences)
-            rows = {u: i for i, u in enumerate(sequences.users)}
-            chosen = users.train[: config.max_users] if config.max_users else users.train
-            prompts = [
-                finetuning_requests([rows[u] for u in part], sequences, sentiments, pools) for part in (chosen, users.valid)
-            ]
-            return finetune_adapter(*prompts, config, job.config.data.category, folder, tracking.log_epoch)
+            given = _ranking_inputs(job, reviews, labels, candidates)
+            users, row = _users(job, given.sequences), {u: i for i, u in enumerate(given.sequences.users)}
+            train, valid = ([row[u] for u in part] for part in (users.train[: config.max_users or None], users.valid))
+            if config.ranker == "scoring":
+                texts = torch.from_numpy(np.load(content.path("content.npy"))) if content else None
+                felt = feelings_of(given.sentiments, given.expected) if config.sentiment != "none" else None
+                return train_scoring(
+                    config, category, given.sequences, felt, (train, valid), load(candidates.folder), texts, folder, tracking.log_epoch
+                )
+            prompts = [finetuning_requests(part, given.sequences, given.sentiments, given.pools) for part in (train, valid)]
+            if config.ranker == "palr":
+                items = read_table(reviews.path("items.parquet"), "items")
+                return finetune_names(*prompts, config, category, items, folder, tracking.log_epoch, _preferences())
+            encoder = Encoder(load_tokenizer(config.base), config, category)
+            return finetune_adapter(*prompts, config, encoder, folder, tracking.log_epoch)
 
-        inputs = {"reviews": reviews, "labels": labels, "candidates": candidates}
+        category = job.config.data.category
+        content = item_content(job, reviews) if config.ranker == "scoring" and config.scoring.content else None
+        inputs = {"reviews": reviews, "labels": labels, "candidates": candidates} | ({"content": content} if content else {})
         trained = {k: v for k, v in to_dict(config).items() if k not in NOT_TRAINED}
-        settings = {"rerank": trained, "category": job.config.data.category, "base": weights.digest(config.base)}
-        code = ("data", "rerank", "evaluate/protocols.py", "emotion/sentiment.py")
+        settings = {"rerank": trained, "category": category, "base": weights.digest(config.base)}
+        code = ("data", "rerank", "retrieve", "evaluate/protocols.py", "emotion/sentiment.py")
         manifest = run_stage("finetune", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {ADAPTER: ADAPTER, "history.json": ""})
         return manifest
@@ -178,12 +192,14 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
     with tracking.stage("rerank", job.run_id, {"rerank": config.rerank, "evaluate": config.evaluate}):
 
         def work(folder: Path) -> Output:
-            sequences, sentiments, pools = _ranking_inputs(job, reviews, labels, candidates)
-            rows = {u: i for i, u in enumerate(sequences.users)}
-            drawn = draw_users(_users(job, sequences).evaluate, 0, config.evaluate.seed)
-            test, valid = ([rows[u] for u in drawn[: n or None]] for n in (config.evaluate.users, config.evaluate.valid_users))
-            ranker = GenerativeRanker(config.rerank, config.data.category, adapter.path(ADAPTER))
-            return rerank_lists(ranker, test, valid, sequences, sentiments, pools, config.rerank.decode_batch, folder)
+            given = _ranking_inputs(job, reviews, labels, candidates)
+            row = {u: i for i, u in enumerate(given.sequences.users)}
+            drawn = draw_users(_users(job, given.sequences).evaluate, 0, config.evaluate.seed)
+            test, valid = ([row[u] for u in drawn[: n or None]] for n in (config.evaluate.users, config.evaluate.valid_users))
+            items = read_table(reviews.path("items.parquet"), "items")
+            ranker = load_ranker(config.rerank, config.data.category, adapter.path(ADAPTER), items, _preferences())
+            size = config.rerank.decode_batch * (PART if config.rerank.ranker == "scoring" else 1)
+            return rerank_lists(ranker, test, valid, given.sequences, given.sentiments, given.pools, size, folder, given.expected)
 
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "adapter": adapter}
         settings = {
@@ -195,6 +211,7 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
         code = (
             "data",
             "rerank",
+            "retrieve",
             "evaluate/protocols.py",
             "evaluate/metrics.py",
             "evaluate/statistics.py",
@@ -213,7 +230,7 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
 
         def work(folder: Path) -> Output:
             sequences = _sequences(reviews)
-            felt = sentiment_values(read_table(labels.path("labels.parquet"), "labels"), sequences)
+            felt, _ = sentiment_values(read_table(labels.path("labels.parquet"), "labels"), sequences)
             ranks = np.load(candidates.path("test_ranks.npy"), allow_pickle=False)
             fusion = read_json(rankings.path("fusion.json"))
             table = read_table(rankings.path("rankings.parquet"), "rankings")
@@ -273,7 +290,7 @@ def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> Registra
         table = read_table(made["rankings"].path("rankings.parquet"), "rankings")
         evidence = gate.evidence(table, valid, sequences, seen, [*users.train[: cap or None], *users.valid])
         hold = f"the data have drifted ({drifted})" if drifted and job.config.registry.drift_hold else ""
-        sentiments, expected = sentiment_values(labels, sequences), sequences.values(labels, "expected")
+        sentiments, expected = sentiment_values(labels, sequences)
         return register_model(
             job.config, sequences, sentiments, expected, evidence, drifting.describe(reviews, labels), made, hold
         )
@@ -294,17 +311,33 @@ def _sequences(reviews: Manifest) -> Sequences:
     return build(read_table(reviews.path("reviews.parquet"), "reviews"))
 
 
-def _ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> tuple[Sequences, np.ndarray, Pools]:
-    """Sequences, the sentiments that the prompts show, and the candidate pools."""
-    sequences = _sequences(reviews)
+def _preferences() -> Path:
+    """Where PALR's written preferences are kept, for all data sets: a text is found by the LLM and the prompt."""
+    return state_dir() / "preferences"
+
+
+@dataclass(frozen=True)
+class RankingInputs:
+    """What re-rankers are trained and asked with. Sentiments are those that the configuration lets them see."""
+
+    sequences: Sequences
+    sentiments: np.ndarray  # (interactions,) int64 class, 0 without a label
+    expected: np.ndarray  # (interactions,) float64, NaN without a label
+    pools: Pools
+
+
+def _ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> RankingInputs:
     config = job.config.rerank
+    sequences, table = _sequences(reviews), read_table(labels.path("labels.parquet"), "labels")
     placebo = config.seed if config.sentiment == "shuffled" else None
-    sentiments = sentiment_values(read_table(labels.path("labels.parquet"), "labels"), sequences, placebo)
     pools = Pools(read_table(candidates.path("candidates.parquet"), "candidates"), sequences, config.candidates)
-    return sequences, sentiments, pools
+    return RankingInputs(sequences, *sentiment_values(table, sequences, placebo), pools)
 
 
 def _users(job: Job, sequences: Sequences) -> UserSplit:
-    """The inductive split of all users who have a test item."""
+    """The split of all users who have a test item. Inductive: nobody is both trained on and evaluated. Transductive: nobody's
+    last two items are trained on, and all are evaluated."""
     known = [sequences.users[u] for u in sequences.split("test").users]
+    if job.config.rerank.setting == "transductive":
+        return UserSplit(train=[], valid=[], evaluate=sorted(known))
     return split_users(known, job.config.rerank.ratio, job.config.rerank.valid_share, job.config.rerank.seed)

@@ -271,6 +271,11 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
         raise ConfigError(
             f"configuration {where}: rerank.candidates ({config.rerank.candidates}) is more than retrieve.pool ({config.retrieve.pool})"
         )
+    if config.rerank.setting == "transductive" and config.rerank.ranker != "scoring":
+        raise ConfigError(
+            f"configuration {where}: rerank.setting transductive is for rerank.ranker scoring; the answers of {config.rerank.ranker} "
+            "prompts are users' last two items, so it can only be evaluated on other users"
+        )
     if config.retrieve.hidden % config.retrieve.heads:
         raise ConfigError(
             f"configuration {where}: retrieve.heads ({config.retrieve.heads}) does not divide retrieve.hidden ({config.retrieve.hidden})"

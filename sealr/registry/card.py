@@ -46,6 +46,8 @@ def model_card(
         else "weight 0: on validation the LLM brought no significant gain, so the lists are the retriever's and the LLM is not loaded"
     )
     base = f"`{rerank.base}`, digest `{weights.digest(rerank.base)}`"
+    held_out = {"inductive": "none of whom is evaluated on", "transductive": "without the last two items of each"}
+    tuned = f"{adapter.rows['train_users']:,} users, {held_out[rerank.setting]}"
     digests = "\n".join(f"| {name} | `{m.digest[:16]}` | `{m.key}` |" for name, m in sorted(stages.items()))
     return f"""# SEALR on {data.name}
 
@@ -54,7 +56,7 @@ an emotion labeller, and {base} with a LoRA adapter (rank {rerank.lora.r}) as re
 
 ## Data
 `{data.name}` (source `{data.source}`, {data.k_core}-core): {sum(statistics.months.values()):,} reviews by {sum(statistics.activity.values()):,} users of {len(statistics.items):,} items, {months[0]} to {months[-1]};
-{reviews.rows.get("rejected", 0):,} rows were rejected with a reason. The LLM was fine-tuned on {adapter.rows["train_prompts"]:,} users, none of whom is evaluated on.
+{reviews.rows.get("rejected", 0):,} rows were rejected with a reason. The LLM was fine-tuned on {tuned}.
 
 | made by | content | folder key |
 |---|---|---|

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,17 @@ from sealr.emotion.backends import pinned
 from sealr.emotion.label import Labeller, label_texts
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.redact import redacted
-from sealr.registry.request import Asked, BadRequest, Limits, read, short
+from sealr.registry.request import Asked, BadRequest, Limits, Options, read, short
 from sealr.rerank.finetune import ADAPTER
 from sealr.rerank.llm import AdapterError
 from sealr.rerank.prompts import Request
-from sealr.rerank.rankers import GenerativeRanker, fuse, order
-from sealr.retrieve.candidates import pools_for
+from sealr.rerank.rankers import Ranker, Scored, fuse, load_ranker, order, standardise
+from sealr.retrieve.candidates import pools_for, scores_of
 from sealr.retrieve.train import Retriever, load
 
 __all__ = ["BadRequest", "Recommender", "pack"]
 log = logging.getLogger(__name__)
+EXPLAINED = 20  # newest items of a history that an explanation looks at
 ANSWER = ["user", "items", "titles", "scores", "reasons", "warnings"]  # columns
 
 
@@ -46,6 +48,16 @@ class _Query:
         default_factory=list
     )  # class and expected sentiment for the retriever; NaN: not known
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def feelings(self) -> np.ndarray:
+        """(H, 2) float32, as retrievers read them."""
+        return np.array(self.felt, dtype=np.float32).reshape(-1, 2)
+
+    def without(self, place: int) -> _Query:
+        """The same request with one item of the history left out."""
+        kept = [[v for i, v in enumerate(values) if i != place] for values in (self.history, self.sentiments, self.felt)]
+        return _Query(self.user, *kept)
 
 
 def pack(
@@ -80,7 +92,7 @@ class Recommender:
         config: Config,
         weight: float,
         retriever: Retriever,
-        ranker: GenerativeRanker | None,
+        ranker: Ranker | None,
         items: pd.DataFrame,
         histories: pd.DataFrame,
     ):
@@ -105,14 +117,14 @@ class Recommender:
                 "register the model with registry.include_base=true"
             )
         # A weight of 0 means validation found no use for the LLM: then it is not loaded either
-        ranker = GenerativeRanker(config.rerank, config.data.category, folder / ADAPTER) if weight else None
         items = read_table(folder / "items.parquet", "items")
+        ranker = load_ranker(config.rerank, config.data.category, folder / ADAPTER, items) if weight else None
         return cls(config, weight, load(folder / "retriever"), ranker, items, pd.read_parquet(folder / "histories.parquet"))
 
     def predict(self, frame: pd.DataFrame, params: dict[str, Any], limits: Limits | None = None) -> pd.DataFrame:
         """frame: one row a request with ``user`` and/or ``history``. limits: None for batch scoring. Raises BadRequest."""
         asked, options = read(frame, params, limits)
-        answers = self._answer(self._queries(asked), options.top_k, options.exclude_seen)
+        answers = self._answer(self._queries(asked), options)
         users = pd.Series([a["user"] for a in answers], dtype=object)  # a string column would turn None into NaN
         return pd.DataFrame(answers, columns=ANSWER).assign(user=users)
 
@@ -150,43 +162,80 @@ class Recommender:
             query.warnings.append("no known item in the history: popular items instead")
         return query
 
-    def _answer(self, queries: list[_Query], top_k: int, exclude_seen: bool) -> list[dict[str, Any]]:
-        size = max(top_k, self.config.rerank.candidates)
-        felt = [np.array(q.felt, dtype=np.float32).reshape(-1, 2) for q in queries]
-        pools = list(pools_for(self.retriever, [q.history for q in queries], size, exclude_seen, felt))  # (ids, scores) each
+    def _answer(self, queries: list[_Query], options: Options) -> list[dict[str, Any]]:
         shown = self.config.rerank.candidates  # the LLM sees as many candidates as it was trained on
-        requests = [Request(q.history, q.sentiments, ids[:shown].tolist()) for q, (ids, _) in zip(queries, pools, strict=True)]
-        asked = [i for i, q in enumerate(queries) if q.history and len(pools[i][0]) and self.ranker is not None]
-        scored = self.ranker.score([requests[i] for i in asked]) if asked else []
-        llm = {i: s.values for i, s in zip(asked, scored, strict=True)}
+        histories, felt = [q.history for q in queries], [q.feelings for q in queries]
+        pools = list(pools_for(self.retriever, histories, max(options.top_k, shown), options.exclude_seen, felt))  # (ids, scores)
+        heads = self._rank(queries, [(ids[:shown], scores[:shown]) for ids, scores in pools])
         answers = []
-        for i, (query, (ids, scores)) in enumerate(zip(queries, pools, strict=True)):
-            head = fuse(scores[:shown], llm[i], self.weight) if i in llm else np.asarray(scores[:shown], dtype=np.float64)
-            ranked = order(head)[:top_k]
-            positions = [*ranked, *range(len(head), min(len(ids), top_k))]  # beyond the LLM's pool: retriever order
+        for query, (ids, _), (head, llm) in zip(queries, pools, heads, strict=True):
+            ranked = order(head)[: options.top_k]
+            positions = [*ranked, *range(len(head), min(len(ids), options.top_k))]  # beyond the LLM's pool: retriever order
             tail = head.min() - 1 - np.arange(len(positions)) if len(head) else np.array([])
-            llm_places = {int(p): place for place, p in enumerate(order(llm[i]), start=1)} if i in llm else {}
+            places = {} if llm is None else {int(p): place for place, p in enumerate(order(llm), start=1)}
+            moved = self._moved(query, ids[:shown], head) if options.explain and len(head) else None
             answers.append(
                 {
                     "user": query.user,
                     "items": [self.retriever.items[ids[p] - 1] for p in positions],
                     "titles": [self.titles[ids[p]] for p in positions],
                     "scores": [round(float(head[p] if p < len(head) else tail[n]), 5) for n, p in enumerate(positions)],
-                    "reasons": [self._reason(query, int(ids[p]), p + 1, llm_places.get(int(p))) for p in positions],
+                    "reasons": [self._reason(query, int(ids[p]), int(p), places.get(int(p)), moved) for p in positions],
                     "warnings": query.warnings,
                 }
             )
         return answers
 
-    def _reason(self, query: _Query, item: int, place: int, llm_place: int | None) -> str:
-        """What speaks for an item: the most similar thing in the history, how it felt, and both rankers' places."""
+    def _rank(
+        self, queries: Sequence[_Query], pools: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Final scores of each query's candidates, and the LLM's where it was asked, (C,) each. pools: ids and retriever's scores."""
+        asked = [i for i, q in enumerate(queries) if q.history and len(pools[i][0]) and self.ranker is not None]
+        requests = [
+            Request(queries[i].history, queries[i].sentiments, pools[i][0].tolist(), expected=queries[i].feelings[:, 1].tolist())
+            for i in asked
+        ]
+        scored: list[Scored] = self.ranker.score(requests) if asked else []
+        llm = {i: s.values for i, s in zip(asked, scored, strict=True)}
+        return [
+            (fuse(scores, llm[i], self.weight), llm[i]) if i in llm else (np.asarray(scores, dtype=np.float64), None)
+            for i, (_, scores) in enumerate(pools)
+        ]
+
+    def _moved(self, query: _Query, ids: np.ndarray, head: np.ndarray) -> np.ndarray | None:
+        """(items of the history, C): how much lower each candidate's final score is without each item of the history.
+
+        Only the newest EXPLAINED items are left out in turn, all in one batch. None for a history of less than two items.
+        """
+        first = max(0, len(query.history) - EXPLAINED)
+        if len(query.history) < 2:
+            return None
+        without = [query.without(place) for place in range(first, len(query.history))]
+        scores = scores_of(self.retriever, [q.history for q in without], ids, [q.feelings for q in without])  # (H, C)
+        moved = np.zeros((len(query.history), len(ids)))
+        for place, (other, _) in enumerate(self._rank(without, [(ids, row) for row in scores]), start=first):
+            both = [standardise(s) if self.ranker is None else s for s in (head, other)]  # fused scores are z-scores already
+            moved[place] = both[0] - both[1]
+        return moved
+
+    def _reason(self, query: _Query, item: int, position: int, llm_place: int | None, moved: np.ndarray | None) -> str:
+        """What speaks for an item: the things in the history that moved its score most, or the most similar one; how they felt;
+        and both rankers' places."""
         if not query.history:
-            return f"popular: number {place} among all users"
+            return f"popular: number {position + 1} among all users"
+        places = f"retriever #{position + 1}" + (f", LLM #{llm_place}" if llm_place else "")
+        if moved is not None and position < moved.shape[1]:
+            effects = moved[:, position]
+            strongest = [i for i in np.argsort(-effects, kind="stable")[:2] if effects[i] > 0]
+            if strongest:
+                return f"because of {' and '.join(self._bought(query, i) for i in strongest)}; {places}"
+            return f"in spite of {self._bought(query, int(effects.argmin()))}; {places}"
         recent = query.history[-self.config.retrieve.max_len :]  # what the retriever read
         nearest = int(np.argmax(self.retriever.similarity(item, recent))) - len(recent)
-        feeling = CLASS_NAMES[query.sentiments[nearest]].lower()
-        places = f"retriever #{place}" + (f", LLM #{llm_place}" if llm_place else "")
-        return f"closest to {self.titles[query.history[nearest]]!r} in your history (felt {feeling}); {places}"
+        return f"closest to {self._bought(query, nearest)} in your history; {places}"
+
+    def _bought(self, query: _Query, place: int) -> str:
+        return f"{self.titles[query.history[place]]!r} (felt {CLASS_NAMES[query.sentiments[place]].lower()})"
 
 
 def _felt(sentiment: int | None, expected: float | None) -> tuple[float, float]:

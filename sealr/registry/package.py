@@ -42,7 +42,7 @@ SIGNATURE = ModelSignature(
             ColSpec(Array(DataType.string), "warnings"),
         ]
     ),
-    params=ParamSchema([ParamSpec("top_k", DataType.long, 10), ParamSpec("exclude_seen", DataType.boolean, True)]),
+    params=ParamSchema([ParamSpec("top_k", DataType.long, 10), ParamSpec("exclude_seen", DataType.boolean, True), ParamSpec("explain", DataType.boolean, False)]),
 )
 
 

@@ -72,6 +72,7 @@ class Options:
 
     top_k: int
     exclude_seen: bool
+    explain: bool  # reasons by leaving out each item of the history in turn
 
 
 def read(frame: pd.DataFrame, params: Mapping[str, Any], limits: Limits | None = None) -> tuple[list[Asked], Options]:
@@ -97,13 +98,14 @@ def read(frame: pd.DataFrame, params: Mapping[str, Any], limits: Limits | None =
 
 
 def _options(params: Mapping[str, Any]) -> Options:
-    top_k, exclude_seen = (params.get(name) for name in ("top_k", "exclude_seen"))  # null means the default, like a missing one
+    top_k, exclude_seen, explain = (params.get(name) for name in ("top_k", "exclude_seen", "explain"))  # null: the default
     top_k = 10 if top_k is None else top_k
     if not _whole(top_k) or not 1 <= top_k <= MAX_TOP_K:
         raise BadRequest(f"top_k must be a whole number from 1 to {MAX_TOP_K}, got {short(top_k)}")
-    if exclude_seen is not None and not isinstance(exclude_seen, (bool, np.bool_)):
-        raise BadRequest(f"exclude_seen must be true or false, got {short(exclude_seen)}")
-    return Options(int(top_k), exclude_seen is None or bool(exclude_seen))
+    for name, value in (("exclude_seen", exclude_seen), ("explain", explain)):
+        if value is not None and not isinstance(value, (bool, np.bool_)):
+            raise BadRequest(f"{name} must be true or false, got {short(value)}")
+    return Options(int(top_k), exclude_seen is None or bool(exclude_seen), bool(explain))
 
 
 def _within(asked: list[Asked], limits: Limits) -> None:

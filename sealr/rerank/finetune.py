@@ -1,35 +1,31 @@
 """Instruction fine-tuning with LoRA (Section 2.3).
 
 The answer of a training prompt is the user's last and second-to-last item, in that order, as in the paper; the history
-ends before both. Only answer tokens carry loss. Every step seeds itself from (seed, step) and a checkpoint holds
-adapter, optimiser and progress, so a run that was killed continues to exactly the same adapter.
+ends before both. Only answer tokens carry loss.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from sealr.config import RerankConfig
-from sealr.data.manifest import CHECKPOINT, Output
-from sealr.data.tables import atomic_path, read_json, write_json
+from sealr.data.manifest import Output
+from sealr.data.tables import read_json, write_json
+from sealr.rerank.fit import OnEpoch, fit, shuffled
 from sealr.rerank.llm import add_lora, check_adapter, pad_left
-from sealr.rerank.prompts import IdTokens, ItemTokens, Request, prompt
+from sealr.rerank.prompts import IdTokens, ListTokens, Request, prompt
 
 log = logging.getLogger(__name__)
 ADAPTER = "adapter"  # subfolder of the stage that holds the best adapter
-WARMUP = 0.1  # share of all steps with a rising learning rate
-CLIP = 1.0  # gradient norm
 
 
 def finetune(
@@ -38,107 +34,53 @@ def finetune(
     config: RerankConfig,
     encoder: Encoder,
     folder: Path,
-    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> Output:
     """Trains an adapter and writes the one with the lowest validation loss to ``folder/adapter``.
 
-    encoder: how a request is written: with encoded ids (the class below), or with names (``palr.NameEncoder``). Raises ValueError when there is nothing to train or to validate on.
+    encoder: how a request is written: with encoded ids (the class below), or with names (``palr.NameEncoder``).
+    Raises ValueError when there is nothing to train or to validate on.
     """
-    if not train or not valid:
-        raise ValueError(
-            f"fine-tuning needs users for training and for validation, got {len(train)} and {len(valid)}; raise rerank.ratio"
-        )
+    check_users(len(train), len(valid))
     torch.manual_seed(config.seed)
-    model = add_lora(config)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    total = sum(p.numel() for p in model.parameters())
-    rows = {
-        "train_prompts": len(train),
-        "valid_prompts": len(valid),
-        "trainable_parameters": sum(p.numel() for p in trainable),
-        "parameters": total,
-    }
-    log.info(
-        "fine-tuning %s of %s parameters on %d prompts, seed %d",
-        f"{rows['trainable_parameters']:,}",
-        f"{total:,}",
-        len(train),
-        config.seed,
-    )
-    optimizer = torch.optim.AdamW(trainable, lr=config.lr, weight_decay=0.0)
-    steps_an_epoch = -(-len(train) // config.batch_size)
-    total_steps = steps_an_epoch * config.epochs
-    progress = Progress()
-    checkpoint = folder / CHECKPOINT / "finetune.pt"
-    if checkpoint.exists():
-        progress = _restore(checkpoint, model, optimizer)
-        log.info("resuming fine-tuning at step %d of %d", progress.step, total_steps)
-    bar = tqdm(total=total_steps, initial=progress.step, desc="fine-tune", unit="step", disable=None)
-    while progress.step < total_steps and progress.stale < config.patience:
-        epoch, first = divmod(progress.step, steps_an_epoch)
-        order = np.random.default_rng((config.seed, epoch)).permutation(len(train))
-        for i in range(first, steps_an_epoch):
-            batch = [train[j] for j in order[i * config.batch_size : (i + 1) * config.batch_size]]
-            torch.manual_seed(config.seed * 1_000_003 + progress.step)  # LoRA dropout
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * schedule(progress.step, total_steps)
-            model.train()
-            loss = answer_loss(model, *encoder.batch(batch, epoch)).mean()
-            if not torch.isfinite(loss):  # before it gets into a checkpoint
-                raise ValueError(f"the fine-tuning loss is not finite at step {progress.step}: lower rerank.lr (now {config.lr})")
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trainable, CLIP)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            progress.step += 1
-            progress.loss_sum += loss.item()
-            bar.update(1)
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            if progress.step % config.checkpoint_steps == 0 and progress.step % steps_an_epoch:
-                _save(checkpoint, model, optimizer, progress)
-        valid_loss = evaluate_loss(model, encoder, valid, config.batch_size)
-        scores = {"train_loss": progress.loss_sum / steps_an_epoch, "valid_loss": valid_loss}
-        progress.end_epoch(scores, _adapter_state(model))
-        _save(checkpoint, model, optimizer, progress)
-        log.info("epoch %d: train loss %.4f, validation loss %.4f", epoch + 1, scores["train_loss"], valid_loss)
-        if on_epoch:
-            on_epoch(epoch + 1, scores)
-    bar.close()
-    set_peft_model_state_dict(model, progress.best)
-    model.eval()
-    check_adapter(model, "memory")
-    model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
-    settings = folder / ADAPTER / "adapter_config.json"  # peft writes sets, whose order changes from process to process
-    write_json({k: sorted(v) if isinstance(v, list) else v for k, v in read_json(settings).items()}, settings)
-    (folder / ADAPTER / "README.md").unlink(missing_ok=True)  # peft's empty model card
-    write_json(progress.history, folder / "history.json")
-    return Output(rows, {"valid_loss": min(h["valid_loss"] for h in progress.history), "epochs": len(progress.history)})
+    task = Instructions(add_lora(config), encoder, train, valid)
+    rows = {"train_users": len(train), "valid_users": len(valid)} | count_parameters(task.model)
+    log.info("fine-tuning %s of %s parameters on %d prompts, seed %d", *sizes(rows), len(train), config.seed)
+    history = fit(task, config, folder, on_epoch)
+    save_adapter(task.model, folder / ADAPTER)
+    write_json(history, folder / "history.json")
+    return Output(rows, {"valid_loss": min(h["valid_loss"] for h in history), "epochs": len(history)})
 
 
-@dataclass
-class Progress:
-    """Where training stands; all of it goes into a checkpoint."""
+class Instructions:
+    """The task of ``fit``: prompts with their answers."""
 
-    step: int = 0
-    stale: int = 0  # validations since the best one
-    loss_sum: float = 0.0  # of the epoch's steps so far
-    history: list[dict[str, float]] | None = None
-    best: dict[str, Tensor] | None = None  # adapter weights
+    weight_decay = 0.0
 
-    def end_epoch(self, scores: dict[str, float], adapter: dict[str, Tensor]) -> None:
-        before = min((h["valid_loss"] for h in self.history or []), default=float("inf"))
-        self.history = [*(self.history or []), scores]
-        self.loss_sum = 0.0
-        if scores["valid_loss"] < before:
-            self.best, self.stale = adapter, 0
-        else:
-            self.stale += 1
+    def __init__(self, model: PeftModel, encoder: Encoder, train: Sequence[Request], valid: Sequence[Request]):
+        self.model, self.encoder, self.train, self.valid = model, encoder, train, valid
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        config = self.encoder.config
+        return shuffled(len(self.train), config.batch_size, config.seed, epoch)
+
+    def loss(self, rows: np.ndarray, epoch: int) -> Tensor:
+        return answer_loss(self.model, *self.encoder.batch([self.train[i] for i in rows], epoch)).mean()
+
+    def validate(self) -> dict[str, float]:
+        return {"valid_loss": evaluate_loss(self.model, self.encoder, self.valid, self.encoder.config.batch_size)}
+
+    def state(self) -> dict[str, Tensor]:
+        return adapter_state(self.model)
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        set_peft_model_state_dict(self.model, state)
 
 
 class Encoder:
     """Turns requests into token batches under one tokenizer and configuration: items are encoded ids."""
 
-    ids: ItemTokens
+    ids: ListTokens
 
     def __init__(self, tokenizer: Any, config: RerankConfig, category: str):
         self.tokenizer, self.config, self.category = tokenizer, config, category
@@ -188,26 +130,35 @@ def evaluate_loss(model: PeftModel, encoder: Encoder, requests: Sequence[Request
     return torch.cat(parts).mean().item()
 
 
-def schedule(step: int, total: int) -> float:
-    """Linear warm-up, then linear decay to a tenth; the factor of the learning rate at a step from 0."""
-    warm = max(1, round(WARMUP * total))
-    return (step + 1) / warm if step < warm else 1.0 - 0.9 * (step - warm) / max(1, total - warm)
+def check_users(train: int, valid: int) -> None:
+    """Raises ValueError unless there is somebody to train and somebody to validate on."""
+    if not train or not valid:
+        raise ValueError(f"fine-tuning needs users for training and for validation, got {train} and {valid}; raise rerank.ratio")
 
 
-def _adapter_state(model: PeftModel) -> dict[str, Tensor]:
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    return {
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def sizes(rows: dict[str, int]) -> tuple[str, str]:
+    """``count_parameters`` for a log line."""
+    return f"{rows['trainable_parameters']:,}", f"{rows['parameters']:,}"
+
+
+def adapter_state(model: PeftModel) -> dict[str, Tensor]:
+    """Copies of the adapter's weights."""
     # Embeddings are not adapted; without saying so peft asks the hub whether the vocabulary was resized
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {k: v.detach().cpu().clone() for k, v in state.items()}
 
 
-def _save(path: Path, model: PeftModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    state = {"adapter": _adapter_state(model), "optimizer": optimizer.state_dict(), "progress": vars(progress)}
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
-
-
-def _restore(path: Path, model: PeftModel, optimizer: torch.optim.Optimizer) -> Progress:
-    state = torch.load(path, weights_only=True)
-    set_peft_model_state_dict(model, state["adapter"])
-    optimizer.load_state_dict(state["optimizer"])
-    return Progress(**state["progress"])
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Writes a trained adapter, the same bytes in every process. Raises AdapterError when it changes nothing."""
+    check_adapter(model, "memory")
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    settings = folder / "adapter_config.json"  # peft writes sets, whose order changes from process to process
+    write_json({k: sorted(v) if isinstance(v, list) else v for k, v in read_json(settings).items()}, settings)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card

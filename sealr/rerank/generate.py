@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sealr.rerank.llm import pad_left
-from sealr.rerank.prompts import ItemTokens
+from sealr.rerank.prompts import ListTokens
 
 
 @dataclass
@@ -44,7 +44,7 @@ class _List:
 
 @torch.inference_mode()
 def generate_lists(
-    model: nn.Module, ids: ItemTokens, prompts: list[list[int]], pools: list[list[int]], top_k: int, pad: int
+    model: nn.Module, ids: ListTokens, prompts: list[list[int]], pools: list[list[int]], top_k: int, pad: int
 ) -> list[list[int]]:
     """Greedy lists of ``top_k`` items for a batch of B users, best first.
 

@@ -46,7 +46,7 @@ def prompt(request: Request, order: Sequence[int], category: str, max_history: i
     return TEMPLATE.format(sentiments=names, **fields)
 
 
-class ItemTokens(Protocol):
+class ListTokens(Protocol):
     """How a list of items is written in tokens: each item's own, then a separator that is in no item's."""
 
     separator: int
@@ -56,7 +56,7 @@ class ItemTokens(Protocol):
     def answer(self, items: Sequence[int]) -> list[int]: ...
 
 
-def written(items: ItemTokens, answer: Sequence[int], end: int) -> list[int]:
+def written(items: ListTokens, answer: Sequence[int], end: int) -> list[int]:
     """Tokens of a training answer: items, separators between them, end of sequence."""
     tokens: list[int] = []
     for item in answer:

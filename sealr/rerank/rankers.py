@@ -1,4 +1,4 @@
-"""The ranker interface, the paper's generative ranker, and the fusion of LLM and retriever.
+"""The ranker interface, the three rankers, and the fusion of LLM and retriever.
 
 A ranker gives every candidate of a request a score, higher is better; an order is read off with `order`.
 """
@@ -12,15 +12,19 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
+import torch
 
 from sealr.config import RerankConfig
 from sealr.evaluate.metrics import ndcg, validity
 from sealr.evaluate.statistics import paired_bootstrap
 from sealr.rerank.finetune import Encoder
 from sealr.rerank.generate import generate_lists
+from sealr.rerank.items import load_model
 from sealr.rerank.llm import load_adapter, load_tokenizer
 from sealr.rerank.palr import NameEncoder, item_names
 from sealr.rerank.prompts import Request
+from sealr.rerank.requests import feelings_of
+from sealr.retrieve.retriever import pad
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)  # fusion weights tried on validation
 
@@ -83,6 +87,55 @@ class PalrRanker(GenerativeRanker):
         with self.model.disable_adapter():
             self.encoder.preferences.write(requests, lambda: self.model)
         return super().score(requests)
+
+
+class ScoringRanker:
+    """Ours: items and feelings as soft tokens, and one pass that scores all candidates (`sealr.rerank.items`).
+
+    Scores are logits of the candidate being next.
+    """
+
+    name = "scoring"
+
+    def __init__(self, config: RerankConfig, category: str, adapter: Path):
+        self.config = config
+        self.model = load_model(config, load_adapter(config, adapter), category, adapter)
+        with torch.inference_mode():
+            self.table = self.model.tokens.table()
+
+    @torch.inference_mode()
+    def score(self, requests: Sequence[Request]) -> list[Scored]:
+        histories = [np.asarray(r.history[-self.config.max_history :], dtype=np.int64) for r in requests]
+        scores: list[Scored] = [Scored(np.zeros(len(r.pool), dtype=np.float32)) for r in requests]  # of an empty history
+        by_length = [i for i in sorted(range(len(requests)), key=lambda i: len(histories[i])) if len(histories[i])]
+        for start in range(0, len(by_length), self.config.decode_batch):
+            batch = by_length[start : start + self.config.decode_batch]
+            items = pad([histories[i] for i in batch], self.config.max_history)  # (B, T)
+            felt = None
+            if self.config.sentiment != "none":
+                felt = pad([_feelings(requests[i], len(histories[i])) for i in batch], self.config.max_history)
+            queries = self.model.last(items.to(self.table.device), None if felt is None else felt.to(self.table.device))
+            for i, query in zip(batch, queries, strict=True):
+                pool = torch.as_tensor(np.asarray(requests[i].pool, dtype=np.int64), device=self.table.device)
+                scores[i] = Scored((self.table[pool] @ query).float().cpu().numpy())
+        return scores
+
+
+def _feelings(request: Request, count: int) -> np.ndarray:
+    """(count, 2) class and expected sentiment of the newest items; NaN where a review has no label."""
+    return feelings_of(request.sentiments[-count:], (request.expected or request.sentiments)[-count:])
+
+
+def load_ranker(
+    config: RerankConfig, category: str, folder: Path, items: pd.DataFrame, preferences: Path | None = None
+) -> Ranker:
+    """The configured ranker from its adapter's folder.
+
+    items: the items table, for the ranker that writes names. preferences: folder of those it wrote before; None: keep none.
+    """
+    if config.ranker == "palr":
+        return PalrRanker(config, category, folder, items, preferences)
+    return ScoringRanker(config, category, folder) if config.ranker == "scoring" else GenerativeRanker(config, category, folder)
 
 
 def standardise(scores: np.ndarray) -> np.ndarray:

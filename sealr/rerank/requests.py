@@ -8,6 +8,7 @@ fine-tuning users and evaluation users are disjoint (`protocols.split_users`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,25 @@ from sealr.rerank.prompts import Request
 HELD_OUT = {"valid": 2, "test": 1}  # items at the end of a sequence that a split's history does not show
 
 
-def sentiment_values(labels: pd.DataFrame, sequences: Sequences, placebo_seed: int | None = None) -> np.ndarray:
-    """Sentiment class per interaction, int64 aligned with ``sequences.flat``; 0 where a review has no label.
+def sentiment_values(
+    labels: pd.DataFrame, sequences: Sequences, placebo_seed: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sentiment class (int64, 0 where a review has no label) and expected sentiment (float64, NaN there) per interaction, aligned
+    with ``sequences.flat``.
 
-    placebo_seed: permute the values between reviews, which keeps their distribution and nothing else.
+    placebo_seed: permute the pairs between reviews, which keeps their distribution and nothing else.
     """
-    values = sequences.values(labels.assign(sentiment=labels["sentiment"].fillna(0)), "sentiment").astype(np.int64)
-    return values if placebo_seed is None else np.random.default_rng(placebo_seed).permutation(values)
+    classes = sequences.values(labels.assign(sentiment=labels["sentiment"].fillna(0)), "sentiment").astype(np.int64)
+    expected = sequences.values(labels, "expected").astype(np.float64)
+    order = slice(None) if placebo_seed is None else np.random.default_rng(placebo_seed).permutation(len(classes))
+    return classes[order], expected[order]
+
+
+def feelings_of(sentiments: Sequence[float], expected: Sequence[float]) -> np.ndarray:
+    """(N, 2) float32 class and expected sentiment, both NaN where there is no label, from what `sentiment_values` gives."""
+    values = np.stack([np.asarray(sentiments, dtype=np.float32), np.asarray(expected, dtype=np.float32)], axis=1)
+    values[np.isnan(values[:, 1])] = np.nan
+    return values
 
 
 class Pools:
@@ -49,18 +62,26 @@ class Pools:
         return self._pools[split, user]
 
 
-def ranking_request(user: int, split: str, sequences: Sequences, sentiments: np.ndarray, pools: Pools) -> Request:
-    """The request for one user (a row of ``sequences.users``) whose next item is to be recommended."""
+def ranking_request(
+    user: int, split: str, sequences: Sequences, sentiments: np.ndarray, pools: Pools, expected: np.ndarray | None = None
+) -> Request:
+    """The request for one user (a row of ``sequences.users``) whose next item is to be recommended.
+
+    sentiments, expected: class and expected sentiment of every interaction, aligned with ``sequences.flat``.
+    """
     stop = sequences.offsets[user + 1] - HELD_OUT[split]
     history = slice(sequences.offsets[user], stop)
     pool, scores = pools.of(split, sequences.users[user])
-    return Request(sequences.flat[history].tolist(), sentiments[history].tolist(), pool.tolist(), scores.tolist())
+    felt = () if expected is None else expected[history].tolist()
+    return Request(
+        sequences.flat[history].tolist(), sentiments[history].tolist(), pool.tolist(), scores.tolist(), expected=felt
+    )
 
 
 def inject(request: Request, target: int) -> Request:
     """The paper's protocol: the target replaces the last candidate unless it was retrieved (score: the last one's)."""
     pool = injected_pool(np.asarray(request.pool), target, len(request.pool))
-    return Request(request.history, request.sentiments, pool.tolist(), request.pool_scores)
+    return replace(request, pool=pool.tolist())
 
 
 def finetuning_requests(users: Iterable[int], sequences: Sequences, sentiments: np.ndarray, pools: Pools) -> list[Request]:

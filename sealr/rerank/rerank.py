@@ -34,15 +34,16 @@ def rerank(
     pools: Pools,
     batch: int,
     folder: Path,
+    expected: np.ndarray | None = None,
 ) -> Output:
     """Writes ``rankings.parquet`` (rankers: retriever, the LLM, fused) and ``fusion.json``.
 
     users, valid_users: rows of ``sequences.users``; the first are ranked for test, the second tune the fusion weight.
-    batch: lists decoded together; the unit of a checkpoint.
+    batch: users of one checkpoint. sentiments, expected: see ``ranking_request``.
     """
 
     def request(user: int, split: str) -> Request:
-        return ranking_request(user, split, sequences, sentiments, pools)
+        return ranking_request(user, split, sequences, sentiments, pools, expected)
 
     def target(user: int, split: str) -> int:
         return int(sequences.flat[sequences.offsets[user + 1] - (2 if split == "valid" else 1)])
@@ -127,22 +128,16 @@ def _rows(
     split: str,
 ) -> pd.DataFrame:
     """Three rankings of every request: the retriever's, the LLM's and the fused one."""
-    frames = [pd.DataFrame({c: [] for c in ("user", "item", "rank", "score", "ranker", "split")})]
-    items = np.array(["", *sequences.items], dtype=object)
+    columns: dict[str, list[np.ndarray]] = {c: [] for c in ("user", "item", "rank", "score", "ranker")}
     for user, request, scored in zip(users, requests, llm, strict=True):
-        retriever, scores = np.asarray(request.pool_scores), scored.values
-        for ranker, values in (("retriever", retriever), (name, scores), ("fused", fuse(retriever, scores, weight))):
+        pool, retriever = np.asarray(request.pool), np.asarray(request.pool_scores)
+        for ranker, values in enumerate((retriever, scored.values, fuse(retriever, scored.values, weight))):
             best = order(values)
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "user": sequences.users[user],
-                        "item": items[np.asarray(request.pool)[best]],
-                        "rank": np.arange(1, len(best) + 1),
-                        "score": values[best],
-                        "ranker": ranker,
-                        "split": split,
-                    }
-                )
-            )
-    return pd.concat(frames, ignore_index=True)
+            row = (np.full(len(best), user), pool[best] - 1, np.arange(1, len(best) + 1), values[best], np.full(len(best), ranker))
+            for column, part in zip(columns.values(), row, strict=True):
+                column.append(part)
+    flat = {name: np.concatenate(parts) if parts else np.array([], dtype=np.int64) for name, parts in columns.items()}
+    names = {"user": sequences.users, "item": sequences.items, "ranker": ["retriever", name, "fused"]}
+    for column, values in names.items():
+        flat[column] = pd.array(values, dtype="str").take(flat[column])
+    return pd.DataFrame(flat).assign(split=split)

@@ -127,6 +127,17 @@ def pools_for(
             yield ids[ids > 0], values[ids > 0]  # index 0 fills a list that ends early
 
 
+def scores_of(
+    retriever: Retriever, histories: Sequence[History], items: np.ndarray, feelings: Sequence[np.ndarray] | None = None
+) -> np.ndarray:
+    """(histories, len(items)) scores of the same items (indices) for each history. Memory is that of one block."""
+    parts = [np.zeros((0, len(items)), dtype=np.float32)]
+    for start in range(0, len(histories), BLOCK_ROWS):
+        felt = None if feelings is None else feelings[start : start + BLOCK_ROWS]
+        parts.append(retriever.score(histories[start : start + BLOCK_ROWS], felt)[:, items])
+    return np.concatenate(parts)
+
+
 def score_blocks(
     retriever: Retriever, sequences: Sequences, part: Split, exclude_seen: bool, feelings: np.ndarray | None, what: str
 ) -> Iterator[tuple[np.ndarray, Tensor]]:

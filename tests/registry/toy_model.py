@@ -47,7 +47,7 @@ def toy_parts(folder: Path, llama: Path, labeller: Path) -> Parts:
     walks = [[(start + step) % len(ITEMS) + 1 for step in range(6)] for start in range(len(USERS))]
     sequences = Sequences(USERS, ITEMS, np.concatenate(walks), np.arange(len(USERS) + 1) * 6)
     retrieve = RetrieveConfig(hidden=8, layers=1, max_len=6, epochs=2, eval_every=1, pool=10)
-    rerank = RerankConfig(base=str(base), candidates=10, epochs=1, lr=0.01, batch_size=4, top_k=3)
+    rerank = RerankConfig("generative", base=str(base), candidates=10, epochs=1, lr=0.01, batch_size=4, top_k=3)
     config = Config(DataConfig("toy"), LabelConfig(str(labeller)), retrieve, rerank, registry=RegistryConfig(include_base=True))
     train(retrieve, sequences, folder / "retriever")
     prompts = [Request([3, 4], [2, -1], [7, 8, 9], answer=[7]) for _ in range(12)]

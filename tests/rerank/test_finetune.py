@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from sealr.config import LoraSettings, RerankConfig
-from sealr.rerank.finetune import Encoder, answer_loss, finetune, schedule
+from sealr.rerank.finetune import Encoder, answer_loss, finetune
+from sealr.rerank.fit import schedule
 from sealr.rerank.llm import AdapterError, add_lora, load_adapter
 from sealr.rerank.prompts import Request
 

@@ -124,7 +124,7 @@ def test_finetuning_on_names_learns_and_the_ranker_gives_valid_lists(config, tmp
     output = finetune_names(
         requests(24), requests(6), replace(config, epochs=4), "soaps", ITEMS, tmp_path, lambda _, m: losses.append(m["valid_loss"]), tmp_path
     )
-    assert losses[-1] < losses[0] * 0.8 and output.rows["train_prompts"] == 24
+    assert losses[-1] < losses[0] * 0.8 and output.rows["train_users"] == 24
     ranker = PalrRanker(config, "soaps", tmp_path / "adapter", ITEMS, tmp_path)
     scored = ranker.score(requests(5))
     assert all(s.validity == 1 and sorted(s.values)[-4:] == [1, 2, 3, 4] for s in scored)

@@ -1,0 +1,151 @@
+"""One training loop for what is fine-tuned on top of the LLM: warm-up, clipping, early stopping, a resume that changes nothing.
+
+A task brings model, batches, loss and validation. Every step seeds itself from (seed, step), and a checkpoint holds weights,
+optimiser and progress, so a run that was killed continues to exactly the same weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from sealr.config import RerankConfig
+from sealr.data.manifest import CHECKPOINT
+from sealr.data.tables import atomic_path
+
+log = logging.getLogger(__name__)
+WARMUP = 0.1  # share of all steps with a rising learning rate
+CLIP = 1.0  # gradient norm
+BUCKET = 32  # batches among which rows are sorted by length
+OnEpoch = Callable[[int, dict[str, float]], None]  # epoch from 1; train_loss, valid_loss and what else the task measures
+
+
+class Task(Protocol):
+    """What is trained."""
+
+    model: nn.Module
+    weight_decay: float
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Rows of each step of an epoch, the same for the same epoch; as many in every epoch."""
+        ...
+
+    def loss(self, rows: np.ndarray, epoch: int) -> Tensor:
+        """Mean loss of a step, to be differentiated."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """``valid_loss``, which decides on early stopping, and other figures."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of the trained weights, on the CPU."""
+        ...
+
+    def load(self, state: dict[str, Tensor]) -> None: ...
+
+
+@dataclass
+class Progress:
+    """Where training stands; all of it goes into a checkpoint."""
+
+    step: int = 0
+    stale: int = 0  # validations since the best one
+    loss_sum: float = 0.0  # of the epoch's steps so far
+    history: list[dict[str, float]] | None = None
+    best: dict[str, Tensor] | None = None  # weights
+
+    def end_epoch(self, scores: dict[str, float], weights: dict[str, Tensor]) -> None:
+        before = min((h["valid_loss"] for h in self.history or []), default=float("inf"))
+        self.history = [*(self.history or []), scores]
+        self.loss_sum = 0.0
+        if scores["valid_loss"] < before:
+            self.best, self.stale = weights, 0
+        else:
+            self.stale += 1
+
+
+def fit(task: Task, config: RerankConfig, folder: Path, on_epoch: OnEpoch | None = None) -> list[dict[str, float]]:
+    """Trains, loads the weights with the lowest validation loss into the task's model, and returns a dict an epoch.
+
+    folder: gets the checkpoints; a call on one that has a checkpoint goes on from there. Raises ValueError on a loss that is not finite.
+    """
+    trainable = [p for p in task.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=config.lr, weight_decay=task.weight_decay)
+    steps_an_epoch = len(task.batches(0))
+    total_steps = steps_an_epoch * config.epochs
+    progress = Progress()
+    checkpoint = folder / CHECKPOINT / "finetune.pt"
+    if checkpoint.exists():
+        progress = _restore(checkpoint, task, optimizer)
+        log.info("resuming fine-tuning at step %d of %d", progress.step, total_steps)
+    bar = tqdm(total=total_steps, initial=progress.step, desc="fine-tune", unit="step", disable=None)
+    while progress.step < total_steps and progress.stale < config.patience:
+        epoch, first = divmod(progress.step, steps_an_epoch)
+        for rows in task.batches(epoch)[first:]:
+            torch.manual_seed(config.seed * 1_000_003 + progress.step)  # dropout
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * schedule(progress.step, total_steps)
+            task.model.train()
+            loss = task.loss(rows, epoch)
+            if not torch.isfinite(loss):  # before it gets into a checkpoint
+                raise ValueError(f"the fine-tuning loss is not finite at step {progress.step}: lower rerank.lr (now {config.lr})")
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trainable, CLIP)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            progress.step += 1
+            progress.loss_sum += loss.item()
+            bar.update(1)
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            if progress.step % config.checkpoint_steps == 0 and progress.step % steps_an_epoch:
+                _save(checkpoint, task, optimizer, progress)
+        task.model.eval()
+        scores = {"train_loss": progress.loss_sum / steps_an_epoch} | task.validate()
+        progress.end_epoch(scores, task.state())
+        _save(checkpoint, task, optimizer, progress)
+        log.info("epoch %d: %s", epoch + 1, ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        if on_epoch:
+            on_epoch(epoch + 1, scores)
+    bar.close()
+    task.load(progress.best)
+    task.model.eval()
+    return progress.history
+
+
+def shuffled(count: int, size: int, seed: int, epoch: int, lengths: Sequence[int] | None = None) -> list[np.ndarray]:
+    """Random batches of rows 0..count-1. With lengths, rows of about the same length come together, which saves padding."""
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(count)
+    if lengths is not None:
+        places = np.arange(count) // (size * BUCKET)
+        order = order[np.lexsort((np.asarray(lengths)[order], places))]
+    batches = [order[i : i + size] for i in range(0, count, size)]
+    return batches if lengths is None else [batches[i] for i in rng.permutation(len(batches))]
+
+
+def schedule(step: int, total: int) -> float:
+    """Linear warm-up, then linear decay to a tenth; the factor of the learning rate at a step from 0."""
+    warm = max(1, round(WARMUP * total))
+    return (step + 1) / warm if step < warm else 1.0 - 0.9 * (step - warm) / max(1, total - warm)
+
+
+def _save(path: Path, task: Task, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    state = {"weights": task.state(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _restore(path: Path, task: Task, optimizer: torch.optim.Optimizer) -> Progress:
+    state = torch.load(path, weights_only=True)
+    task.load(state["weights"])
+    optimizer.load_state_dict(state["optimizer"])
+    return Progress(**state["progress"])

@@ -1,0 +1,220 @@
+"""Fine-tuning the scoring ranker: next item at every position of a history, against the whole catalogue or hard negatives.
+
+Inductive: all items of the fine-tuning users, the last two included, and a loss over all positions of the validation users.
+Transductive: the histories of all users without their last two items; validated on the last but one item of a sample of users.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import set_peft_model_state_dict
+from torch import Tensor
+from torch.nn import functional as F
+
+from sealr.config import RerankConfig
+from sealr.data.manifest import Output
+from sealr.data.sequences import Sequences
+from sealr.data.tables import write_json
+from sealr.evaluate.metrics import ndcg
+from sealr.rerank.finetune import ADAPTER, adapter_state, check_users, count_parameters, save_adapter, sizes
+from sealr.rerank.fit import OnEpoch, fit, shuffled
+from sealr.rerank.items import ScoringModel, build, save_tokens
+from sealr.rerank.llm import add_lora
+from sealr.retrieve.candidates import ranks_among
+from sealr.retrieve.loss import softmax_loss
+from sealr.retrieve.models.base import Packed, SequenceModel
+from sealr.retrieve.retriever import Retriever
+from sealr.retrieve.start import cooccurrence_embeddings
+
+log = logging.getLogger(__name__)
+VALID_USERS = 2000  # of the transductive setting, at most
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Stretches of ``Sequences.flat``: row i reads flat[starts[i] : ends[i] - 1] and learns or predicts what comes after each item."""
+
+    starts: np.ndarray
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.ends - self.starts - 1
+
+
+def training_rows(sequences: Sequences, train: list[int], valid: list[int], config: RerankConfig) -> tuple[Rows, Rows]:
+    """Rows to train on and to validate on. train, valid: rows of ``sequences.users``, not used in the transductive setting."""
+    if config.setting == "inductive":
+        return tuple(_rows(sequences.offsets[u], sequences.offsets[np.array(u) + 1], config) for u in (train, valid))
+    split = sequences.split("train")
+    held_out = sequences.split("valid")
+    drawn = np.sort(np.random.default_rng(config.seed).permutation(len(held_out))[:VALID_USERS])
+    return (_rows(split.starts, split.ends, config), _rows(held_out.starts[drawn], held_out.ends[drawn] + 1, config))
+
+
+def _rows(starts: np.ndarray, ends: np.ndarray, config: RerankConfig) -> Rows:
+    long = ends - starts >= 2
+    starts, ends = starts[long], ends[long]
+    return Rows(np.maximum(starts, ends - config.max_history - 1), ends)
+
+
+def train_scoring(
+    config: RerankConfig,
+    category: str,
+    sequences: Sequences,
+    feelings: np.ndarray | None,
+    users: tuple[list[int], list[int]],
+    retriever: Retriever,
+    content: Tensor | None,
+    folder: Path,
+    on_epoch: OnEpoch | None = None,
+) -> Output:
+    """Trains and writes adapter and soft tokens of the best epoch to ``folder/adapter``.
+
+    feelings: (interactions, 2) class and expected sentiment, aligned with ``sequences.flat``, None without sentiment. users: rows
+    of ``sequences.users`` to train and to validate on in the inductive setting. content: (n_items + 1, C) where configured.
+    Raises ValueError when there is nothing to train or to validate on.
+    """
+    train, valid = training_rows(sequences, *users, config)
+    check_users(len(train), len(valid))
+    torch.manual_seed(config.seed)
+    model = build(config, add_lora(config), category, item_table(retriever, sequences), content)
+    task = NextItems(model, config, sequences, feelings, train, valid, sequence_model(retriever))
+    rows = {"train_users": len(train), "valid_users": len(valid), "positions": int(train.lengths.sum())} | count_parameters(model)
+    log.info("fine-tuning %s of %s parameters on %d positions, seed %d", *sizes(rows), rows["positions"], config.seed)
+    history = fit(task, config, folder, on_epoch)
+    save_adapter(model.llm, folder / ADAPTER)
+    save_tokens(model.tokens, folder / ADAPTER)
+    write_json(history, folder / "history.json")
+    best = min(history, key=lambda h: h["valid_loss"])
+    return Output(rows, {n: best[n] for n in ("valid_loss", "valid_ndcg@10")} | {"epochs": len(history)})
+
+
+def sequence_model(retriever: Retriever) -> SequenceModel | None:
+    """The neural retriever, or the first neural part of a fusion."""
+    parts = getattr(retriever.model, "parts", [retriever.model])
+    return next((part for part in parts if isinstance(part, SequenceModel)), None)
+
+
+@torch.inference_mode()
+def item_table(retriever: Retriever, sequences: Sequences) -> Tensor:
+    """(n_items + 1, D) item embeddings of the retriever; from co-occurrence where it has none."""
+    model = sequence_model(retriever)
+    if model is None:
+        return cooccurrence_embeddings(sequences, retriever.config.hidden)
+    table = model.item_weights().detach().float().cpu().clone()
+    table[0] = 0
+    return table
+
+
+class NextItems:
+    """The task of ``fit``: at every position, the item after it."""
+
+    def __init__(
+        self,
+        model: ScoringModel,
+        config: RerankConfig,
+        sequences: Sequences,
+        feelings: np.ndarray | None,
+        train: Rows,
+        valid: Rows,
+        retriever: SequenceModel | None,
+    ) -> None:
+        if config.scoring.negatives == "hard" and retriever is None:
+            raise ValueError("rerank.scoring.negatives: hard needs a neural retriever, or a fusion with one")
+        self.model, self.config, self.flat, self.feelings = model, config, sequences.flat, feelings
+        self.train, self.valid, self.retriever = train, valid, retriever
+        self.weight_decay = config.scoring.weight_decay
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        return shuffled(len(self.train), self.config.batch_size, self.config.seed, epoch, self.train.lengths)
+
+    def loss(self, rows: np.ndarray, epoch: int) -> Tensor:
+        items, targets, felt = self._batch(self.train, rows)
+        real = targets > 0  # (B, T)
+        query, wanted = self.model(items, felt[..., 0, :])[real], targets[real]  # (N, D), (N,)
+        value = felt[..., 1, :][real]  # (N, 2) how the user felt about the target
+        mode = self.config.scoring.target_feeling
+        bad = value[:, 0] < 0 if mode == "negative" else torch.zeros_like(wanted, dtype=torch.bool)
+        weights = 1 + value[:, 1].nan_to_num(0.0) / 2 if mode == "weight" else torch.ones_like(query[:, 0])
+        table = self.model.tokens.table()
+        losses = torch.zeros((), device=query.device)
+        if (~bad).any():
+            losses = losses + self._likely(query[~bad], table, wanted[~bad], weights[~bad], items, targets, ~bad)
+        if bad.any():
+            share = (query[bad] @ table[1:].T).log_softmax(1).gather(1, wanted[bad, None] - 1)  # (n, 1) log p
+            losses = losses - torch.log1p(-share.exp().clamp(max=1 - 1e-4)).sum()
+        return losses / len(wanted)
+
+    def _likely(
+        self, query: Tensor, table: Tensor, wanted: Tensor, weights: Tensor, items: Tensor, targets: Tensor, kept: Tensor
+    ) -> Tensor:
+        """Sum of weighted -log softmax of the targets, over the catalogue or over the retriever's best items there."""
+        if self.config.scoring.negatives == "full":
+            if self.config.scoring.target_feeling != "weight":
+                return softmax_loss(query, table[1:], wanted - 1) * len(wanted)
+            return (F.cross_entropy(query @ table[1:].T, wanted - 1, reduction="none") * weights).sum()
+        against = self._hard(items)[targets > 0][kept]  # (N, K)
+        chosen = torch.cat([wanted[:, None], against], 1)  # (N, K + 1), the target first
+        logits = torch.einsum("nd,nkd->nk", query, table[chosen])
+        logits = logits.masked_fill(F.pad(against == wanted[:, None], (1, 0)), -torch.inf)
+        return (F.cross_entropy(logits, torch.zeros_like(wanted), reduction="none") * weights).sum()
+
+    @torch.no_grad()
+    def _hard(self, items: Tensor) -> Tensor:
+        """(B, T) -> (B, T, K) the items that the retriever ranks highest after each position; zeros at padding."""
+        count = min(self.config.scoring.hard, len(self.model.tokens.items.weight) - 1)
+        packed = Packed(items)
+        best = (self.retriever(packed) @ self.retriever.item_weights()[1:].T).topk(count, dim=1).indices + 1
+        out = items.new_zeros((*items.shape, count))
+        out[packed.row, packed.column] = best
+        return out
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Loss and NDCG@10 in the whole catalogue: of all positions (inductive), or of a row's last one."""
+        table, losses, ranks = self.model.tokens.table(), [], []
+        size = 4 * self.config.batch_size
+        for start in range(0, len(self.valid), size):
+            items, targets, felt = self._batch(self.valid, np.arange(start, min(start + size, len(self.valid))))
+            real = targets > 0
+            if self.config.setting == "transductive":
+                real &= real.flip(1).cumsum(1).flip(1) == 1
+            logits = F.pad(self.model(items, felt[..., 0, :])[real] @ table[1:].T, (1, 0), value=-torch.inf)  # (N, items + 1)
+            losses.append(F.cross_entropy(logits, targets[real], reduction="none"))
+            ranks.append(ranks_among(logits, targets[real]))
+        return {
+            "valid_loss": torch.cat(losses).mean().item(),
+            "valid_ndcg@10": float(ndcg(torch.cat(ranks).cpu().numpy(), 10).mean()),
+        }
+
+    def _batch(self, rows: Rows, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Items and targets, (B, T) with zeros to the right, and feelings (B, T, 2, 2): of the item and of the target."""
+        starts, ends = rows.starts[chosen], rows.ends[chosen]
+        where = starts[:, None] + np.arange((ends - starts).max())  # (B, T + 1)
+        real = where < ends[:, None]
+        where = np.minimum(where, len(self.flat) - 1)
+        items = np.where(real, self.flat[where], 0)
+        felt = np.full((*where.shape, 2), np.nan, np.float32) if self.feelings is None else self.feelings[where]
+        targets = items[:, 1:]
+        inputs = np.where(targets > 0, items[:, :-1], 0)
+        device = self.model.prefix.device
+        both = np.stack([felt[:, :-1], felt[:, 1:]], axis=2).astype(np.float32)
+        return tuple(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (inputs, targets, both))
+
+    def state(self) -> dict[str, Tensor]:
+        soft = {f"tokens.{n}": p.detach().cpu().clone() for n, p in self.model.tokens.named_parameters() if p.requires_grad}
+        return adapter_state(self.model.llm) | soft
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        soft = {n.removeprefix("tokens."): t for n, t in state.items() if n.startswith("tokens.")}
+        self.model.tokens.load_state_dict(soft, strict=False)  # frozen embeddings and texts are there already
+        set_peft_model_state_dict(self.model.llm, {n: t for n, t in state.items() if not n.startswith("tokens.")})
