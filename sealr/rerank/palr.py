@@ -2,7 +2,7 @@
 
 The LLM, as it is without an adapter, first describes in a sentence what a user likes. The prompt then holds this preference and
 the names of history and candidates, and the LLM, fine-tuned on the same users as the other rankers, writes names. As with
-encoded ids, decoding is constrained to names of unused candidates, so every list is valid. Sentiments are not shown: PALR has none.
+encoded ids, decoding is constrained to names of unused candidates, so every list is valid. PALR has no sentiments.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ TEMPLATE = (
 )
 
 
-def name_prompt(request: Request, shown: Sequence[int], category: str, preference: str, names: Sequence[str], max_history: int) -> str:
+def name_prompt(
+    request: Request, shown: Sequence[int], category: str, preference: str, names: Sequence[str], max_history: int
+) -> str:
     """The template filled in. shown: the pool in the order in which the prompt shows it."""
     history, candidates = ("\n".join(names[i] for i in part) for part in (request.history[-max_history:], shown))
     return TEMPLATE.format(category=category, preference=preference, history=history, candidates=candidates)
@@ -77,7 +79,7 @@ class NameTokens:
         self.separator = self._lead[-1]
         if self._encode("a\nb").count(self.separator) != 1:
             name = getattr(tokenizer, "name_or_path", "this model")
-            raise ValueError(f"the tokenizer of {name} has no token for a line break, which lists of names need; use another base")
+            raise ValueError(f"the tokenizer of {name} has no token for a line break, which lists of names need: use another base")
         self._known: dict[int, list[int]] = {}
 
     def of(self, item: int) -> list[int]:

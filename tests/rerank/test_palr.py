@@ -31,12 +31,14 @@ def requests(n):
 
 
 def test_a_name_is_the_title_else_brand_and_categories_else_the_id():
-    items = table([("b", "Red\n soap", "X", "Y"), ("a", None, "Acme", "Soaps"), ("c", None, None, "Soaps"), ("d", None, None, None)])
+    rows = [("b", "Red\n soap", "X", "Y"), ("a", None, "Acme", "Soaps"), ("c", None, None, "Soaps"), ("d", None, None, None)]
+    items = table(rows)
     assert item_names(items) == ["", "Acme, Soaps", "Red soap", "Soaps", "d"]
 
 
 def test_equal_names_are_told_apart_in_the_order_of_ids():
-    items = table([("c", "soap", None, None), ("a", "soap", None, None), ("b", "soap (2)", None, None), ("d", "so\u200bap", None, None)])
+    titles = {"c": "soap", "a": "soap", "b": "soap (2)", "d": "so\u200bap"}
+    items = table([(item, title, None, None) for item, title in titles.items()])
     assert item_names(items) == ["", "soap", "soap (2)", "soap (3)", "so ap"]
     long = item_names(table([("a", "word " * 40 + "one", None, None), ("b", "word " * 40 + "two", None, None)]))
     assert len(long[1]) <= 60 and long[1].endswith("word") and long[2] == long[1] + " (2)"
@@ -121,9 +123,12 @@ def test_a_killed_run_goes_on_after_the_last_batch_with_the_same_texts(config, t
 
 def test_finetuning_on_names_learns_and_the_ranker_gives_valid_lists(config, tmp_path):
     losses = []
-    output = finetune_names(
-        requests(24), requests(6), replace(config, epochs=4), "soaps", ITEMS, tmp_path, lambda _, m: losses.append(m["valid_loss"]), tmp_path
-    )
+    longer = replace(config, epochs=4)
+
+    def note(epoch, scores):
+        losses.append(scores["valid_loss"])
+
+    output = finetune_names(requests(24), requests(6), longer, "soaps", ITEMS, tmp_path, note, tmp_path)
     assert losses[-1] < losses[0] * 0.8 and output.rows["train_users"] == 24
     ranker = PalrRanker(config, "soaps", tmp_path / "adapter", ITEMS, tmp_path)
     scored = ranker.score(requests(5))
