@@ -126,7 +126,10 @@ def label(job: Job, reviews: Manifest) -> Manifest:
         identity = {"label": what, "labeller": labelling.labeller_id(config)}
         manifest = run_stage("label", job.name, identity, {"reviews": reviews}, ("data", "emotion"), work)
         tracking.log_manifest(manifest, {"labels.png": "plots"})
-        job.gate(manifest, "labels")
+        if read_table(reviews.path("reviews.parquet"), "reviews")["text"].str.strip().eq("").all():
+            log.warning("no review of %s has a text: there are no feelings, and everything goes on without them", job.name)
+        else:
+            job.gate(manifest, "labels")
         return manifest
 
 

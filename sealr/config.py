@@ -1,6 +1,6 @@
 """Typed configuration: one frozen dataclass per stage, one YAML per data set and one per base model.
 
-A run's configuration is ``configs/<data>.yaml`` merged with ``configs/<base>.yaml`` and then with dotted
+A run's configuration is ``configs/<base>.yaml``, then ``configs/<data>.yaml``, which knows its budget, over it, and then dotted
 overrides such as ``retrieve.epochs=3``. Unknown keys and wrong types are errors that name file and field.
 """
 
@@ -240,7 +240,7 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
     Raises ConfigError naming the file and the field.
     """
     merged: dict[str, Any] = {}
-    names = [_config_path(n) for n in (data, base) if n]
+    names = [_config_path(n) for n in (base, data) if n]
     for path in names:
         _merge(merged, _read_yaml(path))
     try:

@@ -110,7 +110,7 @@ def test_the_card_says_what_there_is_and_fits_into_a_description(parts, tmp_path
         "reviews": made("ingest", {"rejected": 7}),
         "labels": made("label", metrics={"pearson_rating": 0.449}),
         "candidates": made("retrieve", metrics={"test_hr@10": 0.25}),
-        "adapter": made("finetune", {"train_prompts": 271}),
+        "adapter": made("finetune", {"train_users": 271}),
         "rankings": made("rerank", metrics={"valid_ndcg@10": 0.08, "valid_ndcg@10_retriever": 0.07}),
         "results": made("evaluate"),
     }

@@ -99,9 +99,9 @@ def test_shuffled_sentiments_keep_their_distribution(sequences):
             "sentiment": pd.array([2, -2, None, 1, -1, 0, 1, 2, -2], dtype="Int8"),
         }
     )
-    true = sentiment_values(labels, sequences)
+    true, expected = sentiment_values(labels, sequences)
     assert true.tolist() == SENTIMENTS.tolist()  # the null counts as neutral
-    shuffled = sentiment_values(labels, sequences, placebo_seed=1)
+    shuffled, moved = sentiment_values(labels, sequences, placebo_seed=1)
     assert sorted(shuffled) == sorted(true) and shuffled.tolist() != true.tolist()
 
 
