@@ -27,6 +27,7 @@ from sealr.rerank.prompts import Request, written
 
 NAME_CHARACTERS = 60  # the rest of a longer name is cut at a word: Amazon's titles run to 300
 PREFERENCE_TOKENS = 32  # of the written preference, at most
+KEPT = 10_000  # preferences in memory where there is no folder: a server's users
 QUESTION = (
     "Describe in one short sentence what a customer likes who chose these {category}, oldest first. "
     "Answer with the sentence alone.\n{history}"
@@ -118,6 +119,8 @@ class Preferences:
 
     def write(self, requests: Sequence[Request], load: Callable[[], nn.Module]) -> None:
         """Has the preferences written that are not known yet. load: gives the LLM, only called when one is missing."""
+        if self.folder is None and len(self.texts) > KEPT:
+            self.texts.clear()
         questions = {text_digest(question): question for question in map(self._question, requests)}
         missing = [key for key in questions if key not in self.texts]
         if not missing:

@@ -150,10 +150,10 @@ def kept_bytes(config: RerankConfig, shape: Shape, layers: int, batch: int, work
     return batch * (layers * work.tokens * (dropped + norms + attention + gated) + logits)
 
 
-def machine_rates(config: RerankConfig, shape: Shape, tokens: int = 512, seconds: float = 1.0) -> Rates:
+def machine_rates(config: RerankConfig, shape: Shape, tokens: int = 256, seconds: float = 1.0) -> Rates:
     """Measures a matrix product (tokens, hidden) x (hidden, inner) and a copy in memory, ``seconds`` each."""
     where, dtype = device(), getattr(torch, config.dtype)
-    inner = min(shape.inner, 4096)  # of a wide layer a part: the rate is the same, the wait is not
+    inner = min(shape.inner, 1536)  # of a wide layer a part: the rate is the same, the wait is not
     a = torch.randn(tokens, shape.hidden, device=where, dtype=dtype)
     b = torch.randn(shape.hidden, inner, device=where, dtype=dtype)
     product = _rate(lambda: a @ b, seconds, where)

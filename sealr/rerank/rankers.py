@@ -5,6 +5,7 @@ A ranker gives every candidate of a request a score, higher is better; an order 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,11 +83,13 @@ class PalrRanker(GenerativeRanker):
         self.config = config
         self.encoder = NameEncoder(load_tokenizer(config.base), config, category, item_names(items), cache)
         self.model = load_adapter(config, adapter)
+        self._alone = threading.Lock()  # the adapter is off for all threads while a preference is written
 
     def score(self, requests: Sequence[Request]) -> list[Scored]:
-        with self.model.disable_adapter():
-            self.encoder.preferences.write(requests, lambda: self.model)
-        return super().score(requests)
+        with self._alone:
+            with self.model.disable_adapter():
+                self.encoder.preferences.write(requests, lambda: self.model)
+            return super().score(requests)
 
 
 class ScoringRanker:

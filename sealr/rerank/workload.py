@@ -22,6 +22,7 @@ from sealr.rerank.prompts import Request, prompt
 from sealr.rerank.scoring import VALID_USERS
 
 SAMPLE = 64  # prompts counted
+CONTENT = 384  # width of MiniLM's text embeddings
 BEAUTY = (22_363, 12_101, 9)  # users, items and length in the paper's Table 1: stands in for data that are not here
 PIECES = re.compile(r"\d|[^\W\d_]{1,6}|[^\w\s]|_|\n")  # roughly a LLaMA tokenizer's pieces of a text
 
@@ -63,6 +64,7 @@ def workload(config: Config, vocabulary: int, width: int, sequences: Sequences |
         inner, n = config.retrieve.hidden, sequences.n_items
         soft = 2 * inner * width + inner + (7 * width if rerank.sentiment != "none" else 0)
         soft += (n + 1) * inner if rerank.scoring.item_embeddings == "trained" else 0
+        soft += CONTENT * inner if rerank.scoring.content else 0
         choices = n if rerank.scoring.negatives == "full" else rerank.scoring.hard + 1
         return Workload(train, valid, lengths + instruction, lengths, choices, inner, soft, 0.0, here)
     prompts, answers, questions = _sample(config, sequences, items)
