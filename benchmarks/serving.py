@@ -37,7 +37,7 @@ from sealr.data.tables import read_json, write_json
 from sealr.registry.request import read
 from sealr.rerank.prompts import Request
 
-SMALL = "data.demo_users=120 retrieve.epochs=10 rerank.max_users=8 rerank.epochs=1 evaluate.users=8 evaluate.valid_users=8"
+SMALL = "data.demo_users=120 retrieve.epochs=10 rerank.layers=2 rerank.epochs=2"
 NAME = "loadtest"  # registered model, in a registry of its own
 
 

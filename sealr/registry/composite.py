@@ -232,7 +232,7 @@ class Recommender:
             return f"in spite of {self._bought(query, int(effects.argmin()))}; {places}"
         recent = query.history[-self.config.retrieve.max_len :]  # what the retriever read
         nearest = int(np.argmax(self.retriever.similarity(item, recent))) - len(recent)
-        return f"closest to {self._bought(query, nearest)} in your history; {places}"
+        return f"closest to {self._bought(query, nearest)}; {places}"
 
     def _bought(self, query: _Query, place: int) -> str:
         return f"{self.titles[query.history[place]]!r} (felt {CLASS_NAMES[query.sentiments[place]].lower()})"

@@ -99,7 +99,7 @@ def test_a_retriever_that_reads_feelings_is_served_what_it_was_evaluated_with(re
 
 def test_reasons_name_the_nearest_thing_and_how_it_felt(recommender):
     (answer,) = ask(recommender, {"history": [{"item": "i01", "sentiment": -2}]}, top_k=1)
-    assert answer["reasons"][0].startswith("closest to 'First thing' in your history (felt strong negative); retriever #")
+    assert answer["reasons"][0].startswith("closest to 'First thing' (felt strong negative); retriever #")
 
 
 def test_top_k_beyond_the_llms_pool_goes_on_in_the_retrievers_order(recommender):
@@ -161,3 +161,36 @@ def test_weight_zero_serves_the_retriever_without_an_llm(recommender):
 def test_malformed_requests_say_what_to_change(recommender, row, params, message):
     with pytest.raises(BadRequest, match=message):
         ask(recommender, row, **params)
+
+
+def test_an_explanation_names_what_moved_the_score(recommender):
+    """Checked against leaving each item of the history out by hand."""
+    (answer,) = ask(recommender, {"user": "ann"}, top_k=3, explain=True)
+    histories = {-1: [1, 2, 3], 0: [2, 3], 1: [1, 3], 2: [1, 2]}
+    felt = np.array([[2, 1.5], [-1, -0.5], [math.nan, math.nan]], dtype=np.float32)
+    ids, _ = next(pools_for(recommender.retriever, [[1, 2, 3]], 12))
+    scores = {
+        left: fuse(
+            recommender.retriever.score([h], [np.delete(felt, left, 0) if left >= 0 else felt])[0][ids], ids, recommender.weight
+        )
+        for left, h in histories.items()
+    }
+    names = ["'First thing' (felt strong positive)", "'i02' (felt negative)", "'i03' (felt neutral)"]
+    for item, reason in zip(answer["items"], answer["reasons"], strict=True):
+        place = int(np.flatnonzero(ids == ITEMS.index(item) + 1)[0])
+        effects = [scores[-1][place] - scores[left][place] for left in range(3)]
+        best = int(np.argmax(effects))
+        assert effects[best] > 1e-6 and reason.startswith(f"because of {names[best]}")
+        assert f"retriever #{place + 1}" in reason
+
+
+def test_explanations_come_only_when_asked_for(recommender):
+    (answer,) = ask(recommender, {"user": "ann"}, top_k=3)
+    assert all(r.startswith("closest to") for r in answer["reasons"])
+    recommender.ranker, recommender.weight = None, 0.0
+    (answer,) = ask(recommender, {"user": "ann"}, top_k=3, explain=True)  # the retriever alone is explained the same way
+    assert all(r.startswith(("because of", "in spite of")) for r in answer["reasons"])
+    (answer,) = ask(recommender, {"history": [{"item": "i04", "sentiment": 2}]}, top_k=3, explain=True)
+    assert all(r.startswith("closest to") for r in answer["reasons"])  # one item: there is nothing to compare
+    with pytest.raises(BadRequest, match="explain must be true or false"):
+        ask(recommender, {"user": "ann"}, explain="yes")

@@ -79,7 +79,7 @@ def test_wrong_options(params):
 
 
 def test_null_options_are_the_defaults():
-    assert read(pd.DataFrame({"user": ["ann"]}), {"top_k": None, "exclude_seen": None})[1] == Options(10, True)
+    assert read(pd.DataFrame({"user": ["ann"]}), {"top_k": None, "exclude_seen": None})[1] == Options(10, True, False)
 
 
 def test_a_column_that_is_there_twice():

@@ -97,12 +97,15 @@ def test_shuffled_sentiments_keep_their_distribution(sequences):
             "user": ["u1"] * 4 + ["u2"] * 5,
             "position": [0, 1, 2, 3, 0, 1, 2, 3, 4],
             "sentiment": pd.array([2, -2, None, 1, -1, 0, 1, 2, -2], dtype="Int8"),
+            "expected": [1.5, -1.5, np.nan, 0.5, -0.5, 0.1, 0.6, 1.6, -1.6],
         }
     )
     true, expected = sentiment_values(labels, sequences)
     assert true.tolist() == SENTIMENTS.tolist()  # the null counts as neutral
     shuffled, moved = sentiment_values(labels, sequences, placebo_seed=1)
     assert sorted(shuffled) == sorted(true) and shuffled.tolist() != true.tolist()
+    together = sorted(map(str, zip(shuffled, moved, strict=True)))  # class and expected sentiment of a review
+    assert together == sorted(map(str, zip(true, expected, strict=True)))
 
 
 class Backwards:

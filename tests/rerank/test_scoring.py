@@ -1,0 +1,299 @@
+"""The scoring ranker: soft tokens, its trainer, and that feelings help exactly where they should."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sealr.config import LoraSettings, RerankConfig, RetrieveConfig, ScoringSettings
+from sealr.data.sequences import Sequences, build
+from sealr.data.sources.demo import generate
+from sealr.rerank import fit
+from sealr.rerank.items import build as build_model
+from sealr.rerank.items import load_model, save_tokens
+from sealr.rerank.llm import add_lora
+from sealr.rerank.prompts import Request
+from sealr.rerank.rankers import ScoringRanker
+from sealr.rerank.scoring import NextItems, Rows, item_table, train_scoring, training_rows
+from sealr.retrieve.models import build as build_retriever
+from sealr.retrieve.retriever import Retriever
+
+ITEMS = 12
+
+
+@pytest.fixture
+def config(toy_llama):
+    return RerankConfig(
+        "scoring",
+        base=str(toy_llama),
+        lora=LoraSettings(r=4),
+        lr=1e-2,
+        batch_size=8,
+        epochs=6,
+        checkpoint_steps=2,
+        decode_batch=3,
+        scoring=ScoringSettings(dropout=0.0),
+    )
+
+
+def walks(users: int, seed: int = 0) -> tuple[Sequences, np.ndarray]:
+    """Users who go one item on after a good one and three on after a bad one, round 12 items; and their feelings."""
+    rng = np.random.default_rng(seed)
+    flat, felt = [], []
+    for _ in range(users):
+        item = int(rng.integers(ITEMS))
+        for _ in range(7):
+            good = rng.random() < 0.5
+            flat.append(item + 1)
+            felt.append((2.0, 1.5) if good else (-2.0, -1.5))
+            item = (item + (1 if good else 3)) % ITEMS
+    names = [f"i{n:02d}" for n in range(ITEMS)]
+    sequences = Sequences([f"u{u:03d}" for u in range(users)], names, np.array(flat), np.arange(users + 1) * 7)
+    return sequences, np.array(felt, dtype=np.float32)
+
+
+def retriever(n_items: int = ITEMS, model: str = "sasrec") -> Retriever:
+    settings = RetrieveConfig(model=model, hidden=8, layers=1, max_len=10)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_retriever(settings, n_items, None).eval()
+    return Retriever(settings, [f"i{n:02d}" for n in range(n_items)], network, np.zeros(n_items + 1, dtype=np.float32))
+
+
+def fitted(config, folder, felt=None, users=48, **changes):
+    sequences, feelings = walks(users)
+    chosen = list(range(users - 8)), list(range(users - 8, users))
+    output = train_scoring(
+        replace(config, **changes), "things", sequences, feelings if felt is None else felt(feelings), chosen, retriever(), None, folder
+    )
+    return output.metrics
+
+
+def test_feelings_help_and_shuffled_ones_do_not(config, tmp_path):
+    """Who knows the feeling knows the next item; without it two are equally likely: a loss of log 2 at best."""
+    true = fitted(config, tmp_path / "true", users=400)
+    shuffled = fitted(config, tmp_path / "shuffled", users=400, felt=lambda f: np.random.default_rng(0).permutation(f))
+    without = fitted(config, tmp_path / "none", users=400, felt=lambda f: None, sentiment="none")
+    assert true["valid_loss"] < 0.5 and true["valid_ndcg@10"] > 0.9
+    assert min(shuffled["valid_loss"], without["valid_loss"]) > 0.65
+
+
+def test_on_the_demo_the_gain_is_there_and_vanishes_under_shuffling(toy_llama, tmp_path):
+    """The demo's own feelings, as drawn by its generator, on users whom nobody was trained on."""
+    reviews, _, truth = generate(seed=7)
+    reviews["position"] = reviews.groupby("user").cumcount()
+    sequences = build(reviews)
+    felt = sequences.values(reviews.assign(felt=np.asarray(truth["sentiment"], dtype=float)), "felt")
+    feelings = np.stack([2 * felt, 1.5 * felt], axis=1).astype(np.float32)
+    config = RerankConfig(
+        "scoring", base=str(toy_llama), lr=5e-3, batch_size=16, epochs=40, patience=5, max_history=8, scoring=ScoringSettings(dropout=0.2)
+    )
+    counting = retriever(sequences.n_items, "popularity")  # has no item embeddings: they start from co-occurrence
+    users = list(range(0, len(sequences), 2)), list(range(1, len(sequences), 2))
+    known = {}
+    for name, values in {"true": feelings, "shuffled": np.random.default_rng(1).permutation(feelings)}.items():
+        trained = train_scoring(
+            config, "things", sequences, values, users, counting, None, tmp_path / name
+        )
+        known[name] = trained.metrics["valid_ndcg@10"]
+    assert known["true"] > known["shuffled"] + 0.06
+    assert known["shuffled"] < 0.2  # two lines of ten are equally likely: .25 at best
+
+
+def test_a_cached_instruction_changes_nothing(config):
+    model = build_model(config, add_lora(config), "things", torch.randn(ITEMS + 1, 8), None).eval()
+    items = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    feelings = torch.randn(2, 3, 2).round()
+    with torch.inference_mode():
+        cached = model(items, feelings)
+        model.cache_prefix = False
+        assert torch.allclose(cached[0], model(items, feelings)[0], atol=1e-4)
+        model.cache_prefix = True
+        alone = model(items[1:, :2], feelings[1:, :2])  # padding changes no real position
+        assert torch.allclose(cached[1, :2], alone[0], atol=1e-4)
+        assert torch.allclose(model.last(items, feelings)[1], alone[0, -1], atol=1e-4)
+
+
+def test_the_cached_instruction_follows_the_adapter(config):
+    """Training throws the kept keys and values away."""
+    torch.manual_seed(0)
+    model = build_model(config, add_lora(config), "things", torch.randn(ITEMS + 1, 8), None).eval()
+    items = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        before = model(items)
+    model.train()
+    with torch.no_grad():
+        for name, parameter in model.llm.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    model.eval()
+    with torch.inference_mode():
+        after = model(items)
+        model.cache_prefix = False
+        assert torch.allclose(after, model(items), atol=1e-3) and not torch.allclose(before, after, atol=1e-3)
+
+
+def test_a_ranker_scores_as_its_training_model_did(config, tmp_path):
+    fitted(config, tmp_path, epochs=1)
+    ranker = ScoringRanker(config, "things", tmp_path / "adapter")
+    requests = [
+        Request([1, 2, 3], [2, -2, 2], [4, 6], expected=[1.5, -1.5, 1.5]),
+        Request([5], [0], [1, 2, 3], expected=[np.nan]),
+        Request([], [], [7, 8]),
+        Request([2, 3], [2, 2], [12]),
+    ]
+    together, alone = ranker.score(requests), [ranker.score([r])[0] for r in requests]
+    for one, other in zip(together, alone, strict=True):
+        assert one.values == pytest.approx(other.values, abs=1e-4) and one.validity == 1
+    assert together[2].values.tolist() == [0, 0]  # nothing is known of an empty history
+    with torch.inference_mode():
+        felt = torch.tensor([[[2, 1.5], [-2, -1.5], [2, 1.5]]])
+        by_hand = ranker.model.last(torch.tensor([[1, 2, 3]]), felt)[0] @ ranker.model.tokens.table()[[4, 6]].T
+    assert together[0].values == pytest.approx(by_hand.numpy(), abs=1e-4)
+
+
+def test_a_folder_without_soft_tokens_is_refused(config, tmp_path):
+    with pytest.raises(ValueError, match="soft_tokens.safetensors is missing.*rerank.ranker: scoring"):
+        load_model(config, add_lora(config), "things", tmp_path)
+
+
+def test_soft_tokens_of_another_shape_are_refused(config, tmp_path):
+    model = build_model(config, add_lora(config), "things", torch.randn(ITEMS + 1, 8), None)
+    save_tokens(model.tokens, tmp_path)
+    with pytest.raises(ValueError, match="does not fit the configuration"):
+        load_model(replace(config, sentiment="none"), add_lora(config), "things", tmp_path)
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(config, tmp_path):
+    whole = fitted(config, tmp_path / "a")
+
+    def stop(epoch, scores):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    sequences, feelings = walks(48)
+    users = list(range(40)), list(range(40, 48))
+    rest = "things", sequences, feelings, users, retriever(), None, tmp_path / "b"
+    with pytest.raises(KeyboardInterrupt):
+        train_scoring(config, *rest, stop)
+    assert train_scoring(config, *rest).metrics == whole
+    for name in ("adapter_model.safetensors", "soft_tokens.safetensors"):
+        assert (tmp_path / "a" / "adapter" / name).read_bytes() == (tmp_path / "b" / "adapter" / name).read_bytes()
+
+
+def test_rows_of_the_two_settings(config):
+    sequences, _ = walks(5)
+    train, valid = training_rows(sequences, [0, 2], [4], replace(config, max_history=3))
+    assert train.starts.tolist() == [3, 17] and train.ends.tolist() == [7, 21]  # the last items are labels: nobody evaluates on them
+    assert valid.ends.tolist() == [35] and train.lengths.tolist() == [3, 3]
+    train, valid = training_rows(sequences, [], [], replace(config, setting="transductive"))
+    assert train.ends.tolist() == [5, 12, 19, 26, 33]  # neither the validation nor the test item of anybody
+    assert valid.ends.tolist() == [6, 13, 20, 27, 34]
+
+
+def test_transductive_training_validates_on_the_last_but_one_item(config, tmp_path):
+    sequences, feelings = walks(300)
+    settings = replace(config, setting="transductive", epochs=6)
+    output = train_scoring(settings, "things", sequences, feelings, ([], []), retriever(), None, tmp_path)
+    assert output.rows["train_users"] == output.rows["valid_users"] == 300 and output.rows["positions"] == 300 * 4
+    assert output.metrics["valid_ndcg@10"] > 0.7
+
+
+def task(config, **settings):
+    sequences, feelings = walks(8)
+    torch.manual_seed(0)
+    given = retriever()
+    config = replace(config, scoring=replace(config.scoring, **settings))
+    model = build_model(config, add_lora(config), "things", item_table(given, sequences), None)
+    rows = Rows(sequences.offsets[:-1], sequences.offsets[1:])
+    return NextItems(model, config, sequences, feelings, rows, rows, given.model)
+
+
+def test_weighted_targets_by_hand(config):
+    """With expected sentiments of 1.5 and -1.5 a target counts 1.75 or .25."""
+    plain, weighted = task(config), task(config, target_feeling="weight")
+    rows = np.arange(8)
+    items, targets, felt = plain._batch(plain.train, rows)
+    with torch.no_grad():
+        logits = plain.model(items, felt[..., 0, :]) @ plain.model.tokens.table()[1:].T
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten() - 1, reduction="none")
+        assert plain.loss(rows, 0).item() == pytest.approx(losses.mean().item(), abs=1e-4)
+        by_hand = (losses * (1 + felt[..., 1, 1].flatten() / 2)).mean()
+        assert weighted.loss(rows, 0).item() == pytest.approx(by_hand.item(), abs=1e-4)
+
+
+def test_disliked_targets_are_pushed_away(config):
+    one = task(config, target_feeling="negative")
+    one.feelings = np.where(one.flat[:, None] > 6, np.float32(-2), np.float32(2)).repeat(2, axis=1)  # nobody likes 7 to 12
+    rows = np.arange(8)
+    items, targets, felt = one._batch(one.train, rows)
+    bad = felt[..., 1, 0] < 0
+
+    def chance():
+        with torch.no_grad():
+            p = (one.model(items, felt[..., 0, :]) @ one.model.tokens.table()[1:].T).softmax(-1)
+            return p.gather(2, targets[..., None] - 1)[..., 0]
+
+    before = chance()
+    optimizer = torch.optim.SGD([p for p in one.model.parameters() if p.requires_grad], lr=0.2)
+    for _ in range(10):
+        one.loss(rows, 0).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = chance()
+    assert after[bad].mean() < before[bad].mean() and after[~bad].mean() > before[~bad].mean()
+
+
+def test_hard_negatives_are_the_retrievers_best(config):
+    one = task(config, negatives="hard", hard=4)
+    items = torch.tensor([[1, 2, 3], [4, 0, 0]])
+    hard = one._hard(items)
+    with torch.no_grad():
+        scores = one.retriever.score(torch.tensor([[1, 2]]))[0]
+    assert set(hard[0, 1].tolist()) == set(scores.topk(4).indices.tolist()) and hard[1, 1:].sum() == 0
+    one.loss(np.arange(8), 0).backward()
+    assert torch.isfinite(one.model.tokens.into.weight.grad).all()
+
+
+def test_hard_negatives_need_a_neural_retriever(config):
+    sequences, feelings = walks(8)
+    rows = Rows(sequences.offsets[:-1], sequences.offsets[1:])
+    model = build_model(config, add_lora(config), "things", torch.randn(ITEMS + 1, 8), None)
+    settings = replace(config, scoring=ScoringSettings(negatives="hard"))
+    with pytest.raises(ValueError, match="needs a neural retriever"):
+        NextItems(model, settings, sequences, feelings, rows, rows, None)
+
+
+def test_without_a_neural_retriever_items_start_from_cooccurrence():
+    sequences, _ = walks(20)
+    given = retriever()
+    table = item_table(replace(given, model=build_retriever(replace(given.config, model="popularity"), ITEMS, None)), sequences)
+    assert table.shape == (ITEMS + 1, 8) and table[0].abs().sum() == 0 and table[1:].std() > 0
+
+
+def test_frozen_item_embeddings_stay_the_retrievers(config, tmp_path):
+    settings = replace(config, scoring=ScoringSettings(item_embeddings="frozen"), epochs=1)
+    fitted(settings, tmp_path)
+    ranker = ScoringRanker(settings, "things", tmp_path / "adapter")
+    assert torch.equal(ranker.model.tokens.items.weight, item_table(retriever(), walks(4)[0]))
+
+
+def test_texts_reach_the_score(config, tmp_path):
+    """Content starts with no effect and learns one."""
+    sequences, feelings = walks(24)
+    settings = replace(config, scoring=ScoringSettings(content=True, dropout=0.0), epochs=2)
+    content = torch.nn.functional.one_hot(torch.arange(ITEMS + 1)).float()
+    train_scoring(settings, "things", sequences, feelings, (list(range(20)), list(range(20, 24))), retriever(), content, tmp_path)
+    ranker = ScoringRanker(settings, "things", tmp_path / "adapter")
+    assert ranker.model.tokens.project.weight.abs().sum() > 0
+    assert torch.equal(ranker.model.tokens.content, content)
+
+
+def test_rows_of_like_length_come_together_and_none_is_lost():
+    lengths = np.random.default_rng(0).integers(1, 50, 1000)
+    batches = fit.shuffled(1000, 8, 0, 3, lengths)
+    assert sorted(np.concatenate(batches)) == list(range(1000))
+    spread = np.mean([np.ptp(lengths[b]) for b in batches])
+    assert spread < 4 < np.mean([np.ptp(lengths[b]) for b in fit.shuffled(1000, 8, 0, 3)])
+    assert [b.tolist() for b in batches] != [b.tolist() for b in fit.shuffled(1000, 8, 0, 4, lengths)]
