@@ -7,7 +7,6 @@ before is not done again, and a killed run goes on.
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,16 +14,16 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-import yaml
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows import steps
 from flows.job import Overrides, open_job, run
+from flows.papertables import PAPER, paper_table
 from flows.retrievers import train_retriever
+from flows.specs import configuration, read_spec, wanted
 from flows.steps import Job
 from sealr import tracking
-from sealr.config import CONFIG_DIR, ConfigError, RetrieveConfig, from_dict, to_dict
 from sealr.data.manifest import state_dir
 from sealr.data.sequences import build
 from sealr.data.tables import atomic_path, read_table, write_json
@@ -32,8 +31,6 @@ from sealr.evaluate import retrievers as comparing
 from sealr.evaluate.report import markdown_table
 from sealr.evaluate.retrievers import Trained
 from sealr.retrieve.feelings import feelings
-
-TABLES = CONFIG_DIR.parent / "benchmarks"
 
 
 @flow(name="benchmark", flow_run_name="benchmark-{table}")
@@ -43,23 +40,18 @@ def benchmark(table: str = "retrievers", data: str = "", only: str = "", overrid
     data, only: comma-separated data sets and systems; empty for all of the table.
     """
     spec = read_spec(table)
-    wanted = [d for d in data.split(",") if d] or list(spec)
-    if unknown := [d for d in wanted if d not in spec]:
-        raise ConfigError(f"benchmarks/{table}.yaml has no data set {unknown[0]!r}; there are: {', '.join(spec)}")
-    for name in wanted:
+    for name in wanted(data, spec, "data set"):
         with open_job(f"benchmark-{table}", name, "", overrides) as job:
-            compare(job, spec[name], [s for s in only.split(",") if s], state_dir() / "benchmarks" / f"{table}-{name}")
+            compare(job, spec[name], only, state_dir() / "benchmarks" / f"{table}-{name}")
 
 
-def compare(job: Job, spec: dict[str, Any], only: list[str], folder: Path) -> None:
+def compare(job: Job, spec: dict[str, Any], only: str, folder: Path) -> None:
     """All cells of one data set, then results.md, results.json and results.png in ``folder`` and in the job's MLflow run."""
     systems = {name: dict(settings) for name, settings in spec["systems"].items()}
-    if unknown := [s for s in only if s not in systems]:
-        raise ConfigError(f"there is no system {unknown[0]!r} for {job.name}; there are: {', '.join(systems)}")
     reviews = steps.ingest(job)
     labels = steps.label(job, reviews) if spec.get("labels") else None
     trained, kept = [], []
-    for name in only or systems:
+    for name in wanted(only, systems, "system"):
         for seed in range(systems[name].pop("seeds", 1)):
             config = configuration(job.config.retrieve, name, systems, seed)
             made = train_retriever(job, config, reviews, labels, name)
@@ -78,18 +70,6 @@ def compare(job: Job, spec: dict[str, Any], only: list[str], folder: Path) -> No
         text += f"\nThe same models with the items of the history kept as candidates (repeats count):\n\n{markdown_table(again)}"
     write(folder, job, table, text)
     print(f"\n{text}\nfiles: {folder}")
-
-
-def configuration(base: RetrieveConfig, name: str, systems: dict[str, dict[str, Any]], seed: int) -> RetrieveConfig:
-    """A system's settings over the data set's own, with a seed. ``parts`` of a fusion are names of other systems."""
-    settings = {k: v for k, v in systems[name].items() if k != "seeds"}
-    if "parts" in settings:
-        parts = tuple({k: v for k, v in systems[part].items() if k != "seeds"} for part in settings["parts"])
-        settings |= {"model": "fusion", "parts": parts}
-    try:
-        return from_dict(RetrieveConfig, to_dict(replace(base, seed=seed)) | settings)
-    except ValueError as error:
-        raise ConfigError(f"settings of {name}: {error}") from None
 
 
 def report(job: Job, spec: dict[str, Any], table: pd.DataFrame, sentences: list[str]) -> str:
@@ -119,23 +99,16 @@ def write(folder: Path, job: Job, table: pd.DataFrame, text: str) -> None:
     create_markdown_artifact(key="benchmark", markdown=text, description=f"Retrievers on {job.name}")
 
 
-def read_spec(table: str) -> dict[str, Any]:
-    """``benchmarks/<table>.yaml``. Raises ConfigError when there is none."""
-    path = TABLES / f"{table}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in TABLES.glob("*.yaml")))
-        raise ConfigError(f"there is no table {table!r}; there are: {known}")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
 def main(
-    table: Annotated[str, typer.Option(help="A table of benchmarks/.")] = "retrievers",
+    table: Annotated[str, typer.Option(help="A table of benchmarks/, or 2 or 3 for the paper's.")] = "retrievers",
+    figure: Annotated[str, typer.Option(help="4 for the paper's Figure 4, in place of a table.")] = "",
     data: Annotated[str, typer.Option(help="Comma-separated data sets of the table; empty: all.")] = "",
     only: Annotated[str, typer.Option(help="Comma-separated systems of the table; empty: all.")] = "",
     overrides: Overrides = "",
 ) -> None:
     """Train what a comparison asks for and write its table and plot."""
-    run(benchmark, table=table, data=data, only=only, overrides=overrides)
+    name = f"figure{figure}" if figure else f"table{table}" if table.isdecimal() else table
+    run(paper_table if name in PAPER else benchmark, table=name, data=data, only=only, overrides=overrides)
 
 
 if __name__ == "__main__":

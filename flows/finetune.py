@@ -1,16 +1,19 @@
 """The main job: reviews in, a trained, evaluated and registered recommender out.
 
-``python -m flows.finetune --data demo`` or ``mlflow run . -e finetune -P data=demo``.
+``python -m flows.finetune --data demo`` or ``mlflow run . -e finetune -P data=demo``. With ``--dry-run``, or
+``-P dry_run=dry-run``, it only prints what fine-tuning would take.
 """
 
 from __future__ import annotations
 
 import shlex
+from typing import Annotated
 
 import typer
 from prefect import flow
 
 from flows import steps
+from flows.dryrun import dry_run
 from flows.job import Base, Data, Overrides, open_job, run
 from sealr import tracking
 from sealr.data.manifest import Manifest
@@ -43,9 +46,14 @@ def summary(results: Manifest, registration: Registration | None) -> None:
     )
 
 
-def main(data: Data = "demo", base: Base = "smollm2-135m", overrides: Overrides = "") -> None:
+def main(
+    data: Data = "demo",
+    base: Base = "smollm2-135m",
+    overrides: Overrides = "",
+    dry: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Only print what fine-tuning would take.")] = False,
+) -> None:
     """Validate the reviews, label emotions, train retriever and LLM, evaluate, and register one model."""
-    run(finetune, data=data, base=base, overrides=overrides)
+    run(dry_run if dry else finetune, data=data, base=base, overrides=overrides)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,10 @@ from sealr.registry import drift as drifting
 from sealr.registry import gate, promote
 from sealr.registry.package import register_model
 from sealr.registry.promote import Registration
-from sealr.rerank.finetune import ADAPTER
+from sealr.rerank.finetune import ADAPTER, Encoder
 from sealr.rerank.finetune import finetune as finetune_adapter
+from sealr.rerank.llm import load_tokenizer
+from sealr.rerank.palr import finetune_names
 from sealr.rerank.rankers import load_ranker
 from sealr.rerank.requests import Pools, feelings_of, finetuning_requests, sentiment_values
 from sealr.rerank.rerank import rerank as rerank_lists
@@ -169,7 +171,11 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
                     config, category, given.sequences, felt, (train, valid), load(candidates.folder), texts, folder, tracking.log_epoch
                 )
             prompts = [finetuning_requests(part, given.sequences, given.sentiments, given.pools) for part in (train, valid)]
-            return finetune_adapter(*prompts, config, category, folder, tracking.log_epoch)
+            if config.ranker == "palr":
+                items = read_table(reviews.path("items.parquet"), "items")
+                return finetune_names(*prompts, config, category, items, folder, tracking.log_epoch, _preferences())
+            encoder = Encoder(load_tokenizer(config.base), config, category)
+            return finetune_adapter(*prompts, config, encoder, folder, tracking.log_epoch)
 
         category = job.config.data.category
         content = item_content(job, reviews) if config.ranker == "scoring" and config.scoring.content else None
@@ -194,7 +200,7 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
             drawn = draw_users(_users(job, given.sequences).evaluate, 0, config.evaluate.seed)
             test, valid = ([row[u] for u in drawn[: n or None]] for n in (config.evaluate.users, config.evaluate.valid_users))
             items = read_table(reviews.path("items.parquet"), "items")
-            ranker = load_ranker(config.rerank, config.data.category, adapter.path(ADAPTER), items)
+            ranker = load_ranker(config.rerank, config.data.category, adapter.path(ADAPTER), items, _preferences())
             size = config.rerank.decode_batch * (PART if config.rerank.ranker == "scoring" else 1)
             return rerank_lists(ranker, test, valid, given.sequences, given.sentiments, given.pools, size, folder, given.expected)
 
@@ -306,6 +312,11 @@ def through_evaluation(job: Job) -> dict[str, Manifest]:
 
 def _sequences(reviews: Manifest) -> Sequences:
     return build(read_table(reviews.path("reviews.parquet"), "reviews"))
+
+
+def _preferences() -> Path:
+    """Where PALR's written preferences are kept, for all data sets: a text is found by the LLM and the prompt."""
+    return state_dir() / "preferences"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from sealr.config import RerankConfig
 from sealr.data.manifest import Output
 from sealr.data.tables import read_json, write_json
 from sealr.rerank.fit import OnEpoch, fit, shuffled
-from sealr.rerank.llm import add_lora, check_adapter, load_tokenizer, pad_left
-from sealr.rerank.prompts import IdTokens, Request, prompt
+from sealr.rerank.llm import add_lora, check_adapter, pad_left
+from sealr.rerank.prompts import IdTokens, ListTokens, Request, prompt
 
 log = logging.getLogger(__name__)
 ADAPTER = "adapter"  # subfolder of the stage that holds the best adapter
@@ -32,17 +32,18 @@ def finetune(
     train: Sequence[Request],
     valid: Sequence[Request],
     config: RerankConfig,
-    category: str,
+    encoder: Encoder,
     folder: Path,
     on_epoch: OnEpoch | None = None,
 ) -> Output:
     """Trains an adapter and writes the one with the lowest validation loss to ``folder/adapter``.
 
+    encoder: how a request is written: with encoded ids (the class below), or with names (``palr.NameEncoder``).
     Raises ValueError when there is nothing to train or to validate on.
     """
     check_users(len(train), len(valid))
     torch.manual_seed(config.seed)
-    task = Instructions(add_lora(config), Encoder(load_tokenizer(config.base), config, category), train, valid)
+    task = Instructions(add_lora(config), encoder, train, valid)
     rows = {"train_users": len(train), "valid_users": len(valid)} | count_parameters(task.model)
     log.info("fine-tuning %s of %s parameters on %d prompts, seed %d", *sizes(rows), len(train), config.seed)
     history = fit(task, config, folder, on_epoch)
@@ -77,7 +78,9 @@ class Instructions:
 
 
 class Encoder:
-    """Turns requests into token batches under one tokenizer and configuration."""
+    """Turns requests into token batches under one tokenizer and configuration: items are encoded ids."""
+
+    ids: ListTokens
 
     def __init__(self, tokenizer: Any, config: RerankConfig, category: str):
         self.tokenizer, self.config, self.category = tokenizer, config, category
@@ -85,12 +88,17 @@ class Encoder:
         self.pad = tokenizer.pad_token_id
 
     def prompt(self, request: Request, epoch: int = 0) -> list[int]:
-        """Prompt tokens. A shuffled candidate order is a function of seed, epoch and the request alone."""
+        """Prompt tokens."""
+        shown = self.shown(request, epoch)
+        text = prompt(request, shown, self.category, self.config.max_history, self.config.sentiment != "none")
+        return self.tokenizer.encode(text)
+
+    def shown(self, request: Request, epoch: int) -> list[int]:
+        """The pool in the prompt's order. A shuffled order is a function of seed, epoch and the request alone."""
         pool = np.asarray(request.pool)
         if self.config.candidate_order == "shuffled":
             pool = np.random.default_rng((self.config.seed, epoch, *request.history[-3:], *pool.tolist())).permutation(pool)
-        text = prompt(request, pool.tolist(), self.category, self.config.max_history, self.config.sentiment != "none")
-        return self.tokenizer.encode(text)
+        return pool.tolist()
 
     def batch(self, requests: Sequence[Request], epoch: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """ids (B, T), attention mask (B, T), and labels (B, A): the answers, right-aligned, -100 before them."""

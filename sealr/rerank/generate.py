@@ -1,4 +1,4 @@
-"""Constrained decoding: the LLM writes a list of encoded ids and can write nothing but unused candidates.
+"""Constrained decoding: the LLM writes a list of encoded ids, or names, and can write nothing but unused candidates.
 
 At each step only the tokens that continue some unused candidate are allowed, so every list is valid by construction:
 no item outside the pool, none twice, always ``top_k`` long (or the whole pool when it is smaller).
@@ -12,24 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from sealr.rerank.llm import pad_left
-from sealr.rerank.prompts import IdTokens
+from sealr.rerank.prompts import ListTokens
 
 
 @dataclass
 class _List:
     """The list of one user while it is being written."""
 
-    unused: dict[tuple[int, ...], int]  # digits of a candidate -> item
+    unused: dict[tuple[int, ...], int]  # tokens of a candidate -> item
     wanted: int
     written: list[int] = field(default_factory=list)
-    prefix: tuple[int, ...] = ()  # digits of the item being written
+    prefix: tuple[int, ...] = ()  # tokens of the item being written
 
     def allowed(self, separator: int) -> list[int]:
         """Tokens that may come next; empty when the list is full."""
         if len(self.written) == self.wanted:
             return []
         n = len(self.prefix)
-        tokens = {digits[n] for digits in self.unused if len(digits) > n and digits[:n] == self.prefix}
+        tokens = {own[n] for own in self.unused if len(own) > n and own[:n] == self.prefix}
         if self.prefix in self.unused:
             tokens.add(separator)
         return sorted(tokens)
@@ -44,11 +44,11 @@ class _List:
 
 @torch.inference_mode()
 def generate_lists(
-    model: nn.Module, ids: IdTokens, prompts: list[list[int]], pools: list[list[int]], top_k: int, pad: int
+    model: nn.Module, ids: ListTokens, prompts: list[list[int]], pools: list[list[int]], top_k: int, pad: int
 ) -> list[list[int]]:
     """Greedy lists of ``top_k`` items for a batch of B users, best first.
 
-    prompts: B token lists. pools: B lists of distinct candidate items (encoded ids).
+    prompts: B token lists. pools: B lists of distinct candidate items (catalogue indices), no two written alike.
     """
     lists = [_List({tuple(ids.of(item)): item for item in pool}, min(top_k, len(pool))) for pool in pools]
     device = next(model.parameters()).device

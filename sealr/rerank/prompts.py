@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from sealr.emotion.sentiment import CLASS_NAMES
 
@@ -46,6 +46,24 @@ def prompt(request: Request, order: Sequence[int], category: str, max_history: i
     return TEMPLATE.format(sentiments=names, **fields)
 
 
+class ListTokens(Protocol):
+    """How a list of items is written in tokens: each item's own, then a separator that is in no item's."""
+
+    separator: int
+
+    def of(self, item: int) -> list[int]: ...
+
+    def answer(self, items: Sequence[int]) -> list[int]: ...
+
+
+def written(items: ListTokens, answer: Sequence[int], end: int) -> list[int]:
+    """Tokens of a training answer: items, separators between them, end of sequence."""
+    tokens: list[int] = []
+    for item in answer:
+        tokens += [*items.of(item), items.separator]
+    return [*tokens[:-1], end]
+
+
 class IdTokens:
     """Token sequences of encoded item ids under one tokenizer.
 
@@ -73,8 +91,5 @@ class IdTokens:
         return [self.digits[int(c)][0] for c in str(item)]
 
     def answer(self, items: Sequence[int]) -> list[int]:
-        """Tokens of a training answer: ids, separators, end of sequence."""
-        tokens: list[int] = []
-        for item in items:
-            tokens += [*self.of(item), self.separator]
-        return tokens[:-1] + [self.end]
+        """Tokens of a training answer."""
+        return written(self, items, self.end)

@@ -1,10 +1,11 @@
-"""The ranker interface, the generative and the scoring ranker, and the fusion of LLM and retriever.
+"""The ranker interface, the three rankers, and the fusion of LLM and retriever.
 
 A ranker gives every candidate of a request a score, higher is better; an order is read off with `order`.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from sealr.rerank.finetune import Encoder
 from sealr.rerank.generate import generate_lists
 from sealr.rerank.items import load_model
 from sealr.rerank.llm import load_adapter, load_tokenizer
+from sealr.rerank.palr import NameEncoder, item_names
 from sealr.rerank.prompts import Request
 from sealr.rerank.requests import feelings_of
 from sealr.retrieve.retriever import pad
@@ -69,6 +71,27 @@ class GenerativeRanker:
         return scores
 
 
+class PalrRanker(GenerativeRanker):
+    """The PALR baseline: the same list of positions, over names, from a prompt with a written preference.
+
+    items: the items table. cache: folder of preferences written before; None keeps them in memory.
+    """
+
+    name = "palr"
+
+    def __init__(self, config: RerankConfig, category: str, adapter: Path, items: pd.DataFrame, cache: Path | None = None):
+        self.config = config
+        self.encoder = NameEncoder(load_tokenizer(config.base), config, category, item_names(items), cache)
+        self.model = load_adapter(config, adapter)
+        self._alone = threading.Lock()  # the adapter is off for all threads while a preference is written
+
+    def score(self, requests: Sequence[Request]) -> list[Scored]:
+        with self._alone:
+            with self.model.disable_adapter():
+                self.encoder.preferences.write(requests, lambda: self.model)
+            return super().score(requests)
+
+
 class ScoringRanker:
     """Ours: items and feelings as soft tokens, and one pass that scores all candidates (`sealr.rerank.items`).
 
@@ -106,13 +129,16 @@ def _feelings(request: Request, count: int) -> np.ndarray:
     return feelings_of(request.sentiments[-count:], (request.expected or request.sentiments)[-count:])
 
 
-def load_ranker(config: RerankConfig, category: str, folder: Path, items: pd.DataFrame) -> Ranker:
-    """The configured ranker from its adapter's folder. items: the items table, for rankers that write names."""
-    if config.ranker == "scoring":
-        return ScoringRanker(config, category, folder)
-    if config.ranker == "generative":
-        return GenerativeRanker(config, category, folder)
-    raise ValueError(f"there is no ranker {config.ranker!r} yet")
+def load_ranker(
+    config: RerankConfig, category: str, folder: Path, items: pd.DataFrame, preferences: Path | None = None
+) -> Ranker:
+    """The configured ranker from its adapter's folder.
+
+    items: the items table, for the ranker that writes names. preferences: folder of those it wrote before; None: keep none.
+    """
+    if config.ranker == "palr":
+        return PalrRanker(config, category, folder, items, preferences)
+    return ScoringRanker(config, category, folder) if config.ranker == "scoring" else GenerativeRanker(config, category, folder)
 
 
 def standardise(scores: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ from sealr.data.sequences import Sequences
 from sealr.data.tables import write_table
 from sealr.registry.composite import pack
 from sealr.registry.package import SIGNATURE, example, histories
-from sealr.rerank.finetune import finetune
+from sealr.rerank.finetune import Encoder, finetune
+from sealr.rerank.llm import load_tokenizer
 from sealr.rerank.prompts import Request
 from sealr.retrieve.train import train
 
@@ -50,7 +51,8 @@ def toy_parts(folder: Path, llama: Path, labeller: Path) -> Parts:
     config = Config(DataConfig("toy"), LabelConfig(str(labeller)), retrieve, rerank, registry=RegistryConfig(include_base=True))
     train(retrieve, sequences, folder / "retriever")
     prompts = [Request([3, 4], [2, -1], [7, 8, 9], answer=[7]) for _ in range(12)]
-    finetune(prompts[:8], prompts[8:], rerank, "products", folder / "adapter")
+    encoder = Encoder(load_tokenizer(rerank.base), rerank, "products")
+    finetune(prompts[:8], prompts[8:], rerank, encoder, folder / "adapter")
     items = pd.DataFrame({"item": sequences.items, "title": None, "brand": None, "categories": None})
     write_table(items, folder / "items.parquet", "items")
     nothing = np.zeros(len(sequences.flat), dtype=np.int64)

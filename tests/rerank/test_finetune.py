@@ -28,41 +28,43 @@ def config(toy_llama):
     return RerankConfig(base=str(toy_llama), lora=LoraSettings(r=8), lr=1e-2, batch_size=4, epochs=4, checkpoint_steps=1)
 
 
+def encoder(config):
+    return Encoder(AutoTokenizer.from_pretrained(config.base), config, "things")
+
+
 def test_loss_goes_down_and_the_adapter_round_trips(config, tmp_path):
     losses = []
-    output = finetune(requests(24), requests(6), config, "things", tmp_path, lambda _, m: losses.append(m["valid_loss"]))
+    output = finetune(requests(24), requests(6), config, encoder(config), tmp_path, lambda _, m: losses.append(m["valid_loss"]))
     assert losses[-1] < losses[0] * 0.8
     assert output.metrics["valid_loss"] == min(losses)
     model = load_adapter(config, tmp_path / "adapter")
-    encoder = Encoder(AutoTokenizer.from_pretrained(config.base), config, "things")
     with torch.inference_mode():
-        loss = answer_loss(model, *encoder.batch(requests(6))).mean().item()
+        loss = answer_loss(model, *encoder(config).batch(requests(6))).mean().item()
     assert loss == pytest.approx(min(losses), rel=1e-3)
 
 
 def test_only_answer_tokens_carry_loss(config):
-    encoder = Encoder(AutoTokenizer.from_pretrained(config.base), config, "things")
+    writer = encoder(config)
     batch = [Request([1], [0], [7, 8], answer=[7, 8]), Request([1, 2], [0, 1], [123, 8], answer=[123])]
-    ids, mask, labels = encoder.batch(batch)
+    ids, mask, labels = writer.batch(batch)
     torch.manual_seed(0)
     model = add_lora(config).eval()
     per_token = answer_loss(model, ids, mask, labels)
-    assert len(per_token) == len(encoder.ids.answer([7, 8])) + len(encoder.ids.answer([123]))
+    assert len(per_token) == len(writer.ids.answer([7, 8])) + len(writer.ids.answer([123]))
     with torch.no_grad():
         logits = model(input_ids=ids[1:], attention_mask=mask[1:]).logits.log_softmax(-1)
-    answer = encoder.ids.answer([123])
+    answer = writer.ids.answer([123])
     by_hand = [-logits[0, ids.shape[1] - len(answer) - 1 + i, token].item() for i, token in enumerate(answer)]
     assert per_token[-len(answer) :].tolist() == pytest.approx(by_hand, abs=1e-4)
 
 
 def test_candidate_order_hides_the_retriever(config):
     """Shuffled orders change between epochs; the retriever's order is kept when asked for."""
-    tokenizer = AutoTokenizer.from_pretrained(config.base)
     request = Request([1, 2], [0, 0], list(range(30, 50)))
-    shuffled = Encoder(tokenizer, config, "things")
+    shuffled = encoder(config)
     assert shuffled.prompt(request, 0) == shuffled.prompt(request, 0) != shuffled.prompt(request, 1)
-    kept = Encoder(tokenizer, replace(config, candidate_order="retriever"), "things")
-    assert "Candidate list: " + ",".join(map(str, range(30, 50))) in tokenizer.decode(kept.prompt(request))
+    kept = encoder(replace(config, candidate_order="retriever"))
+    assert "Candidate list: " + ",".join(map(str, range(30, 50))) in kept.tokenizer.decode(kept.prompt(request))
 
 
 def test_untrained_adapter_is_refused(config, tmp_path):
@@ -72,7 +74,7 @@ def test_untrained_adapter_is_refused(config, tmp_path):
 
 
 def test_adapter_of_other_layers_is_refused(config, tmp_path):
-    finetune(requests(8), requests(4), replace(config, epochs=1), "things", tmp_path)
+    finetune(requests(8), requests(4), replace(config, epochs=1), encoder(config), tmp_path)
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     from safetensors.torch import save_file
 
@@ -83,11 +85,11 @@ def test_adapter_of_other_layers_is_refused(config, tmp_path):
 
 def test_nothing_to_train_on_is_an_error(config, tmp_path):
     with pytest.raises(ValueError, match="raise rerank.ratio"):
-        finetune([], requests(1), config, "things", tmp_path)
+        finetune([], requests(1), config, encoder(config), tmp_path)
 
 
 def test_four_bit_base_trains(config, tmp_path):
-    output = finetune(requests(8), requests(4), replace(config, quantization="nf4", epochs=2), "things", tmp_path)
+    output = finetune(requests(8), requests(4), replace(config, quantization="nf4", epochs=2), encoder(config), tmp_path)
     assert output.metrics["valid_loss"] > 0 and (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
 
@@ -102,9 +104,9 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from sealr.config import RerankConfig, LoraSettings
 from sealr.rerank.finetune import finetune
-from tests.rerank.test_finetune import requests
+from tests.rerank.test_finetune import encoder, requests
 config = RerankConfig(base=sys.argv[1], lora=LoraSettings(r=8), lr=1e-2, batch_size=4, epochs=4, checkpoint_steps=1, patience=9)
-output = finetune(requests(24), requests(6), config, "things", Path(sys.argv[2]))
+output = finetune(requests(24), requests(6), config, encoder(config), Path(sys.argv[2]))
 print(json.dumps(output.metrics))
 """
 

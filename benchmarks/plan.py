@@ -1,0 +1,90 @@
+"""What `--dry-run` says beside a real short training: ``python -m benchmarks.plan --data demo --set "rerank.ranker=generative"``.
+
+Prints a Markdown table: parameters, seconds a step and peak memory of the process, predicted and measured in this process, one
+after the other. For the rankers that write lists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import time
+
+import numpy as np
+import torch
+
+from flows.dryrun import local_tables
+from sealr.config import load_config
+from sealr.evaluate.protocols import split_users
+from sealr.rerank.finetune import Encoder, Instructions, count_parameters
+from sealr.rerank.fit import CLIP
+from sealr.rerank.llm import add_lora, load_base, load_tokenizer
+from sealr.rerank.palr import NameEncoder, item_names
+from sealr.rerank.plan import machine_rates, plan, shape_of
+from sealr.rerank.prompts import Request
+from sealr.rerank.workload import workload
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="demo")
+    parser.add_argument("--base", default="smollm2-135m")
+    parser.add_argument("--set", default="rerank.ranker=generative", help="overrides")
+    parser.add_argument("--steps", type=int, default=5, help="training steps measured, after a first one that is not")
+    options = parser.parse_args()
+    config = load_config(options.data, options.base, options.set)
+    rerank, shape = config.rerank, shape_of(config.rerank.base)
+    sequences, items = local_tables(config.data)
+    if sequences is None:
+        raise SystemExit(f"the files of {options.data} are not here")
+    work = workload(config, shape.vocabulary, shape.hidden, sequences, items)
+    before = machine_rates(rerank, shape)
+
+    tokenizer, category = load_tokenizer(rerank.base), config.data.category
+    encoder = Encoder(tokenizer, rerank, category)
+    train = requests(config, sequences)[: (options.steps + 1) * rerank.batch_size]
+    if rerank.ranker == "palr":
+        encoder = NameEncoder(tokenizer, rerank, category, item_names(items))
+        encoder.preferences.write(train, lambda: load_base(rerank).eval())
+    task = Instructions(add_lora(rerank), encoder, train, train[:1])
+    trained = [p for p in task.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rerank.lr)
+    task.model.train()
+    seconds = []
+    for rows in task.batches(0):
+        started = time.perf_counter()
+        task.loss(rows, 0).backward()
+        torch.nn.utils.clip_grad_norm_(trained, CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seconds.append(time.perf_counter() - started)
+    after = machine_rates(rerank, shape)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    counted = count_parameters(task.model)
+    kept = [plan(rerank, shape, work, rates) for rates in (before, after)]
+    steps = " to ".join(f"{s:.2f}" for s in sorted(p.step_seconds for p in kept))
+    print(f"{rerank.base}, {rerank.ranker}, {rerank.dtype}, quantization {rerank.quantization}, batch {rerank.batch_size}, ", end="")
+    print(f"{work.tokens:.0f} tokens a prompt; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n")
+    print("| | predicted | measured |\n|---|---:|---:|")
+    print(f"| parameters | {kept[0].parameters:,} | {counted['parameters']:,} |")
+    print(f"| trained | {kept[0].trainable:,} | {counted['trainable_parameters']:,} |")
+    print(f"| seconds a step | {steps} | {np.median(seconds[1:]):.2f} ({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f}) |")
+    print(f"| peak memory, GB | {kept[0].peak_bytes / 1e9:.2f} | {peak / 1e9:.2f} |")
+
+
+def requests(config, sequences) -> list[Request]:
+    """Training requests of the inductive split; candidates at random, for only their number matters here."""
+    names = [sequences.users[u] for u in sequences.split("test").users]
+    rows, rng = {u: i for i, u in enumerate(sequences.users)}, np.random.default_rng(0)
+    split = split_users(names, config.rerank.ratio, config.rerank.valid_share, config.rerank.seed)
+    made = []
+    for user in split.train:
+        *history, second, last = sequences.sequence(rows[user]).tolist()
+        pool = rng.choice(sequences.n_items, min(config.rerank.candidates, sequences.n_items), replace=False) + 1
+        made.append(Request(history, [2] * len(history), pool.tolist(), answer=[last, second]))
+    return made
+
+
+if __name__ == "__main__":
+    main()
