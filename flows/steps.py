@@ -36,7 +36,7 @@ from sealr.registry import gate, promote
 from sealr.registry.package import register_model
 from sealr.registry.promote import Registration
 from sealr.rerank.finetune import ADAPTER
-from sealr.rerank.finetune import finetune as finetune_adapter
+from sealr.rerank.launch import finetune as finetune_adapter
 from sealr.rerank.rankers import GenerativeRanker
 from sealr.rerank.requests import Pools, finetuning_requests, sentiment_values
 from sealr.rerank.rerank import rerank as rerank_lists

@@ -2,7 +2,8 @@
 
 The answer of a training prompt is the user's last and second-to-last item, in that order, as in the paper; the history
 ends before both. Only answer tokens carry loss. Every step seeds itself from (seed, step) and a checkpoint holds
-adapter, optimiser and progress, so a run that was killed continues to exactly the same adapter.
+adapter, optimiser and progress, so a run that was killed continues to exactly the same adapter. Several processes
+(`sealr.rerank.launch`) share every batch: the same steps but for rounding and other dropout masks.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 from sealr.config import RerankConfig
 from sealr.data.manifest import CHECKPOINT, Output
 from sealr.data.tables import atomic_path, read_json, write_json
+from sealr.rerank import parallel
 from sealr.rerank.llm import add_lora, check_adapter, load_tokenizer, pad_left
 from sealr.rerank.prompts import IdTokens, Request, prompt
 
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 ADAPTER = "adapter"  # subfolder of the stage that holds the best adapter
 WARMUP = 0.1  # share of all steps with a rising learning rate
 CLIP = 1.0  # gradient norm
+RANK_SEED = 7_368_787  # between the dropout seeds of two processes; more than there are steps
 
 
 def finetune(
@@ -48,7 +51,7 @@ def finetune(
         raise ValueError(
             f"fine-tuning needs users for training and for validation, got {len(train)} and {len(valid)}; raise rerank.ratio"
         )
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # the same adapter in every process
     tokenizer = load_tokenizer(config.base)
     encoder = Encoder(tokenizer, config, category)
     model = add_lora(config)
@@ -75,20 +78,24 @@ def finetune(
     if checkpoint.exists():
         progress = _restore(checkpoint, model, optimizer)
         log.info("resuming fine-tuning at step %d of %d", progress.step, total_steps)
-    bar = tqdm(total=total_steps, initial=progress.step, desc="fine-tune", unit="step", disable=None)
+    first_process = parallel.rank() == 0
+    bar = tqdm(total=total_steps, initial=progress.step, desc="fine-tune", unit="step", disable=None if first_process else True)
     while progress.step < total_steps and progress.stale < config.patience:
         epoch, first = divmod(progress.step, steps_an_epoch)
         order = np.random.default_rng((config.seed, epoch)).permutation(len(train))
         for i in range(first, steps_an_epoch):
             batch = [train[j] for j in order[i * config.batch_size : (i + 1) * config.batch_size]]
-            torch.manual_seed(config.seed * 1_000_003 + progress.step)  # LoRA dropout
+            torch.manual_seed(config.seed * 1_000_003 + progress.step + RANK_SEED * parallel.rank())  # LoRA dropout
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * schedule(progress.step, total_steps)
             model.train()
-            loss = answer_loss(model, *encoder.batch(batch, epoch)).mean()
+            loss = torch.zeros((), device=trainable[0].device)
+            if mine := parallel.share(batch):
+                loss = answer_loss(model, *encoder.batch(mine, epoch)).sum() / encoder.answer_tokens(batch)
+                loss.backward()
+            loss = parallel.add_up_gradients(trainable, loss)  # the mean over the whole batch's tokens, and its gradient
             if not torch.isfinite(loss):  # before it gets into a checkpoint
                 raise ValueError(f"the fine-tuning loss is not finite at step {progress.step}: lower rerank.lr (now {config.lr})")
-            loss.backward()
             torch.nn.utils.clip_grad_norm_(trainable, CLIP)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -96,12 +103,13 @@ def finetune(
             progress.loss_sum += loss.item()
             bar.update(1)
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            if progress.step % config.checkpoint_steps == 0 and progress.step % steps_an_epoch:
+            if first_process and progress.step % config.checkpoint_steps == 0 and progress.step % steps_an_epoch:
                 _save(checkpoint, model, optimizer, progress)
         valid_loss = evaluate_loss(model, encoder, valid, config.batch_size)
         scores = {"train_loss": progress.loss_sum / steps_an_epoch, "valid_loss": valid_loss}
         progress.end_epoch(scores, _adapter_state(model))
-        _save(checkpoint, model, optimizer, progress)
+        if first_process:
+            _save(checkpoint, model, optimizer, progress)
         log.info("epoch %d: train loss %.4f, validation loss %.4f", epoch + 1, scores["train_loss"], valid_loss)
         if on_epoch:
             on_epoch(epoch + 1, scores)
@@ -109,11 +117,9 @@ def finetune(
     set_peft_model_state_dict(model, progress.best)
     model.eval()
     check_adapter(model, "memory")
-    model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
-    settings = folder / ADAPTER / "adapter_config.json"  # peft writes sets, whose order changes from process to process
-    write_json({k: sorted(v) if isinstance(v, list) else v for k, v in read_json(settings).items()}, settings)
-    (folder / ADAPTER / "README.md").unlink(missing_ok=True)  # peft's empty model card
-    write_json(progress.history, folder / "history.json")
+    if first_process:
+        _write(model, folder / ADAPTER)
+        write_json(progress.history, folder / "history.json")
     return Output(rows, {"valid_loss": min(h["valid_loss"] for h in progress.history), "epochs": len(progress.history)})
 
 
@@ -161,6 +167,10 @@ class Encoder:
         labels = torch.tensor([[-100] * (width - len(a)) + a for a in answers])
         return ids, mask, labels
 
+    def answer_tokens(self, requests: Sequence[Request]) -> int:
+        """How many tokens of a batch carry loss."""
+        return sum(len(self.ids.answer(r.answer)) for r in requests)
+
 
 def answer_loss(model: PeftModel, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of every answer token, (number of answer tokens,). Logits are computed at answer positions only."""
@@ -177,10 +187,12 @@ def answer_loss(model: PeftModel, ids: Tensor, mask: Tensor, labels: Tensor) -> 
 
 @torch.inference_mode()
 def evaluate_loss(model: PeftModel, encoder: Encoder, requests: Sequence[Request], batch_size: int) -> float:
-    """Mean loss per answer token."""
+    """Mean loss per answer token, over the shares of all processes."""
     model.eval()
-    parts = [answer_loss(model, *encoder.batch(requests[i : i + batch_size])) for i in range(0, len(requests), batch_size)]
-    return torch.cat(parts).mean().item()
+    batches = [parallel.share(requests[i : i + batch_size]) for i in range(0, len(requests), batch_size)]
+    losses = [answer_loss(model, *encoder.batch(batch)).sum().double() for batch in batches if batch]
+    total = torch.stack(losses).sum() if losses else torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
+    return parallel.add_up(total).item() / encoder.answer_tokens(requests)
 
 
 def schedule(step: int, total: int) -> float:
@@ -195,6 +207,14 @@ def _adapter_state(model: PeftModel) -> dict[str, Tensor]:
     return {k: v.detach().cpu().clone() for k, v in state.items()}
 
 
+def _write(model: PeftModel, folder: Path) -> None:
+    """The adapter in peft's layout, the same bytes for the same weights."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    settings = folder / "adapter_config.json"  # peft writes sets, whose order changes from process to process
+    write_json({k: sorted(v) if isinstance(v, list) else v for k, v in read_json(settings).items()}, settings)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+
+
 def _save(path: Path, model: PeftModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     state = {"adapter": _adapter_state(model), "optimizer": optimizer.state_dict(), "progress": vars(progress)}
     with atomic_path(path) as temporary:
@@ -202,7 +222,7 @@ def _save(path: Path, model: PeftModel, optimizer: torch.optim.Optimizer, progre
 
 
 def _restore(path: Path, model: PeftModel, optimizer: torch.optim.Optimizer) -> Progress:
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     set_peft_model_state_dict(model, state["adapter"])
     optimizer.load_state_dict(state["optimizer"])
     return Progress(**state["progress"])
