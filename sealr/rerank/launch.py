@@ -95,9 +95,9 @@ def main(job: Path) -> None:
         logging.getLogger("sealr").setLevel(logging.INFO)
     values = read_json(job)
     train, valid = ([Request(**r) for r in values[name]] for name in ("train", "valid"))
+    config = from_dict(RerankConfig, values["config"])
     try:
-        output = trainer.finetune(train, valid, from_dict(RerankConfig, values["config"]), values["category"], Path(values["folder"]))
-        said = vars(output)
+        said = vars(trainer.finetune(train, valid, config, values["category"], Path(values["folder"])))
     except ValueError as error:
         said = {"error": str(error)}
     if parallel.rank() == 0:
