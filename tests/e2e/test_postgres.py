@@ -28,7 +28,7 @@ DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.p
 
 def binary(name):
     places = os.pathsep.join([os.environ.get("PATH", ""), *map(str, reversed(DEBIAN))])
-    return shutil.which(name, path=places) or pytest.skip(f"PostgreSQL's {name} is not installed (Debian: apt install postgresql)")
+    return shutil.which(name, path=places) or pytest.skip(f"PostgreSQL's {name} is not there (Debian: apt install postgresql)")
 
 
 def owner():
@@ -78,10 +78,11 @@ def server(database, tmp_path_factory):
     """MLflow's server as docs/team.md starts it: metadata in PostgreSQL, artifacts passed through."""
     folder = tmp_path_factory.mktemp("team")
     url = f"http://127.0.0.1:{(port := free_port())}"
-    arguments = [sys.executable, "-m", "mlflow", "server", "--serve-artifacts", "--artifacts-destination", str(folder / "artifacts")]
+    store = ["--serve-artifacts", "--artifacts-destination", str(folder / "artifacts")]
     env = os.environ | {"MLFLOW_BACKEND_STORE_URI": database, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    for _ in serve([*arguments, *where], f"{url}/health", folder / "server.log", env, folder):
+    arguments = [sys.executable, "-m", "mlflow", "server", *store, *where]
+    for _ in serve(arguments, f"{url}/health", folder / "server.log", env, folder):
         yield url, folder
 
 

@@ -129,7 +129,8 @@ def workers(stage):
 def test_one_process_needs_no_launch(config, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "launch", None)
     seen = []
-    output = launch.finetune(TRAIN, VALID, replace(config, processes=1, epochs=1), "things", tmp_path, lambda e, _: seen.append(e))
+    one = replace(config, processes=1, epochs=1)
+    output = launch.finetune(TRAIN, VALID, one, "things", tmp_path, lambda epoch, _: seen.append(epoch))
     assert output.metrics["epochs"] == 1 and seen == [1] and not (tmp_path / "checkpoint" / "launch.json").exists()
 
 
