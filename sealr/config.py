@@ -72,7 +72,7 @@ class DataConfig:
 class LabelConfig:
     model: str = "auto"  # auto: the hub model where it can be had, else the embedded labeller; or a name or folder
     window_tokens: int = Field(128, ge=16)  # tokens per window of a long review
-    max_windows: int = Field(8, ge=1)  # windows read of one review; the rest of a longer text is not read
+    max_windows: int = Field(4, ge=1)  # windows read of one review, 504 tokens; the rest of a longer text is not read
     # float32; int8: faster on x86; auto: int8 where the labeller's card says that it costs less than .005 macro-F1
     precision: Literal["auto", "float32", "int8"] = "auto"
     batch_tokens: int = Field(1024, ge=128)  # padded tokens per forward pass; what does not fit the CPU's cache is slower
