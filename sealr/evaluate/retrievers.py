@@ -95,10 +95,10 @@ def plot(table: pd.DataFrame, title: str, path: Path, metric: str = "NDCG@10") -
     axes = figure.subplots()
     bars = axes.barh(part["system"], part[metric], color=np.where(published, "lightgrey", "C0"))
     spread = part["sd NDCG@10"].to_numpy(dtype=float)
-    axes.errorbar(part[metric], range(len(part)), xerr=np.nan_to_num(spread), fmt="none", ecolor="black", capsize=2)
+    axes.errorbar(part[metric], range(len(part)), xerr=spread, fmt="none", ecolor="black", capsize=2)  # no bar where there is none
     axes.bar_label(bars, fmt="%.4f", fontsize=8, padding=4)
-    axes.margins(x=0.12)
-    axes.set_xlabel(f"{metric}, whole catalogue; bars: standard deviation over seeds")
+    axes.margins(x=0.2)  # room for the numbers
+    figure.supxlabel(f"{metric}, whole catalogue; lines: standard deviation over seeds", fontsize=9)
     axes.set_title(title)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
