@@ -54,6 +54,8 @@ def send(session: requests.Session, server: Server, call: hostile.Call, summary:
     try:
         answer = session.post(f"{server.url}/invocations", data=call.body, headers=headers, timeout=timeout)
         status, why = str(answer.status_code), hostile.wrong(answer.status_code, answer.headers["Content-Type"], answer.content)
+        if answer.status_code >= 500:
+            session.close()  # such a server closes the connection, too, and the next call shall not meet a closed one
     except requests.RequestException as error:
         status, why = "none", f"no answer: {type(error).__name__}"
     summary.add(call.kind, status, time.monotonic() - started, why)

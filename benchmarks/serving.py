@@ -36,6 +36,7 @@ from benchmarks.server import ROOT, Server, serving
 from sealr.data.tables import read_json, write_json
 from sealr.registry.request import read
 from sealr.rerank.prompts import Request
+from sealr.retrieve.candidates import pools_for
 
 SMALL = "data.demo_users=120 retrieve.epochs=10 rerank.layers=2 rerank.epochs=2"
 NAME = "loadtest"  # registered model, in a registry of its own
@@ -92,13 +93,14 @@ def _forward(recommender: Any, row: dict[str, Any]) -> Callable[[], object]:
     """The forward passes of one request and nothing else."""
     texts = [event["text"] for event in row.get("history", [])]
     query = recommender._queries(read(pd.DataFrame([row]), {})[0])[0]
-    pool, _ = next(recommender._pools([query.history], recommender.config.rerank.candidates, True))
+    felt = [np.array(query.felt, dtype=np.float32).reshape(-1, 2)]
+    pool, _ = next(pools_for(recommender.retriever, [query.history], recommender.config.rerank.candidates, True, felt))
     request = Request(query.history, query.sentiments, pool.tolist())
 
     def forward() -> None:
         if texts:
             recommender.labeller.probabilities(texts)
-        recommender.retriever.score([query.history])
+        recommender.retriever.score([query.history], felt)
         if recommender.ranker is not None:
             recommender.ranker.score([request])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,11 +22,11 @@ from prefect.tasks import exponential_backoff
 from flows.retrievers import item_content, labelled_feelings, reads_feelings, train_retriever
 from flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 from sealr import tracking, weights
-from sealr.config import Config, to_dict
+from sealr.config import Config, RetrieveConfig, to_dict
 from sealr.data import ingest as ingesting
 from sealr.data.manifest import Manifest, Output, run_stage, state_dir, text_digest
 from sealr.data.sequences import Sequences, build
-from sealr.data.tables import read_json, read_table
+from sealr.data.tables import read_json, read_table, write_json
 from sealr.data.validate import EXPECTATION_DIR, validate
 from sealr.emotion import label as labelling
 from sealr.emotion.plots import distribution_plot
@@ -45,6 +45,7 @@ from sealr.rerank.requests import Pools, feelings_of, finetuning_requests, senti
 from sealr.rerank.rerank import rerank as rerank_lists
 from sealr.rerank.scoring import train_scoring
 from sealr.retrieve.candidates import write_candidates
+from sealr.retrieve.index import faiss
 from sealr.retrieve.train import load
 
 log = logging.getLogger("sealr.flows")
@@ -137,12 +138,16 @@ def label(job: Job, reviews: Manifest) -> Manifest:
 def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Manifest:
     """Trains the retriever and writes candidate pools (Section 2.2). labels: needed where the retriever reads sentiments."""
     config = job.config.retrieve
-    trained = train_retriever(job, config, reviews, labels)
+    if config.index == "approximate":
+        faiss()  # where it is missing, that is said before the training
+    usual = RetrieveConfig()
+    trained = train_retriever(job, replace(config, index=usual.index, probe=usual.probe), reviews, labels)  # the same either way
     with tracking.stage("retrieve", job.run_id, config):
 
         def work(folder: Path) -> Output:
             for name in trained.files:
                 shutil.copyfile(trained.path(name), folder / name)
+            write_json(read_json(folder / "retriever.json") | {"config": to_dict(config)}, folder / "retriever.json")
             felt = labelled_feelings(config, labels, sequences := _sequences(reviews))
             return write_candidates(load(folder), sequences, config, folder, felt)
 

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+VECTOR_MODELS = ("gru4rec", "caser", "sasrec", "bert4rec", "bsarec")  # retrievers whose scores are products of two vectors
 
 frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 
@@ -147,6 +148,9 @@ class RetrieveConfig:
     cooccurrence: CooccurrenceSettings = CooccurrenceSettings()
     pool: int = Field(100, ge=10)  # candidates kept per user and split
     exclude_seen: bool = True  # items of the history are not candidates
+    # How candidates are found: by all items' scores, or nearly so by an inverted file, for models with a vector for each item
+    index: Literal["exact", "approximate"] = "exact"
+    probe: float = Field(0.1, gt=0, le=1)  # share of an approximate index that is searched: more finds more, slower
     seed: int = 0
 
 
@@ -275,6 +279,11 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
         raise ConfigError(
             f"configuration {where}: rerank.setting transductive is for rerank.ranker scoring; the answers of {config.rerank.ranker} "
             "prompts are users' last two items, so it can only be evaluated on other users"
+        )
+    if config.retrieve.index == "approximate" and config.retrieve.model not in VECTOR_MODELS:
+        raise ConfigError(
+            f"configuration {where}: retrieve.index=approximate searches vectors, and {config.retrieve.model} has none; "
+            f"set retrieve.model to one of {', '.join(VECTOR_MODELS)}, or retrieve.index=exact"
         )
     if config.retrieve.hidden % config.retrieve.heads:
         raise ConfigError(

@@ -15,6 +15,8 @@ def test_overrides_win_over_files():
         ("retrieve.epochs=many", "retrieve.epochs.*integer"),
         ("rerank.ratio=0.7", "rerank.ratio.*0.5"),
         ("epochs", "section.field=value"),
+        ("retrieve.model=ease retrieve.index=approximate", "retrieve.index=approximate.*ease has none"),
+        ("retrieve.model=fusion retrieve.index=approximate", "fusion has none.*sasrec.*retrieve.index=exact"),
     ],
 )
 def test_mistakes_name_the_field(override, message):

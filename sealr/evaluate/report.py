@@ -86,7 +86,7 @@ def _cells(frame: pd.DataFrame) -> list[list[str]]:
 
 
 def _shown(value: Any) -> str:
-    if value is None or value != value:
+    if pd.isna(value):
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")
 

@@ -58,7 +58,7 @@ def comparison(trained: Sequence[Trained], felt: np.ndarray | None, published: M
         row["seconds"] = round(float(np.mean([run.seconds for run in runs])))
         rows.append(row)
     rows += [{"system": f"published: {name}"} | dict(zip(COLUMNS, values, strict=True)) for name, values in published.items()]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"seeds": "Int64", "seconds": "Int64"})  # published rows have neither
 
 
 def differences(trained: Sequence[Trained], pairs: Sequence[Sequence[str]], seed: int = 0) -> list[str]:

@@ -122,7 +122,7 @@ def _log_and_create(
     tags |= {promote.DIGEST + made: manifest.digest[:16] for made, manifest in stages.items()}
     tags |= {promote.STAGE + manifest.stage: manifest.key for manifest in stages.values()}
     run_id = mlflow.active_run().info.run_id
-    return promote.create(config.registry.name, info.model_uri, run_id, tags, card.description(described))
+    return promote.create(config.registry.name, info.model_uri, run_id, tags, card.description(described), info.model_id)
 
 
 def example(sequences: Sequences) -> pd.DataFrame:

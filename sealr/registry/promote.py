@@ -51,15 +51,23 @@ def find(name: str, content: str) -> str | None:
     return str(max(int(v.version) for v in versions)) if versions else None
 
 
-def create(name: str, model_uri: str, run_id: str, tags: dict[str, str], description: str = "") -> str:
-    """A new version of the registered model, which is made when it does not exist; aliases are given by `settle`."""
+def create(
+    name: str, model_uri: str, run_id: str, tags: dict[str, str], description: str = "", model_id: str | None = None
+) -> str:
+    """A new version of the registered model, which is made when it does not exist; aliases are given by `settle`.
+
+    model_id: of the logged model that ``model_uri`` names; a tracking server takes ``models:/`` URIs only with it.
+    """
     client = MlflowClient()
     try:
         client.create_registered_model(name, description="SEALR: retriever, emotion labeller and LoRA re-ranker as one model.")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return str(client.create_model_version(name, source=model_uri, run_id=run_id, tags=tags, description=description).version)
+    version = client.create_model_version(
+        name, source=model_uri, run_id=run_id, tags=tags, description=description, model_id=model_id
+    )
+    return str(version.version)
 
 
 def champion(name: str) -> str | None:

@@ -1,11 +1,15 @@
-"""Candidates of each user, exactly and over the whole catalogue (paper section 2.2), in blocks of bounded memory.
+"""Candidates of each user, over the whole catalogue (paper section 2.2), in blocks of bounded memory.
 
 One order holds everywhere: higher score first, equal scores by lower item index. So a target has rank r in
 ``target_ranks`` exactly when it is candidate r, and two runs give the same lists.
+
+With ``retrieve.index: approximate`` candidates come from an inverted file, which may miss some; ``target_ranks``, and with
+it the retriever's metrics, stay exact. ``write_candidates`` measures what is missed.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,11 +23,15 @@ from sealr.config import RetrieveConfig
 from sealr.data.manifest import Output
 from sealr.data.sequences import Sequences, Split
 from sealr.data.tables import write_table
-from sealr.retrieve.index import top
+from sealr.retrieve.index import ExactIndex, recall, top
 from sealr.retrieve.retriever import History, Retriever
 
+log = logging.getLogger(__name__)
 BLOCK_ELEMENTS = 2**22  # scores held at a time: 16 MB
 BLOCK_ROWS = 256  # requests that are scored at a time
+BLOCK_USERS = 4096  # that an approximate index is asked for at a time
+SAMPLE = 1000  # users on whom an approximate index is compared with an exact one
+LOW_RECALL = 0.95
 
 
 def candidates(
@@ -59,16 +67,23 @@ def top_lists(
 def _best(
     retriever: Retriever, sequences: Sequences, split: str, k: int, exclude_seen: bool, feelings: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    part = sequences.split(split)
-    blocks = score_blocks(retriever, sequences, part, exclude_seen, feelings, f"candidates ({split})")
-    ids, scores = zip(*(top(block, k) for _, block in blocks), strict=True)
+    part, what = sequences.split(split), f"candidates ({split})"
+    if retriever.config.index == "approximate":
+        blocks = user_blocks(retriever, sequences, part, feelings, BLOCK_USERS, what)
+        found = (retriever.search(histories, k, exclude_seen, felt) for _, histories, felt in blocks)
+    else:
+        found = (top(scores, k) for _, scores in score_blocks(retriever, sequences, part, exclude_seen, feelings, what))
+    ids, scores = zip(*found, strict=True)
     return np.concatenate(ids), np.concatenate(scores)
 
 
 def write_candidates(
     retriever: Retriever, sequences: Sequences, config: RetrieveConfig, folder: Path, feelings: np.ndarray | None = None
 ) -> Output:
-    """Writes ``candidates.parquet`` for valid and test, with the pools' recall (the ceiling of any re-ranker) as metrics."""
+    """Writes ``candidates.parquet`` for valid and test, with the pools' recall (the ceiling of any re-ranker) as metrics.
+
+    An approximate index adds ``test_index_recall@<pool>``: the share of the exact pools that it found.
+    """
     frames, metrics = [], {}
     for split in ("valid", "test"):
         frames.append(candidates(retriever, sequences, split, config.pool, config.exclude_seen, feelings))
@@ -76,9 +91,25 @@ def write_candidates(
         users = pd.Index([sequences.users[u] for u in sequences.split(split).users])
         targets = sequences.split(split).targets[users.get_indexer(frames[-1]["user"])]
         metrics[f"{split}_hr@{config.pool}"] = float((ids == targets).sum() / len(users))
+    if config.index == "approximate":
+        metrics[f"test_index_recall@{config.pool}"] = index_recall(retriever, sequences, "test", feelings)
     frame = pd.concat(frames, ignore_index=True)
     write_table(frame, folder / "candidates.parquet", "candidates")
     return Output({"candidates": len(frame)}, metrics)
+
+
+def index_recall(retriever: Retriever, sequences: Sequences, split: str, feelings: np.ndarray | None = None) -> float:
+    """Share of a user's exact candidates that the approximate index finds, mean over at most SAMPLE users of the split."""
+    part, config = sequences.split(split), retriever.config
+    users = np.unique(np.linspace(0, len(part) - 1, SAMPLE, dtype=np.int64))
+    histories = [part.history(user) for user in users]
+    queries = retriever.queries(histories, None if feelings is None else [part.history(user, feelings) for user in users])
+    exact = ExactIndex(retriever.finder.weights)
+    found = recall(retriever.finder, exact, queries, config.pool, histories if config.exclude_seen else None)
+    if found < LOW_RECALL:
+        text = "the approximate index finds only %.3f of the exact %d candidates; raise retrieve.probe (now %g) or set retrieve.index=exact"
+        log.warning(text, found, config.pool, config.probe)
+    return found
 
 
 def target_ranks(
@@ -116,14 +147,20 @@ def pools_for(
     feelings: of each history (H, 2), as ``Retriever.score`` takes them. An empty history gets the most popular items.
     Memory is that of one block, however many requests there are.
     """
-    block = max(1, min(BLOCK_ROWS, BLOCK_ELEMENTS // (len(retriever.items) + 1)))
+    approximate = retriever.config.index == "approximate"
+    block = BLOCK_ROWS if approximate else max(1, min(BLOCK_ROWS, BLOCK_ELEMENTS // (len(retriever.items) + 1)))
     for start in range(0, len(histories), block):
         part = [retriever.indices(history) for history in histories[start : start + block]]
-        scores = torch.from_numpy(retriever.score(part, None if feelings is None else feelings[start : start + block]))
-        if exclude_seen:
-            for row, seen in zip(scores, part, strict=True):
-                row[torch.from_numpy(seen)] = -torch.inf
-        for ids, values in zip(*top(scores, pool), strict=True):
+        felt = None if feelings is None else feelings[start : start + block]
+        if approximate:
+            found = retriever.search(part, pool, exclude_seen, felt)
+        else:
+            scores = torch.from_numpy(retriever.score(part, felt))
+            if exclude_seen:
+                for row, seen in zip(scores, part, strict=True):
+                    row[torch.from_numpy(seen)] = -torch.inf
+            found = top(scores, pool)
+        for ids, values in zip(*found, strict=True):
             yield ids[ids > 0], values[ids > 0]  # index 0 fills a list that ends early
 
 
@@ -142,15 +179,22 @@ def score_blocks(
     retriever: Retriever, sequences: Sequences, part: Split, exclude_seen: bool, feelings: np.ndarray | None, what: str
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yields (positions in the split, scores (B, items + 1)) with seen items at -inf."""
-    if retriever.items != sequences.items:
-        raise ValueError("the retriever was trained on another catalogue than these sequences")
     block = max(1, BLOCK_ELEMENTS // (len(retriever.items) + 1))
-    for start in tqdm(range(0, len(part), block), desc=what, unit="block", delay=2, leave=False, disable=None):
-        users = np.arange(start, min(start + block, len(part)))
-        histories = [part.history(user) for user in users]
-        felt = None if feelings is None else [part.history(user, feelings) for user in users]
+    for users, histories, felt in user_blocks(retriever, sequences, part, feelings, block, what):
         scores = torch.from_numpy(retriever.score(histories, felt))
         if exclude_seen:
             rows = np.repeat(np.arange(len(users)), [len(h) for h in histories])
             scores[torch.from_numpy(rows), torch.from_numpy(np.concatenate(histories))] = -torch.inf
         yield users, scores
+
+
+def user_blocks(
+    retriever: Retriever, sequences: Sequences, part: Split, feelings: np.ndarray | None, block: int, what: str
+) -> Iterator[tuple[np.ndarray, list[np.ndarray], list[np.ndarray] | None]]:
+    """Yields (positions in the split, histories, feelings) of ``block`` users at a time, under a progress bar."""
+    if retriever.items != sequences.items:
+        raise ValueError("the retriever was trained on another catalogue than these sequences")
+    for start in tqdm(range(0, len(part), block), desc=what, unit="block", delay=2, leave=False, disable=None):
+        users = np.arange(start, min(start + block, len(part)))
+        histories = [part.history(user) for user in users]
+        yield users, histories, None if feelings is None else [part.history(user, feelings) for user in users]

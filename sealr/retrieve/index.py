@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from sealr.config import ConfigError
 
 BLOCK_ELEMENTS = 2**20  # scores held at a time: 4 MB, which stay in the cache
 QUERIES = 256  # answered together
@@ -29,13 +31,11 @@ class Index(Protocol):
         ...
 
 
-def build_index(kind: Literal["exact", "approximate"], weights: Tensor) -> Index:
-    """weights (n_items + 1, D): the item with index i is row i; row 0 is padding and never found."""
-    return {"exact": ExactIndex, "approximate": ApproximateIndex}[kind](weights)
-
-
 class ExactIndex:
-    """All items, a block at a time. Only scores above the k-th best so far are looked at again."""
+    """All items, a block at a time. Only scores above the k-th best so far are looked at again.
+
+    weights (n_items + 1, D): the item with index i is row i; row 0 is padding and never found.
+    """
 
     def __init__(self, weights: Tensor) -> None:
         self.weights = weights.detach()
@@ -78,11 +78,12 @@ class ApproximateIndex:
     item gets one more coordinate that brings all of them to the same norm (Bachrach et al., RecSys 2014): the nearest
     neighbour is then the item of the greatest inner product, since a query has zero there.
 
-    probe: share of the lists that is searched: more finds more, and takes longer. Raises ImportError without faiss.
+    weights: as for ``ExactIndex``. probe: share of the lists that is searched: more finds more, and takes longer.
+    Raises ConfigError without faiss.
     """
 
     def __init__(self, weights: Tensor, probe: float = 0.1, seed: int = 0) -> None:
-        self.faiss = _faiss()
+        self.faiss = faiss()
         self.weights = weights.detach().float().cpu()
         items = self.weights[1:]
         norms = items.square().sum(1)
@@ -171,9 +172,12 @@ def _in_blocks(search: Any, queries: Tensor, k: int, exclude: Sequence[np.ndarra
     return ids, scores
 
 
-def _faiss() -> Any:
+def faiss() -> Any:
+    """The library, which is an extra. Raises ConfigError where it is not installed."""
     try:
-        import faiss
-    except ImportError as error:
-        raise ImportError("an approximate index needs faiss: pip install 'sealr[index]', or set retrieve.index=exact") from error
-    return faiss
+        import faiss as library
+    except ImportError:
+        raise ConfigError(
+            "retrieve.index is approximate, and faiss is not installed: pip install 'sealr[index]', or set retrieve.index=exact"
+        ) from None
+    return library

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sealr.config import RetrieveConfig, from_dict, to_dict
 from sealr.data.tables import atomic_path, read_json, write_json
+from sealr.retrieve.index import ApproximateIndex, top
 from sealr.retrieve.models import build
 from sealr.retrieve.models.popularity import popularity
 
@@ -52,12 +53,41 @@ class Retriever:
         ``candidates``, which works in blocks.
         """
         ids = [self.indices(history) for history in histories]
-        inputs = [pad(ids, self.config.max_len)]
-        if feelings is not None:
-            inputs.append(pad(feelings, self.config.max_len))
-        scores = self.model.score(*(i.to(self.device) for i in inputs)).float().cpu().numpy()
+        scores = self.model.score(*self._inputs(ids, feelings)).float().cpu().numpy()
         scores[[len(i) == 0 for i in ids]] = self.popularity
         return scores
+
+    @cached_property
+    def finder(self) -> ApproximateIndex:
+        """Of all items, for ``search``. Raises ConfigError without faiss."""
+        with torch.inference_mode():
+            return ApproximateIndex(self.model.item_weights(), self.config.probe)
+
+    @torch.inference_mode()
+    def search(
+        self, histories: Sequence[History], k: int, exclude_seen: bool, feelings: Sequence[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best items of each history, nearly all of them, without scoring the whole catalogue.
+
+        Returns item indices int64 and exact scores float32, both (N, min(k, items)), best first; index 0 at -inf fills a
+        row that ends early. Popular items where a history is empty. Only for models of ``config.VECTOR_MODELS``.
+        """
+        ids = [self.indices(history) for history in histories]
+        found, scores = self.finder.search(self.queries(ids, feelings), k, ids if exclude_seen else None)
+        empty = [len(i) == 0 for i in ids]
+        if any(empty):
+            found[empty], scores[empty] = top(torch.from_numpy(self.popularity)[None], k)
+        return found, scores
+
+    @torch.inference_mode()
+    def queries(self, histories: Sequence[History], feelings: Sequence[np.ndarray] | None = None) -> Tensor:
+        """(N, D) on the CPU: the vectors whose products with the items' are the scores."""
+        ids = [self.indices(history) for history in histories]
+        return self.model.encode_last(*self._inputs(ids, feelings)).float().cpu()
+
+    def _inputs(self, ids: Sequence[np.ndarray], feelings: Sequence[np.ndarray] | None) -> list[Tensor]:
+        inputs = [pad(values, self.config.max_len) for values in (ids, feelings) if values is not None]
+        return [i.to(self.device) for i in inputs]
 
     @property
     def device(self) -> torch.device:

@@ -193,10 +193,12 @@ def test_the_registered_model_has_signature_example_and_no_pickle(project, finis
     assert [c.name for c in model.signature.inputs] == ["user", "history"] and {p.name for p in model.signature.params} == {
         "top_k",
         "exclude_seen",
+        "explain",
     }
     assert model.saved_input_example_info
     assert not [p for p in path.rglob("*") if p.suffix in (".pkl", ".pt", ".bin", ".pickle", ".joblib")]
-    assert {p.name for p in (path / "artifacts").rglob("*.safetensors")} == {"sasrec.safetensors", "adapter_model.safetensors"}
+    weights = {"sasrec.safetensors", "adapter_model.safetensors", "soft_tokens.safetensors"}
+    assert {p.name for p in (path / "artifacts").rglob("*.safetensors")} == weights
 
 
 KILLS = [("label", "checkpoint/*.sqlite"), ("retriever", "checkpoint/retriever.pt"), ("finetune", "checkpoint/finetune.pt")]

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from sealr.evaluate.retrievers import Trained, comparison, differences, per_user, plot
@@ -24,7 +25,7 @@ def test_rows_by_hand(trained):
     assert (a["seeds"], a["HR@10"], a["HR@20"], b["HR@50"], b["HR@100"]) == (2, 0.5, 0.625, 0.0, 0.25)
     assert a["satisfied HR@10"] == 0.5 and a["regret@10"] == 0.5  # users 0 and 2 liked theirs; user 1 did not
     spread = [np.mean([1, 0.5, 0, 0]), np.mean([1, 0, 0, 1 / np.log2(3)])]
-    assert a["sd NDCG@10"] == pytest.approx(np.std(spread, ddof=1)) and np.isnan(b["sd NDCG@10"])
+    assert a["sd NDCG@10"] == pytest.approx(np.std(spread, ddof=1)) and pd.isna(b["sd NDCG@10"])
     assert table.loc["published: somebody", "NDCG@10"] == 0.4
 
 

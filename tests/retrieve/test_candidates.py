@@ -1,6 +1,9 @@
-"""Candidates and ranks: exact, masked, in one order, whatever the block size."""
+"""Candidates and ranks: exact, masked, in one order, whatever the block size; an approximate index finds most of them."""
+
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from toy_sequences import make_sequences
@@ -144,3 +147,74 @@ def test_write_candidates(retriever, sequences, tmp_path):
     assert output.rows == {"candidates": len(frame)} and set(frame["split"]) == {"valid", "test"}
     ranks = target_ranks(retriever, sequences, "test", True)
     assert output.metrics["test_hr@12"] == pytest.approx(((ranks >= 1) & (ranks <= 12)).mean())
+
+
+@pytest.fixture
+def approximate():
+    """300 users of 2,000 items; untrained, but its scores are products of vectors as in any model of VECTOR_MODELS."""
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(2)
+    sequences = make_sequences([rng.integers(1, 2001, size=rng.integers(3, 15)).tolist() for _ in range(300)], 2000)
+    torch.manual_seed(0)
+    config = RetrieveConfig(hidden=8, layers=1, max_len=6, pool=20, index="approximate", probe=0.2)
+    return Retriever(config, sequences.items, build(config, 2000).eval(), popularity(sequences)), sequences
+
+
+def exactly(retriever: Retriever) -> Retriever:
+    return replace(retriever, config=replace(retriever.config, index="exact"))
+
+
+def test_approximate_candidates_are_most_of_the_exact_ones(approximate, tmp_path, caplog):
+    retriever, sequences = approximate
+    output = write_candidates(retriever, sequences, retriever.config, tmp_path)
+    frame = read_table(tmp_path / "candidates.parquet", "candidates")
+    best = pd.concat(candidates(exactly(retriever), sequences, split, 20, True) for split in ("valid", "test"))
+    both = frame.merge(best, on=["user", "item", "split"], suffixes=("", "_exact"))
+    found = (both["split"] == "test").sum() / (best["split"] == "test").sum()
+    assert output.metrics["test_index_recall@20"] == pytest.approx(found, abs=0.005)
+    assert 0.6 < found < 1
+    np.testing.assert_allclose(both["score"], both["score_exact"], rtol=1e-4, atol=1e-5)
+    assert (frame.groupby(["user", "split"])["score"].diff().dropna() <= 0).all()
+    low = "raise retrieve.probe" in caplog.text
+    assert low == (found < module.LOW_RECALL)
+    assert not any(name.startswith("test_index") for name in _exact_metrics(retriever, sequences, tmp_path))
+
+
+def _exact_metrics(retriever, sequences, folder):
+    exact = exactly(retriever)
+    return write_candidates(exact, sequences, exact.config, folder).metrics
+
+
+def test_all_lists_searched_is_exact_and_seen_items_stay_out(approximate):
+    retriever, sequences = approximate
+    retriever = replace(retriever, config=replace(retriever.config, probe=1.0))
+    for exclude_seen in (True, False):
+        lists = top_lists(retriever, sequences, "test", 20, exclude_seen)
+        assert (lists == top_lists(exactly(retriever), sequences, "test", 20, exclude_seen)).mean() > 0.99  # rounding swaps some
+    part = sequences.split("test")
+    lists = top_lists(retriever, sequences, "test", 20, True)
+    assert not any(np.isin(part.history(i), lists[i]).any() for i in range(len(part)))
+
+
+def test_served_pools_are_the_approximate_candidates(approximate, monkeypatch):
+    retriever, sequences = approximate
+    monkeypatch.setattr(module, "BLOCK_ROWS", 7)
+    part = sequences.split("test")
+    lists = top_lists(retriever, sequences, "test", 20, True)
+    histories = [part.history(i) for i in range(20)]
+    pools = list(pools_for(retriever, [*histories, [], ["never seen"]], 20))
+    assert [ids.tolist() for ids, _ in pools[:20]] == [row[row > 0].tolist() for row in lists[:20]]
+    best = np.argsort(-retriever.popularity, kind="stable")[:20]
+    for ids, scores in pools[20:]:
+        assert ids.tolist() == best.tolist() and scores.tolist() == retriever.popularity[best].tolist()
+
+
+def test_feelings_reach_the_approximate_index(approximate):
+    retriever, sequences = approximate
+    config = replace(retriever.config, sentiment="class", probe=1.0)
+    retriever = replace(retriever, config=config, model=build(config, 2000).eval())
+    torch.nn.init.normal_(retriever.model.felt.weight)
+    felt = np.random.default_rng(0).integers(-2, 3, size=(len(sequences.flat), 2)).astype(np.float32)
+    lists = top_lists(retriever, sequences, "test", 20, True, felt)
+    assert (lists == top_lists(exactly(retriever), sequences, "test", 20, True, felt)).mean() > 0.99
+    assert (lists != top_lists(retriever, sequences, "test", 20, True)).mean() > 0.1

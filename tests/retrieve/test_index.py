@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from sealr.config import ConfigError
 from sealr.retrieve import index as module
-from sealr.retrieve.index import ApproximateIndex, ExactIndex, build_index, recall, top
+from sealr.retrieve.index import ApproximateIndex, ExactIndex, recall, top
 
 
 @pytest.fixture
@@ -57,11 +58,11 @@ def test_exact_equals_a_full_sort(weights, queries, exclude, k, excluding, monke
     assert ids.dtype == np.int64 and scores.dtype == np.float32 and (np.diff(scores) == 0).any() == (k > 1)
 
 
-@pytest.mark.parametrize("kind", ["exact", "approximate"])
+@pytest.mark.parametrize("kind", [ExactIndex, ApproximateIndex])
 def test_fewer_items_than_wanted(kind, weights, queries):
-    if kind == "approximate":
+    if kind is ApproximateIndex:
         pytest.importorskip("faiss")
-    index = build_index(kind, weights[:6])
+    index = kind(weights[:6])
     ids, scores = index.search(queries[:2], 100, [np.array([2, 4, 2]), np.array([1, 2, 3, 4, 5])])
     assert ids.shape == scores.shape == (2, 5)
     assert sorted(ids[0, :3].tolist()) == [1, 3, 5] and ids[0, 3:].tolist() == [0, 0] and not ids[1].any()
@@ -131,5 +132,5 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 def test_without_faiss_the_error_says_what_to_do(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"sealr\[index\].*retrieve.index=exact"):
-        build_index("approximate", weights)
+    with pytest.raises(ConfigError, match=r"sealr\[index\].*retrieve.index=exact"):
+        ApproximateIndex(weights)
