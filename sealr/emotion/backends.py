@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sealr.data.manifest import file_digest
 from sealr.data.tables import EMOTIONS
 from sealr.emotion import network as net
-from sealr.emotion.quantise import quantised, supported
+from sealr.emotion.quantise import METHOD, quantised, supported, weight_levels
 from sealr.weights import WeightsError, quiet, resolve
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def _embedded(folder: Path, precision: str) -> Source:
     files = [*(folder / part for part in parts), *sorted(resolve(card["base"]).glob("*.safetensors"))]
     if precision == "auto":
         precision = card.get("precision", "float32") if supported() else "float32"
-    more = f"{card['temperature']!r} {precision}"
+    more = f"{card['temperature']!r} {_exact(precision)}"
     return Source(
         f"embedded ({card['base']}{' + LoRA' if net.ADAPTER in parts else ''}, {precision})",
         folder,
@@ -103,7 +103,12 @@ def _classifier(name: str, precision: str) -> Source:
     folder = resolve(name)
     precision = "int8" if precision == "int8" else "float32"  # what 8 bits cost other classifiers was not measured
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    return Source(name, folder, False, precision, _digest(files, precision))
+    return Source(name, folder, False, precision, _digest(files, _exact(precision)))
+
+
+def _exact(precision: str) -> str:
+    """All that the probabilities depend on: 8 bits are not the same on every CPU."""
+    return f"int8 {METHOD} {weight_levels()}" if precision == "int8" else precision
 
 
 def _digest(files: list[Path], more: str) -> str:
@@ -114,7 +119,7 @@ def _load_embedded(source: Source) -> Backend:
     network, tokenizer, card = net.load_network(source.folder)
     temperature = float(card["temperature"])
     if source.precision == "int8":
-        network.encoder = quantised(network.encoder)
+        network.encoder = quantised(network.encoder, tokenizer)
 
     def logits(ids: Tensor, mask: Tensor) -> Tensor:
         return network(ids, mask) / temperature
@@ -142,7 +147,7 @@ def _load_classifier(source: Source) -> Backend:
     # RoBERTa numbers its positions from the padding id on, so the last ones cannot be used
     positions = model.config.max_position_embeddings - 2
     if source.precision == "int8":
-        setattr(model, model.base_model_prefix, quantised(model.base_model))
+        setattr(model, model.base_model_prefix, quantised(model.base_model, tokenizer))
 
     def logits(ids: Tensor, mask: Tensor) -> Tensor:
         return model(input_ids=ids, attention_mask=mask).logits[:, columns]

@@ -65,6 +65,7 @@ def model_card(card: dict[str, Any]) -> str:
         f"| {h['epoch']} | {h['train_loss']:.4f} | {h['dev_loss']:.4f} | {h['dev_loss_averaged']:.4f} |"
         for h in training["history"]
     )
+    files = "\n".join(f"| {name} | `{digest}` |" for name, digest in card["sha256"].items())
     return f"""# Embedded emotion labeller
 
 Gives a text a probability for each of the 28 GoEmotions emotions. It is `{card["base"]}` (Apache-2.0) {how} mean pooling and a linear head. This folder holds {holds}; the base model is resolved by `sealr/weights.py`. It is the default wherever the hub model
@@ -103,6 +104,14 @@ Test, by emotion, with thresholds from dev:
 | epoch | train | dev | dev, averaged weights |
 |---|---|---|---|
 {history}
+
+## Files
+`training.log` beside this file is the log of the build. The same command with the same versions, CPU and number of threads gives
+the same bytes:
+
+| file | SHA-256 |
+|---|---|
+{files}
 
 ## Limits
 * Reddit comments are short, informal and English; product reviews are longer and another domain. No review was annotated, so

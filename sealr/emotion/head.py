@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sealr.emotion import network as net
-from sealr.emotion.train import EmotionDataError, TrainArguments, collate, read_split
+from sealr.emotion.train import EmotionDataError, Epoch, TrainArguments, collate, read_split
 
 log = logging.getLogger(__name__)
 EPOCHS, PATIENCE = 60, 3  # at most, and without a lower dev loss
 LR, BATCH = 3e-3, 256
 
 
-def fit_head(data: Path, out: Path, arguments: TrainArguments) -> dict[str, Any]:
+def fit_head(
+    data: Path, out: Path, arguments: TrainArguments, on_epoch: Callable[[Epoch], None] | None = None
+) -> dict[str, Any]:
     """Leaves the head in ``out``. Returns the history and the training seconds."""
     if (out / net.ADAPTER).exists():
         raise EmotionDataError(f"{out} holds an adapter: give --out another folder for a head alone")
@@ -59,6 +62,8 @@ def fit_head(data: Path, out: Path, arguments: TrainArguments) -> dict[str, Any]
         with torch.inference_mode():
             dev = loss_of(head(x["dev"]), labels["dev"]).item()
         history.append({"epoch": epoch + 1, "train_loss": total / len(x["train"]), "dev_loss": dev, "dev_loss_averaged": dev})
+        if on_epoch:
+            on_epoch(history[-1])
         if dev == min(h["dev_loss"] for h in history):
             best = {k: v.detach().clone() for k, v in head.state_dict().items()}
         elif dev > min(h["dev_loss"] for h in history[:-PATIENCE] or history):

@@ -1,10 +1,12 @@
 """Trains the embedded labeller: all-MiniLM-L6-v2 with LoRA on GoEmotions.
 
-``python -m sealr.emotion.train --data <folder with train, dev, test .tsv.gz> --out <folder>``
+``python -m sealr.emotion.train --data <folder with train, dev, test .tsv.gz> --out <folder>``, or with MLflow
+``mlflow run . -e train-labeller``.
 
 Multi-label cross-entropy on the 28 emotions, batches of similar length, and an exponential average of the trained
 weights, which the dev set accepts or not. Thresholds and temperature come from dev too; test is read once, for the
-report. A checkpoint after every epoch: the same command continues a killed run.
+report. A checkpoint after every epoch: the same command continues a killed run. ``training.log`` in the folder tells
+when what happened, over all attempts of one training.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import gzip
 import logging
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,8 @@ from sealr.data.tables import EMOTIONS, atomic_path
 from sealr.emotion import network as net
 
 log = logging.getLogger(__name__)
+LOG, CHECKPOINT = "training.log", "checkpoint.pt"
+Epoch = dict[str, float]  # epoch, train_loss, dev_loss, dev_loss_averaged
 
 
 class EmotionDataError(ValueError):
@@ -106,8 +112,12 @@ def dev_loss(network: net.EmotionNetwork, tokens: list[list[int]], labels: Tenso
     return total / labels.numel()
 
 
-def fit(data: Path, out: Path, arguments: TrainArguments) -> dict[str, Any]:
-    """Trains, or continues, and leaves adapter and head in ``out``. Returns the history and the training seconds."""
+def fit(data: Path, out: Path, arguments: TrainArguments, on_epoch: Callable[[Epoch], None] | None = None) -> dict[str, Any]:
+    """Trains, or continues, and leaves adapter and head in ``out``. Returns the history and the training seconds.
+
+    on_epoch is called with every epoch, those of an earlier attempt included.
+    """
+    on_epoch = on_epoch or (lambda epoch: None)
     torch.manual_seed(arguments.seed)
     log.info("seed %d, %d threads, %s", arguments.seed, torch.get_num_threads(), asdict(arguments))
     encoder, tokenizer = net.load_base(arguments.base)
@@ -130,7 +140,7 @@ def fit(data: Path, out: Path, arguments: TrainArguments) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(weights.values(), lr=arguments.lr, weight_decay=arguments.weight_decay)
     steps = arguments.epochs * math.ceil(len(texts) / arguments.batch)
     state: dict[str, Any] = {"epoch": 0, "step": 0, "seconds": 0.0, "history": []}
-    checkpoint = out / "checkpoint.pt"
+    checkpoint = out / CHECKPOINT
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         if saved["arguments"] != asdict(arguments):
@@ -142,6 +152,8 @@ def fit(data: Path, out: Path, arguments: TrainArguments) -> dict[str, Any]:
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]
         log.info("continuing after epoch %d", state["epoch"])
+        for past in state["history"]:
+            on_epoch(past)
     for epoch in range(state["epoch"], arguments.epochs):
         started = time.monotonic()
         torch.manual_seed(arguments.seed * 1000 + epoch)  # dropout of an epoch does not depend on where the run began
@@ -172,7 +184,11 @@ def fit(data: Path, out: Path, arguments: TrainArguments) -> dict[str, Any]:
         state["epoch"] = epoch + 1
         state["seconds"] += time.monotonic() - started
         state["history"].append({"epoch": epoch + 1, "train_loss": running, "dev_loss": plain, "dev_loss_averaged": mean})
-        log.info("epoch %d: train loss %.4f, dev loss %.4f, of the averaged weights %.4f", epoch + 1, running, plain, mean)
+        log.info(
+            "epoch %d: train loss %.4f, dev loss %.4f, of the averaged weights %.4f, %.0f s in all",
+            epoch + 1, running, plain, mean, state["seconds"],
+        )  # fmt: skip
+        on_epoch(state["history"][-1])
         best = min(min(h["dev_loss"], h["dev_loss_averaged"]) for h in state["history"])
         if min(plain, mean) == best:  # what dev likes best so far is what gets shipped
             _copy(averaged if mean <= plain else kept, weights)
@@ -207,26 +223,63 @@ def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
             p.copy_(source[name])
 
 
+def build(
+    data: Path, out: Path, arguments: TrainArguments, on_epoch: Callable[[Epoch], None] | None = None
+) -> dict[str, Any]:
+    """Trains and leaves a whole labeller folder: weights, labeller.json, MODEL_CARD.md, training.log.
+
+    Returns the values of labeller.json. The same call continues a killed one; after a finished one it begins anew.
+    """
+    from sealr.emotion.card import finish
+    from sealr.emotion.head import fit_head
+
+    with _log_file(out):
+        trained = (fit if arguments.rank else fit_head)(data, out, arguments, on_epoch)
+        card = finish(data, out, asdict(arguments), trained)
+        for name, digest in card["sha256"].items():
+            log.info("%s: SHA-256 %s", name, digest)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return card
+
+
+@contextmanager
+def _log_file(out: Path) -> Iterator[None]:
+    """Messages of sealr.emotion go to training.log too: appended to where a killed training goes on, else a new file."""
+    out.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(out / LOG, "a" if (out / CHECKPOINT).exists() else "w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("sealr.emotion")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """An option for every TrainArguments field."""
+    for name, value in asdict(TrainArguments()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="default: %(default)s")
+    parser.add_argument(
+        "--head-only", dest="rank", action="store_const", const=0, help="short for --rank 0: minutes, not half an hour"
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m sealr.emotion.train", description="Trains the embedded labeller on GoEmotions."
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with train.tsv.gz, dev.tsv.gz, test.tsv.gz")
     parser.add_argument("--out", type=Path, required=True, help="folder for adapter, head, labeller.json, MODEL_CARD.md")
-    for name, value in asdict(TrainArguments()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    parser.add_argument(
-        "--head-only", dest="rank", action="store_const", const=0, help="short for --rank 0: minutes, not half an hour"
-    )
+    add_options(parser)
     values = vars(parser.parse_args(argv))
     data, out = values.pop("data"), values.pop("out")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    arguments = TrainArguments(**values)
-    from sealr.emotion.card import finish
-    from sealr.emotion.head import fit_head
-
-    trained = fit(data, out, arguments) if arguments.rank else fit_head(data, out, arguments)
-    finish(data, out, asdict(arguments), trained)
+    build(data, out, TrainArguments(**values))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from sealr.data.tables import EMOTIONS, read_json
 from sealr.emotion import network as net
 from sealr.emotion import train
 from sealr.emotion.backends import EMBEDDED
-from sealr.emotion.label import Labeller
+from sealr.emotion.label import EMPTY, Labeller, label_texts
 from sealr.emotion.sentiment import to_sentiment
 from tests import toys
+from tests.emotion.test_label import ODD
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,9 @@ def test_training_learns_resumes_and_reports(tiny_data, base, tmp_path, monkeypa
         train.fit(tiny_data, tmp_path / "resumed", arguments)
     monkeypatch.setattr(train, "dev_loss", real)
     resumed = train.fit(tiny_data, tmp_path / "resumed", arguments)
+    seen: list[dict] = []
+    train.fit(tiny_data, tmp_path / "resumed", arguments, seen.append)  # nothing left to do: what was is told again
+    assert seen == resumed["history"]
     assert [h["dev_loss"] for h in resumed["history"]] == [h["dev_loss"] for h in whole["history"]]
     assert file_digest(tmp_path / "resumed" / net.ADAPTER) == file_digest(tmp_path / "whole" / net.ADAPTER)
     with pytest.raises(train.EmotionDataError, match="other arguments"):
@@ -141,6 +145,25 @@ def test_training_learns_resumes_and_reports(tiny_data, base, tmp_path, monkeypa
     assert again["test"] == values["figures"]["test"]
     text = (tmp_path / "whole" / "MODEL_CARD.md").read_text()
     assert "Apache-2.0" in text and "| grief |" in text and str(tmp_path) not in text.replace(str(base), "")
+
+
+def test_two_builds_give_the_same_bytes_and_a_log(tiny_data, base, tmp_path, monkeypatch):
+    arguments = train.TrainArguments(base=str(base), epochs=2, batch=8, rank=2)
+    real = train.dev_loss
+
+    def interrupted(*given):
+        monkeypatch.setattr(train, "dev_loss", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "dev_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.build(tiny_data, tmp_path / "a", arguments)
+    cards = [train.build(tiny_data, tmp_path / name, arguments) for name in ("a", "b", "b")]
+    assert cards[0]["sha256"] == cards[1]["sha256"] == cards[2]["sha256"] and len(cards[0]["sha256"]) == 3
+    assert all(digest in (tmp_path / "a" / "MODEL_CARD.md").read_text() for digest in cards[0]["sha256"].values())
+    text = (tmp_path / "b" / train.LOG).read_text()
+    assert text.count("epoch 1:") == text.count("epoch 2:") == 1  # of the last build only
+    assert "macro-F1" in text and cards[0]["sha256"][net.HEAD] in text and not (tmp_path / "b" / train.CHECKPOINT).exists()
 
 
 def test_a_head_alone_learns_loads_and_needs_no_adapter(tiny_data, base, tmp_path):
@@ -254,6 +277,25 @@ def test_expected_sentiment_has_the_right_sign(shipped):
     bad = ["I hate it!", "Terrible. It broke and I am angry.", "So sad and disappointed, it is awful."]
     _, expected = to_sentiment(shipped.probabilities(good + bad))
     assert (expected[:3] > 0.5).all() and (expected[3:] < -0.3).all()
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "\u200b\u200d", "\x00\x01\x02", "&nbsp;&#160;", None])
+def test_the_shipped_labeller_gives_nothing_to_read_a_reason(shipped, text):
+    (record,) = label_texts([text], shipped)
+    assert record["emotion"] is None and record["reason"] == EMPTY
+
+
+@pytest.mark.parametrize("name", list(ODD))
+def test_the_shipped_labeller_takes_odd_texts(shipped, name):
+    (record,) = label_texts([ODD[name]], shipped)
+    assert record["emotion"] in EMOTIONS and 0 < record["score"] <= 1 and -2 <= record["expected"] <= 2
+    assert record["reason"] is None
+
+
+def test_entities_and_controls_do_not_change_a_feeling(shipped):
+    plain, entities, controls = shipped.probabilities(["I'm so happy <3", "I&#39;m so happy &lt;3", "I'm so\x00 happy\x01 <3"])
+    np.testing.assert_array_equal(plain, entities)
+    assert np.abs(plain - controls).max() < 0.05
 
 
 def test_the_adapter_matters_on_disk(shipped, tmp_path):

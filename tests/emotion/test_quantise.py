@@ -20,23 +20,55 @@ def both(folder):
 
 def test_a_linear_layer_is_close_and_rows_do_not_meet():
     torch.manual_seed(0)
-    one, two = nn.Linear(64, 48), nn.Linear(64, 16)
-    layer, x = quantise.Int8Linear(one, two), torch.randn(10, 64)
-    x[3] *= 1000  # an outlier must not cost the other rows their precision
-    expected = torch.cat([one(x), two(x)], 1).detach()
-    y = layer(x)
-    assert (y - expected).norm(dim=1).div(expected.norm(dim=1)).max() < 0.03
-    assert torch.equal(layer(x[5:6]), y[5:6])
-    assert torch.equal(layer(torch.zeros(1, 64)), layer.bias[None])
+    linear, x = nn.Linear(64, 48), torch.randn(10, 64)
+    x[:, 5] *= 30  # an outlier channel must not cost the others their precision
+    expected = linear(x).detach()
+    with torch.no_grad():
+        unit = quantise._unit(x.abs().amax(0), linear.weight)
+        layer = quantise.Int8Linear(linear.weight * unit, linear.bias)
+    levels = quantise._levels(x / unit + quantise.HALF)
+    y = layer(levels)
+    assert (y - expected).norm(dim=1).div(expected.norm(dim=1)).max() < 0.05
+    assert torch.equal(layer(levels[5:6]), y[5:6])
+    nothing = quantise._levels(torch.full((1, 64), quantise.HALF))
+    torch.testing.assert_close(layer(nothing), linear.bias.detach()[None])
+
+
+def test_levels_are_rounded_and_cut_off():
+    x = torch.tensor([0.0, 0.4, 0.6, -0.6, 127.0, 1e6, -128.0, -1e6])
+    assert quantise._levels(x + quantise.HALF).tolist() == [128, 128, 129, 127, 255, 255, 0, 0]
+
+
+def test_gelu_is_computed_inside_the_product():
+    torch.manual_seed(0)
+    linear, x = nn.Linear(32, 16), torch.randn(8, 32) * 3
+    unit = quantise._unit(x.abs().amax(0), linear.weight.detach())
+    size = float(linear(x).detach().max() - quantise.GELU_LOW) / 255
+    with torch.no_grad():
+        layer = quantise.Int8Linear(linear.weight * unit, linear.bias, gelu=size)
+    y = layer(quantise._levels(x / unit + quantise.HALF))
+    assert y.dtype == torch.uint8
+    close = (y.float() - round(-quantise.GELU_LOW / size)) * size
+    torch.testing.assert_close(close, nn.functional.gelu(linear(x)).detach(), atol=0.06, rtol=0.02)
 
 
 def test_the_largest_values_do_not_overflow():
-    layer = nn.Linear(256, 4)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([1.0, -1, 1, -1])[:, None].expand(4, 256))
-        layer.bias.zero_()
-    y = quantise.Int8Linear(layer)(torch.stack([torch.ones(256), -torch.ones(256)]))
-    torch.testing.assert_close(y, layer(torch.stack([torch.ones(256), -torch.ones(256)])).detach(), rtol=0.01, atol=0)
+    """A CPU without VNNI adds two neighbouring products in 16 bits."""
+    weight = torch.tensor([1.0, -1, 1, -1])[:, None].repeat(1, 256)
+    layer = quantise.Int8Linear(weight, torch.zeros(4))
+    levels = torch.tensor([[255], [0]], dtype=torch.uint8).repeat(1, 256)
+    expected = (levels.float() - quantise.ZERO) @ weight.T
+    torch.testing.assert_close(layer(levels), expected, rtol=0.01, atol=0)
+
+
+def test_identity_names_method_and_levels(toy_labeller, monkeypatch):
+    digests = set()
+    for levels in (64, 127):
+        monkeypatch.setattr(backends, "weight_levels", lambda levels=levels: levels)
+        backends.find.cache_clear()
+        digests |= {backends.find(str(toy_labeller), p).digest for p in ("float32", "int8")}
+    backends.find.cache_clear()
+    assert len(digests) == 3  # float32 is the same everywhere
 
 
 def test_classifier_and_embedded_labeller_say_nearly_the_same(toy_labeller, tmp_path):
@@ -68,7 +100,7 @@ def test_other_machines_and_architectures_are_refused(monkeypatch, tmp_path):
     from transformers import DistilBertConfig, DistilBertModel
 
     with pytest.raises(quantise.QuantiseError, match="distilbert"):
-        quantise.quantised(DistilBertModel(DistilBertConfig(vocab_size=50, dim=16, n_heads=2, n_layers=1, hidden_dim=16)))
+        quantise.quantised(DistilBertModel(DistilBertConfig(vocab_size=50, dim=16, n_heads=2, n_layers=1, hidden_dim=16)), None)
     monkeypatch.setattr(quantise.platform, "machine", lambda: "arm64")
     with pytest.raises(quantise.QuantiseError, match="x86"):
-        quantise.quantised(nn.Linear(1, 1))
+        quantise.quantised(nn.Linear(1, 1), None)

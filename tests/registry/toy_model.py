@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from sealr.config import Config, DataConfig, LabelConfig, RegistryConfig, RerankConfig, RetrieveConfig
-from sealr.data.manifest import PACKAGE
+from sealr.data.manifest import PACKAGE, Manifest, Output, run_stage
 from sealr.data.sequences import Sequences
-from sealr.data.tables import write_table
+from sealr.data.tables import write_json, write_table
+from sealr.registry import drift, gate
 from sealr.registry.composite import pack
-from sealr.registry.package import SIGNATURE, example, histories
+from sealr.registry.package import SIGNATURE, example, histories, register_model
+from sealr.registry.promote import Registration
 from sealr.rerank.finetune import Encoder, finetune
 from sealr.rerank.llm import load_tokenizer
 from sealr.rerank.prompts import Request
@@ -71,3 +74,37 @@ def toy_pyfunc(parts: Parts, folder: Path, weight: float = 1.0) -> Path:
         input_example=(example(parts.sequences), {"top_k": 5, "exclude_seen": True}),
     )
     return folder
+
+
+def toy_registration(parts: Parts, state: Path, weight: float = 1.0) -> Registration:
+    """Registers the toy as the last step of a job does: from stage folders, in the active MLflow run, through the gate."""
+
+    def stage(name: str, files: Mapping[str, Path | dict | str], rows: Mapping[str, int] = {}, **metrics: float) -> Manifest:
+        def work(folder: Path) -> Output:
+            for target, content in files.items():
+                if isinstance(content, dict):
+                    write_json(content, folder / target)
+                elif isinstance(content, str):
+                    (folder / target).write_text(content)
+                else:
+                    (shutil.copytree if content.is_dir() else shutil.copyfile)(content, folder / target)
+            return Output(dict(rows), metrics)
+
+        return run_stage(name, "toy", {"weight": weight}, {}, ("registry",), work, state)
+
+    count = len(USERS)
+    fusion = {"weight": weight, "validation_users": USERS}
+    stages = {
+        "reviews": stage("ingest", {"items.parquet": parts.items}),
+        "labels": stage("label", {}),
+        "candidates": stage("retrieve", {path.name: path for path in parts.retriever.iterdir()}),
+        "adapter": stage("finetune", {"adapter": parts.finetuned / "adapter"}, {"train_prompts": 8}),
+        "rankings": stage("rerank", {"fusion.json": fusion}, **{"valid_ndcg@10": 0.5, "valid_ndcg@10_retriever": 0.4}),
+        "results": stage("evaluate", {"results.md": "| system | NDCG@10 |"}),
+    }
+    statistics = drift.Statistics({"joy": count}, {"2": count}, dict.fromkeys(ITEMS, 12), {"6": count}, {"2014-01": count})
+    evidence = gate.Evidence("the same", USERS, [2] * count, [])
+    nothing = np.zeros(len(parts.sequences.flat))
+    return register_model(
+        parts.config, parts.sequences, nothing.astype(np.int64), nothing.astype(np.float32), evidence, statistics, stages
+    )
