@@ -23,9 +23,11 @@ from sealr.rerank.workload import Workload, local_folder
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 ADAPTER_BYTES = 4  # peft keeps adapters, and what enters them, in float32
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a 4-bit weight, its share of a block's 8-bit scale, and of the scale's scale
-PASSES = 5  # over what a step keeps: written and read in the forward pass, read again, and its gradient written and read
+# Over what a step keeps. Five can be counted (written and read in the forward pass, read again, gradient written and read); what
+# is not kept, and dropout's random numbers, take as long again. Fitted to a step of SmolLM2 on a CPU: benchmarks/README.md
+PASSES = 12
 ATTENTION_BACKWARD = 2.5  # multiplications of attention's backward pass, by those of the forward: weights are computed again
-PROCESS_BYTES = 0.7e9  # Python with torch, transformers and peft
+PROCESS_BYTES = 0.9e9  # Python with torch, transformers, peft, MLflow and Prefect
 
 
 @dataclass(frozen=True)
