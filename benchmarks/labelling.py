@@ -5,7 +5,8 @@
 Speed: the baseline is the plain ``pipeline("text-classification", top_k=None)`` of transformers, called for one review
 at a time in single precision, truncated to the 512 tokens its network can read, with PyTorch's own threads. All steps
 take the same reviews and the same weights, each on top of the one before. Rounds of all steps alternate, and the
-fastest round of each counts, so that a busy moment does not favour one of them.
+fastest round of each counts, so that a busy moment does not favour one of them. On a busy machine pin it to one core
+(``OMP_NUM_THREADS=1 taskset -c 1``) and compare CPU times. Below the table stands what the matrix products alone take.
 
 Quality: no review is annotated, so the measure is how the expected sentiment goes with the stars.
 """
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import BertConfig, PreTrainedModel, RobertaConfig, RobertaForSequenceClassification, pipeline
+from transformers import AutoTokenizer, BertConfig, PreTrainedModel, RobertaConfig, RobertaForSequenceClassification, pipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sealr.config import LabelConfig
@@ -31,6 +32,7 @@ from sealr.data.tables import EMOTIONS
 from sealr.emotion import backends
 from sealr.emotion import network as net
 from sealr.emotion.label import Labeller, label, split_windows
+from sealr.emotion.quantise import Int8Linear, quantised
 from sealr.emotion.sentiment import to_sentiment
 from sealr.weights import quiet
 
@@ -53,15 +55,13 @@ class Plain(PreTrainedModel):
 
 def baseline(folder: Path) -> Callable[[str], np.ndarray]:
     """The pipeline call on a labeller folder or classifier folder: a text -> (28,)."""
+    model, tokenizer = _load(folder)
     with quiet():
-        if (folder / net.CARD).is_file():
-            network, tokenizer, card = net.load_network(folder)
+        if isinstance(model, net.EmotionNetwork):
+            network, card = model, net.read_card(folder)
             network.encoder.set_attn_implementation("sdpa")  # what transformers would take by itself
             network.encoder.config.update({"id2label": dict(enumerate(EMOTIONS)), "problem_type": "multi_label_classification"})
-            model: Any = Plain(network, float(card["temperature"])).eval()
-        else:
-            model = RobertaForSequenceClassification.from_pretrained(folder)
-            tokenizer = backends.load(backends.find(str(folder), "float32")).tokenizer
+            model = Plain(network, float(card["temperature"])).eval()
         call = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, device="cpu")
 
     def one(text: str) -> np.ndarray:
@@ -119,10 +119,10 @@ def speed(frame: pd.DataFrame, folder: Path, rounds: int, workers: int) -> str:
             ("baseline: pipeline call, one review at a time", lambda i: np.stack([one(t) for t in texts])),
             ("+ batches of similar length, windows of 128 tokens", lambda i: run(exact, 1)),
             ("+ int8", lambda i: run(int8, 1)),
-            (f"+ {workers} batches at a time, a thread each", lambda i: run(int8, workers)),
+            *([(f"+ {workers} batches at a time, a thread each", lambda i: run(int8, workers))] if workers > 1 else []),
             ("+ each text once, cache file written, table written", lambda i: whole(homes[i])),
             ("again, all texts in the cache", lambda i: whole(homes[i])),
-            ("aside: int8, threads, first window only", lambda i: run(short, workers)),
+            ("aside: int8, first window only", lambda i: run(short, workers)),
         ]
         best: dict[str, np.ndarray] = {}
         results: dict[str, np.ndarray] = {}
@@ -134,15 +134,52 @@ def speed(frame: pd.DataFrame, folder: Path, rounds: int, workers: int) -> str:
                 best[name] = np.minimum(spent, best.get(name, np.inf))
     reference = results[steps[1][0]]
     lines = [
-        "| step | reviews/s | ratio | CPU ms a review | same emotion as float32 | mean difference |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| step | reviews/s | ratio | CPU ms a review | ratio of CPU time | same emotion as float32 | mean difference |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    first = best[steps[0][0]][0]
+    first, first_busy = best[steps[0][0]]
     for name, _ in steps:
         wall, busy = best[name]
-        cells = f"{len(texts) / wall:.1f} | {first / wall:.2f} | {1000 * busy / len(texts):.1f}"
+        cells = f"{len(texts) / wall:.1f} | {first / wall:.2f} | {1000 * busy / len(texts):.2f} | {first_busy / busy:.2f}"
         lines.append(f"| {name} | {cells} | {agreement(reference, results[name])} |")
-    return "\n".join(lines)
+    ids = exact.backend.tokenizer(texts, truncation=True, max_length=READ).input_ids
+    tokens = float(np.mean([len(i) for i in ids]))
+    cells = ", ".join(f"{1000 * tokens * t:.2f} ms in {kind} ({g:.0f} billion/s)" for kind, t, g in products(folder))
+    return "\n".join([*lines, "", f"Matrix products alone, {tokens:.0f} tokens a review: {cells}"])
+
+
+@torch.inference_mode()
+def products(folder: Path, rows: int = 1024) -> list[tuple[str, float, float]]:
+    """For float32 and int8: CPU seconds a token for all products of the encoder, and billions of operations a second."""
+    model, tokenizer = _load(folder)
+    encoder = model.encoder if isinstance(model, net.EmotionNetwork) else model.base_model
+    exact = [m for m in encoder.encoder.modules() if isinstance(m, torch.nn.Linear)]
+    operations = sum(2 * m.weight.numel() for m in exact)
+    fast = [m for m in quantised(encoder, tokenizer).modules() if isinstance(m, Int8Linear)]
+    result = []
+    for kind, layers in (("float32", exact), ("int8", fast)):
+        total = 0.0
+        for layer in layers:
+            width = layer.weight.shape[1] if isinstance(layer, torch.nn.Linear) else layer.width
+            x = torch.rand(rows, width) * 255
+            x = x if kind == "float32" else x.to(torch.uint8)
+            total += min(_busy(layer, x) for _ in range(5))
+        result.append((kind, total / rows, operations * rows / total / 1e9))
+    return result
+
+
+def _busy(layer: torch.nn.Module, x: torch.Tensor) -> float:
+    started = time.process_time()
+    layer(x)
+    return time.process_time() - started
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    """The network of a labeller or classifier folder in single precision, and its tokenizer."""
+    with quiet():
+        if (folder / net.CARD).is_file():
+            return net.load_network(folder)[:2]
+        return RobertaForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def quality(frame: pd.DataFrame, model: str, show: int, workers: int) -> str:

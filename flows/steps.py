@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -36,14 +35,13 @@ from sealr.registry import drift as drifting
 from sealr.registry import gate, promote
 from sealr.registry.package import register_model
 from sealr.registry.promote import Registration
-from sealr.rerank.finetune import ADAPTER, Encoder
-from sealr.rerank.finetune import finetune as finetune_adapter
-from sealr.rerank.llm import load_tokenizer
+from sealr.rerank.finetune import ADAPTER
+from sealr.rerank.launch import finetune as finetune_adapter
+from sealr.rerank.launch import train_scoring
 from sealr.rerank.palr import finetune_names
 from sealr.rerank.rankers import load_ranker
 from sealr.rerank.requests import Pools, feelings_of, finetuning_requests, sentiment_values
 from sealr.rerank.rerank import rerank as rerank_lists
-from sealr.rerank.scoring import train_scoring
 from sealr.retrieve.candidates import write_candidates
 from sealr.retrieve.index import faiss
 from sealr.retrieve.train import load
@@ -170,17 +168,16 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             users, row = _users(job, given.sequences), {u: i for i, u in enumerate(given.sequences.users)}
             train, valid = ([row[u] for u in part] for part in (users.train[: config.max_users or None], users.valid))
             if config.ranker == "scoring":
-                texts = torch.from_numpy(np.load(content.path("content.npy"))) if content else None
+                texts = np.load(content.path("content.npy")) if content else None
                 felt = feelings_of(given.sentiments, given.expected) if config.sentiment != "none" else None
                 return train_scoring(
-                    config, category, given.sequences, felt, (train, valid), load(candidates.folder), texts, folder, tracking.log_epoch
+                    config, category, given.sequences, felt, (train, valid), candidates.folder, texts, folder, tracking.log_epoch
                 )
             prompts = [finetuning_requests(part, given.sequences, given.sentiments, given.pools) for part in (train, valid)]
             if config.ranker == "palr":
                 items = read_table(reviews.path("items.parquet"), "items")
                 return finetune_names(*prompts, config, category, items, folder, tracking.log_epoch, _preferences())
-            encoder = Encoder(load_tokenizer(config.base), config, category)
-            return finetune_adapter(*prompts, config, encoder, folder, tracking.log_epoch)
+            return finetune_adapter(*prompts, config, category, folder, tracking.log_epoch)
 
         category = job.config.data.category
         content = item_content(job, reviews) if config.ranker == "scoring" and config.scoring.content else None

@@ -72,7 +72,7 @@ class DataConfig:
 class LabelConfig:
     model: str = "auto"  # auto: the hub model where it can be had, else the embedded labeller; or a name or folder
     window_tokens: int = Field(128, ge=16)  # tokens per window of a long review
-    max_windows: int = Field(8, ge=1)  # windows read of one review; the rest of a longer text is not read
+    max_windows: int = Field(4, ge=1)  # windows read of one review, 504 tokens; the rest of a longer text is not read
     # float32; int8: faster on x86; auto: int8 where the labeller's card says that it costs less than .005 macro-F1
     precision: Literal["auto", "float32", "int8"] = "auto"
     batch_tokens: int = Field(1024, ge=128)  # padded tokens per forward pass; what does not fit the CPU's cache is slower
@@ -197,7 +197,8 @@ class RerankConfig:
     sentiment: Literal["class", "none", "shuffled"] = "class"  # none and shuffled are placebos
     max_history: int = Field(20, ge=1)  # most recent items in the prompt
     lr: float = Field(2e-4, gt=0)
-    batch_size: int = Field(4, ge=1)  # prompts per step
+    batch_size: int = Field(4, ge=1)  # prompts per step, of all processes together
+    processes: int = Field(1, ge=1)  # of fine-tuning, one a GPU, through accelerate launch (docs/team.md)
     epochs: int = Field(3, ge=1)  # at most
     max_users: int = Field(0, ge=0)  # cap on fine-tuning users, for small budgets; 0: no cap
     patience: int = Field(2, ge=1)  # validations without a lower loss before stopping
@@ -284,6 +285,13 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
         raise ConfigError(
             f"configuration {where}: retrieve.index=approximate searches vectors, and {config.retrieve.model} has none; "
             f"set retrieve.model to one of {', '.join(VECTOR_MODELS)}, or retrieve.index=exact"
+        )
+    if config.rerank.processes > 1 and config.rerank.ranker == "palr":
+        raise ConfigError(f"configuration {where}: rerank.processes is for rerank.ranker scoring and generative, not for palr")
+    if config.rerank.processes > config.rerank.batch_size:
+        raise ConfigError(
+            f"configuration {where}: rerank.processes ({config.rerank.processes}) is more than rerank.batch_size "
+            f"({config.rerank.batch_size}), of which each process takes a share"
         )
     if config.retrieve.hidden % config.retrieve.heads:
         raise ConfigError(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.figure import Figure  # without pyplot there is no window system and no global state
+from matplotlib.ticker import PercentFormatter
 
 from sealr.data.tables import EMOTIONS, atomic_path
 from sealr.emotion.sentiment import CLASS_NAMES
@@ -17,12 +19,16 @@ def distribution_plot(labels: pd.DataFrame, path: Path, ratings: pd.Series | Non
     figure = Figure(figsize=(11, 6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     shares = labels["emotion"].value_counts(normalize=True).reindex(EMOTIONS, fill_value=0.0).sort_values()
-    left.barh(list(shares.index), shares.to_numpy(float))
+    bars = left.barh(list(shares.index), shares.to_numpy(float))
+    left.bar_label(bars, [f"{100 * v:.1f}" if v else "" for v in shares], padding=2, fontsize=8)
+    left.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    left.margins(x=0.08, y=0.01)
     left.set_xlabel("share of labelled reviews")
     left.set_title("most probable emotion")
     stars = pd.Series(np.asarray(ratings, np.float64)) if ratings is not None else pd.Series(np.nan, index=range(len(labels)))
     known = labels["sentiment"].notna().to_numpy()
     groups = sorted(stars[known].dropna().round().unique()) or [None]
+    colours = colormaps["viridis"](np.linspace(0, 0.9, len(groups)))  # stars have an order, and so have these
     for i, star in enumerate(groups):
         rows = known if star is None else known & (stars.round() == star).to_numpy()
         share = labels["sentiment"][rows].astype(int).value_counts(normalize=True).reindex(list(CLASS_NAMES), fill_value=0.0)
@@ -31,13 +37,16 @@ def distribution_plot(labels: pd.DataFrame, path: Path, ratings: pd.Series | Non
             np.arange(len(CLASS_NAMES)) + offset,
             share.to_numpy(float),
             0.8 / len(groups),
+            color=colours[i],
             label=None if star is None else "1 star" if star == 1 else f"{star:.0f} stars",
         )
     right.set_xticks(range(len(CLASS_NAMES)), [n.replace(" ", "\n") for n in CLASS_NAMES.values()])
     right.set_ylabel("share of labelled reviews" if groups == [None] else "share within the rating")
-    right.set_title("sentiment")
+    right.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    right.set_title("sentiment of that emotion")
     if groups != [None]:
-        right.legend()
+        right.margins(y=0.2)  # room for the legend above the bars
+        right.legend(ncols=3, loc="upper center")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -123,6 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--master", help="Spark's master, such as local[4]; without it: spark-submit's, else all cores")
     values = parser.parse_args(argv)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers in this environment
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns that the environment is not made anew
     warnings.filterwarnings("ignore", category=FutureWarning)  # pandas 3 is not fully supported; what is used here is tested
     tracking.setup()

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from sealr.config import RerankConfig
 from sealr.data.manifest import Output
 from sealr.data.tables import read_json, write_json
+from sealr.rerank import parallel
 from sealr.rerank.fit import OnEpoch, fit, shuffled
 from sealr.rerank.llm import add_lora, check_adapter, pad_left
 from sealr.rerank.prompts import IdTokens, ListTokens, Request, prompt
@@ -46,10 +47,11 @@ def finetune(
     task = Instructions(add_lora(config), encoder, train, valid)
     rows = {"train_users": len(train), "valid_users": len(valid)} | count_parameters(task.model)
     log.info("fine-tuning %s of %s parameters on %d prompts, seed %d", *sizes(rows), len(train), config.seed)
-    history = fit(task, config, folder, on_epoch)
-    save_adapter(task.model, folder / ADAPTER)
-    write_json(history, folder / "history.json")
-    return Output(rows, {"valid_loss": min(h["valid_loss"] for h in history), "epochs": len(history)})
+    history, best = fit(task, config, folder, on_epoch)
+    if parallel.rank() == 0:
+        save_adapter(task.model, folder / ADAPTER)
+        write_json(history, folder / "history.json")
+    return Output(rows, {"valid_loss": history[best - 1]["valid_loss"], "epochs": len(history)})
 
 
 class Instructions:
@@ -64,11 +66,15 @@ class Instructions:
         config = self.encoder.config
         return shuffled(len(self.train), config.batch_size, config.seed, epoch)
 
-    def loss(self, rows: np.ndarray, epoch: int) -> Tensor:
-        return answer_loss(self.model, *self.encoder.batch([self.train[i] for i in rows], epoch)).mean()
+    def loss(self, rows: Sequence[int], batch: np.ndarray, epoch: int) -> Tensor:
+        losses = answer_loss(self.model, *self.encoder.batch([self.train[i] for i in rows], epoch))
+        return losses.sum() / self.encoder.answer_tokens([self.train[i] for i in batch])
 
     def validate(self) -> dict[str, float]:
         return {"valid_loss": evaluate_loss(self.model, self.encoder, self.valid, self.encoder.config.batch_size)}
+
+    def judge(self, scores: dict[str, float]) -> float:
+        return scores["valid_loss"]
 
     def state(self) -> dict[str, Tensor]:
         return adapter_state(self.model)
@@ -108,6 +114,10 @@ class Encoder:
         labels = torch.tensor([[-100] * (width - len(a)) + a for a in answers])
         return ids, mask, labels
 
+    def answer_tokens(self, requests: Sequence[Request]) -> int:
+        """How many tokens of a batch carry loss."""
+        return sum(len(self.ids.answer(r.answer)) for r in requests)
+
 
 def answer_loss(model: PeftModel, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of every answer token, (number of answer tokens,). Logits are computed at answer positions only."""
@@ -124,10 +134,12 @@ def answer_loss(model: PeftModel, ids: Tensor, mask: Tensor, labels: Tensor) -> 
 
 @torch.inference_mode()
 def evaluate_loss(model: PeftModel, encoder: Encoder, requests: Sequence[Request], batch_size: int) -> float:
-    """Mean loss per answer token."""
+    """Mean loss per answer token, over the shares of all processes."""
     model.eval()
-    parts = [answer_loss(model, *encoder.batch(requests[i : i + batch_size])) for i in range(0, len(requests), batch_size)]
-    return torch.cat(parts).mean().item()
+    batches = [parallel.share(requests[i : i + batch_size]) for i in range(0, len(requests), batch_size)]
+    losses = [answer_loss(model, *encoder.batch(batch)).sum().double() for batch in batches if len(batch)]
+    total = torch.stack(losses).sum() if losses else torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
+    return parallel.add_up(total).item() / encoder.answer_tokens(requests)
 
 
 def check_users(train: int, valid: int) -> None:

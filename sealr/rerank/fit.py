@@ -1,7 +1,8 @@
 """One training loop for what is fine-tuned on top of the LLM: warm-up, clipping, early stopping, a resume that changes nothing.
 
 A task brings model, batches, loss and validation. Every step seeds itself from (seed, step), and a checkpoint holds weights,
-optimiser and progress, so a run that was killed continues to exactly the same weights.
+optimiser and progress, so a run that was killed continues to exactly the same weights. Several processes (`sealr.rerank.launch`)
+share every batch: the same steps but for rounding and other dropout masks.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from tqdm.auto import tqdm
 from sealr.config import RerankConfig
 from sealr.data.manifest import CHECKPOINT
 from sealr.data.tables import atomic_path
+from sealr.rerank import parallel
 
 log = logging.getLogger(__name__)
 WARMUP = 0.1  # share of all steps with a rising learning rate
 CLIP = 1.0  # gradient norm
+RANK_SEED = 7_368_787  # between the dropout seeds of two processes; more than there are steps
 BUCKET = 32  # batches among which rows are sorted by length
 OnEpoch = Callable[[int, dict[str, float]], None]  # epoch from 1; train_loss, valid_loss and what else the task measures
 
@@ -38,12 +41,16 @@ class Task(Protocol):
         """Rows of each step of an epoch, the same for the same epoch; as many in every epoch."""
         ...
 
-    def loss(self, rows: np.ndarray, epoch: int) -> Tensor:
-        """Mean loss of a step, to be differentiated."""
+    def loss(self, rows: Sequence[int], batch: np.ndarray, epoch: int) -> Tensor:
+        """Sum of the losses of some rows of a step's batch, divided by the number of losses of the whole batch."""
         ...
 
     def validate(self) -> dict[str, float]:
-        """``valid_loss``, which decides on early stopping, and other figures."""
+        """``valid_loss`` and other figures."""
+        ...
+
+    def judge(self, scores: dict[str, float]) -> float:
+        """Of what ``validate`` said, what decides on the best epoch and on stopping: lower is better."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -62,19 +69,22 @@ class Progress:
     loss_sum: float = 0.0  # of the epoch's steps so far
     history: list[dict[str, float]] | None = None
     best: dict[str, Tensor] | None = None  # weights
+    best_epoch: int = 0  # from 1
+    lowest: float = float("inf")  # what the task judged that epoch to be
 
-    def end_epoch(self, scores: dict[str, float], weights: dict[str, Tensor]) -> None:
-        before = min((h["valid_loss"] for h in self.history or []), default=float("inf"))
+    def end_epoch(self, scores: dict[str, float], judged: float, weights: dict[str, Tensor]) -> None:
         self.history = [*(self.history or []), scores]
         self.loss_sum = 0.0
-        if scores["valid_loss"] < before:
-            self.best, self.stale = weights, 0
+        if judged < self.lowest:
+            self.best, self.best_epoch, self.lowest, self.stale = weights, len(self.history), judged, 0
         else:
             self.stale += 1
 
 
-def fit(task: Task, config: RerankConfig, folder: Path, on_epoch: OnEpoch | None = None) -> list[dict[str, float]]:
-    """Trains, loads the weights with the lowest validation loss into the task's model, and returns a dict an epoch.
+def fit(task: Task, config: RerankConfig, folder: Path, on_epoch: OnEpoch | None = None) -> tuple[list[dict[str, float]], int]:
+    """Trains, loads the weights of the best epoch into the task's model, and returns a dict an epoch and the best one's number.
+
+    Where several processes call this, number 0 alone writes.
 
     folder: gets the checkpoints; a call on one that has a checkpoint goes on from there. Raises ValueError on a loss that is not finite.
     """
@@ -87,18 +97,22 @@ def fit(task: Task, config: RerankConfig, folder: Path, on_epoch: OnEpoch | None
     if checkpoint.exists():
         progress = _restore(checkpoint, task, optimizer)
         log.info("resuming fine-tuning at step %d of %d", progress.step, total_steps)
-    bar = tqdm(total=total_steps, initial=progress.step, desc="fine-tune", unit="step", disable=None)
+    first_process = parallel.rank() == 0
+    bar = tqdm(total=total_steps, initial=progress.step, desc="fine-tune", unit="step", disable=None if first_process else True)
     while progress.step < total_steps and progress.stale < config.patience:
         epoch, first = divmod(progress.step, steps_an_epoch)
         for rows in task.batches(epoch)[first:]:
-            torch.manual_seed(config.seed * 1_000_003 + progress.step)  # dropout
+            torch.manual_seed(config.seed * 1_000_003 + progress.step + RANK_SEED * parallel.rank())  # dropout
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * schedule(progress.step, total_steps)
             task.model.train()
-            loss = task.loss(rows, epoch)
+            loss = torch.zeros((), device=trainable[0].device)
+            if len(mine := parallel.share(rows)):
+                loss = task.loss(mine, rows, epoch)
+                loss.backward()
+            loss = parallel.add_up_gradients(trainable, loss)  # the mean over the whole batch, and its gradient
             if not torch.isfinite(loss):  # before it gets into a checkpoint
                 raise ValueError(f"the fine-tuning loss is not finite at step {progress.step}: lower rerank.lr (now {config.lr})")
-            loss.backward()
             torch.nn.utils.clip_grad_norm_(trainable, CLIP)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -106,19 +120,20 @@ def fit(task: Task, config: RerankConfig, folder: Path, on_epoch: OnEpoch | None
             progress.loss_sum += loss.item()
             bar.update(1)
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            if progress.step % config.checkpoint_steps == 0 and progress.step % steps_an_epoch:
+            if first_process and progress.step % config.checkpoint_steps == 0 and progress.step % steps_an_epoch:
                 _save(checkpoint, task, optimizer, progress)
         task.model.eval()
         scores = {"train_loss": progress.loss_sum / steps_an_epoch} | task.validate()
-        progress.end_epoch(scores, task.state())
-        _save(checkpoint, task, optimizer, progress)
+        progress.end_epoch(scores, task.judge(scores), task.state())
+        if first_process:
+            _save(checkpoint, task, optimizer, progress)
         log.info("epoch %d: %s", epoch + 1, ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
         if on_epoch:
             on_epoch(epoch + 1, scores)
     bar.close()
     task.load(progress.best)
     task.model.eval()
-    return progress.history
+    return progress.history, progress.best_epoch
 
 
 def shuffled(count: int, size: int, seed: int, epoch: int, lengths: Sequence[int] | None = None) -> list[np.ndarray]:
@@ -145,7 +160,7 @@ def _save(path: Path, task: Task, optimizer: torch.optim.Optimizer, progress: Pr
 
 
 def _restore(path: Path, task: Task, optimizer: torch.optim.Optimizer) -> Progress:
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     task.load(state["weights"])
     optimizer.load_state_dict(state["optimizer"])
     return Progress(**state["progress"])

@@ -99,4 +99,5 @@ def pad_left(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
 
 
 def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The GPU of this process, else the CPU."""
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"

@@ -7,6 +7,7 @@ Transductive: the histories of all users without their last two items; validated
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json
 from sealr.evaluate.metrics import ndcg
 from sealr.rerank.finetune import ADAPTER, adapter_state, check_users, count_parameters, save_adapter, sizes
+from sealr.rerank import parallel
 from sealr.rerank.fit import OnEpoch, fit, shuffled
 from sealr.rerank.items import ScoringModel, build, save_tokens
 from sealr.rerank.llm import add_lora
@@ -90,12 +92,13 @@ def train_scoring(
     task = NextItems(model, config, sequences, feelings, train, valid, sequence_model(retriever))
     rows = {"train_users": len(train), "valid_users": len(valid), "positions": int(train.lengths.sum())} | count_parameters(model)
     log.info("fine-tuning %s of %s parameters on %d positions, seed %d", *sizes(rows), rows["positions"], config.seed)
-    history = fit(task, config, folder, on_epoch)
-    save_adapter(model.llm, folder / ADAPTER)
-    save_tokens(model.tokens, folder / ADAPTER)
-    write_json(history, folder / "history.json")
-    best = min(history, key=lambda h: h["valid_loss"])
-    return Output(rows, {n: best[n] for n in ("valid_loss", "valid_ndcg@10")} | {"epochs": len(history)})
+    history, best = fit(task, config, folder, on_epoch)
+    if parallel.rank() == 0:
+        save_adapter(model.llm, folder / ADAPTER)
+        save_tokens(model.tokens, folder / ADAPTER)
+        write_json(history, folder / "history.json")
+    metrics = {n: history[best - 1][n] for n in ("valid_loss", "valid_ndcg@10")}
+    return Output(rows, metrics | {"epochs": len(history), "best_epoch": best})
 
 
 def sequence_model(retriever: Retriever) -> SequenceModel | None:
@@ -137,8 +140,8 @@ class NextItems:
     def batches(self, epoch: int) -> list[np.ndarray]:
         return shuffled(len(self.train), self.config.batch_size, self.config.seed, epoch, self.train.lengths)
 
-    def loss(self, rows: np.ndarray, epoch: int) -> Tensor:
-        items, targets, felt = self._batch(self.train, rows)
+    def loss(self, rows: Sequence[int], batch: np.ndarray, epoch: int) -> Tensor:
+        items, targets, felt = self._batch(self.train, np.asarray(rows))
         real = targets > 0  # (B, T)
         query, wanted = self.model(items, felt[..., 0, :])[real], targets[real]  # (N, D), (N,)
         value = felt[..., 1, :][real]  # (N, 2) how the user felt about the target
@@ -152,7 +155,7 @@ class NextItems:
         if bad.any():
             share = (query[bad] @ table[1:].T).log_softmax(1).gather(1, wanted[bad, None] - 1)  # (n, 1) log p
             losses = losses - torch.log1p(-share.exp().clamp(max=1 - 1e-4)).sum()
-        return losses / len(wanted)
+        return losses / int(self.train.lengths[batch].sum())
 
     def _likely(
         self, query: Tensor, table: Tensor, wanted: Tensor, weights: Tensor, items: Tensor, targets: Tensor, kept: Tensor
@@ -209,6 +212,10 @@ class NextItems:
         device = self.model.prefix.device
         both = np.stack([felt[:, :-1], felt[:, 1:]], axis=2).astype(np.float32)
         return tuple(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (inputs, targets, both))
+
+    def judge(self, scores: dict[str, float]) -> float:
+        """By NDCG: the order still gets better when the loss, which also wants honest probabilities, has begun to rise."""
+        return -scores["valid_ndcg@10"]
 
     def state(self) -> dict[str, Tensor]:
         soft = {f"tokens.{n}": p.detach().cpu().clone() for n, p in self.model.tokens.named_parameters() if p.requires_grad}

@@ -218,9 +218,9 @@ def test_weighted_targets_by_hand(config):
     with torch.no_grad():
         logits = plain.model(items, felt[..., 0, :]) @ plain.model.tokens.table()[1:].T
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten() - 1, reduction="none")
-        assert plain.loss(rows, 0).item() == pytest.approx(losses.mean().item(), abs=1e-4)
+        assert plain.loss(rows, rows, 0).item() == pytest.approx(losses.mean().item(), abs=1e-4)
         by_hand = (losses * (1 + felt[..., 1, 1].flatten() / 2)).mean()
-        assert weighted.loss(rows, 0).item() == pytest.approx(by_hand.item(), abs=1e-4)
+        assert weighted.loss(rows, rows, 0).item() == pytest.approx(by_hand.item(), abs=1e-4)
 
 
 def test_disliked_targets_are_pushed_away(config):
@@ -238,7 +238,7 @@ def test_disliked_targets_are_pushed_away(config):
     before = chance()
     optimizer = torch.optim.SGD([p for p in one.model.parameters() if p.requires_grad], lr=0.2)
     for _ in range(10):
-        one.loss(rows, 0).backward()
+        one.loss(rows, rows, 0).backward()
         optimizer.step()
         optimizer.zero_grad()
     after = chance()
@@ -252,7 +252,7 @@ def test_hard_negatives_are_the_retrievers_best(config):
     with torch.no_grad():
         scores = one.retriever.score(torch.tensor([[1, 2]]))[0]
     assert set(hard[0, 1].tolist()) == set(scores.topk(4).indices.tolist()) and hard[1, 1:].sum() == 0
-    one.loss(np.arange(8), 0).backward()
+    one.loss(np.arange(8), np.arange(8), 0).backward()
     assert torch.isfinite(one.model.tokens.into.weight.grad).all()
 
 
