@@ -1,7 +1,7 @@
 """What `--dry-run` says beside a real short training: ``python -m benchmarks.plan --data demo --set "rerank.ranker=generative"``.
 
 Prints a Markdown table: parameters, seconds a step and peak memory of the process, predicted and measured in this process, one
-after the other. For the rankers that write lists.
+after the other. For the rankers that write lists. On a CPU seconds are the processor's, by thread, as the prediction's are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sealr.rerank.finetune import Encoder, Instructions, count_parameters
 from sealr.rerank.fit import CLIP
 from sealr.rerank.llm import add_lora, load_base, load_tokenizer
 from sealr.rerank.palr import NameEncoder, item_names
-from sealr.rerank.plan import machine_rates, plan, shape_of
+from sealr.rerank.plan import busy_seconds, machine_rates, plan, shape_of
 from sealr.rerank.prompts import Request
 from sealr.rerank.workload import workload
 
@@ -51,21 +51,23 @@ def main() -> None:
     trained = [p for p in task.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rerank.lr)
     task.model.train()
-    seconds = []
+    seconds, wall = [], []
     for rows in task.batches(0):
-        started = time.perf_counter()
-        task.loss(rows, 0).backward()
+        started = time.perf_counter(), busy_seconds()
+        task.loss(rows, rows, 0).backward()
         torch.nn.utils.clip_grad_norm_(trained, CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        seconds.append(time.perf_counter() - started)
+        wall.append(time.perf_counter() - started[0])
+        seconds.append(busy_seconds() - started[1])
     after = machine_rates(rerank, shape)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     counted = count_parameters(task.model)
     kept = [plan(rerank, shape, work, rates) for rates in (before, after)]
     steps = " to ".join(f"{s:.2f}" for s in sorted(p.step_seconds for p in kept))
     print(f"{rerank.base}, {rerank.ranker}, {rerank.dtype}, quantization {rerank.quantization}, batch {rerank.batch_size}, ", end="")
-    print(f"{work.tokens:.0f} tokens a prompt; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n")
+    print(f"{work.tokens:.0f} tokens a prompt; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, ", end="")
+    print(f"{np.median(wall[1:]):.2f} s a step by the clock\n")
     print("| | predicted | measured |\n|---|---:|---:|")
     print(f"| parameters | {kept[0].parameters:,} | {counted['parameters']:,} |")
     print(f"| trained | {kept[0].trainable:,} | {counted['trainable_parameters']:,} |")

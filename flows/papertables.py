@@ -173,9 +173,9 @@ def write(sheet: Sheet, table: str, made: dict[str, pd.DataFrame], text: str) ->
         temporary.write_text(text, encoding="utf-8")
     write_json({protocol: tables.records(frame) for protocol, frame in made.items()}, folder / "results.json")
     if "times" in made:
-        tables.plot_times(made["times"], f"Figure 4, {name}", folder / "results.png")
+        tables.plot_times(made["times"], f"{sheet.spec['title']}, {name}", folder / "results.png")
     elif made:
-        tables.plot(made, f"{table}, {name}", folder / "results.png")
+        tables.plot(made, f"{sheet.spec['title']}, {name}", folder / "results.png")
     with tracking.stage(table, sheet.job.run_id, {}):
         tracking.log_folder(folder, table)
     create_markdown_artifact(key=table, markdown=text, description=f"The paper's {table} on {name}")

@@ -142,7 +142,7 @@ def plot(tables: Mapping[str, pd.DataFrame], title: str, path: Path, metric: str
         axes.margins(x=0.15)
         axes.set_title(protocol)
         axes.set_xlabel(metric)
-        axes.legend(fontsize=8, loc="lower right")
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)  # below: bars are long
     figure.suptitle(title)
     _save(figure, path)
 

@@ -23,9 +23,11 @@ from sealr.rerank.workload import Workload, local_folder
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 ADAPTER_BYTES = 4  # peft keeps adapters, and what enters them, in float32
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a 4-bit weight, its share of a block's 8-bit scale, and of the scale's scale
-PASSES = 5  # over what a step keeps: written and read in the forward pass, read again, and its gradient written and read
+# Over what a step keeps. Five can be counted (written and read in the forward pass, read again, gradient written and read); what
+# is not kept, and dropout's random numbers, take as long again. Fitted to a step of SmolLM2 on a CPU: benchmarks/README.md
+PASSES = 12
 ATTENTION_BACKWARD = 2.5  # multiplications of attention's backward pass, by those of the forward: weights are computed again
-PROCESS_BYTES = 0.7e9  # Python with torch, transformers and peft
+PROCESS_BYTES = 0.9e9  # Python with torch, transformers, peft, MLflow and Prefect
 
 
 @dataclass(frozen=True)
@@ -151,32 +153,36 @@ def kept_bytes(config: RerankConfig, shape: Shape, layers: int, batch: int, work
 
 
 def machine_rates(config: RerankConfig, shape: Shape, tokens: int = 256, seconds: float = 1.0) -> Rates:
-    """Measures a matrix product (tokens, hidden) x (hidden, inner) and a copy in memory, ``seconds`` each."""
+    """Measures a matrix product (tokens, hidden) x (hidden, inner) and a copy in memory, ``seconds`` each.
+
+    On a CPU by the processor time of a thread, so that other work on the machine does not count: the estimate is for an idle one.
+    """
     where, dtype = device(), getattr(torch, config.dtype)
     inner = min(shape.inner, 1536)  # of a wide layer a part: the rate is the same, the wait is not
     a = torch.randn(tokens, shape.hidden, device=where, dtype=dtype)
     b = torch.randn(shape.hidden, inner, device=where, dtype=dtype)
-    product = _rate(lambda: a @ b, seconds, where)
+    product = _rate(lambda: a @ b, seconds)
     block = torch.zeros(2**24, device=where)  # 64 MiB: larger than any cache
     target = torch.empty_like(block)
-    copies = _rate(lambda: target.copy_(block), seconds, where)
+    copies = _rate(lambda: target.copy_(block), seconds)
     name = torch.cuda.get_device_name() if where == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return Rates(2 * tokens * shape.hidden * inner * product, 4 * block.numel() * 2 * copies / 2, name)
+    return Rates(2 * tokens * shape.hidden * inner * product, 4 * block.numel() * copies, name)
 
 
-def _rate(work: Callable[[], object], seconds: float, where: str) -> float:
+def busy_seconds() -> float:
+    """A clock of work done: the processor's seconds by thread, which other work does not change; with a GPU the clock's."""
+    if device() == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time() / torch.get_num_threads()
+
+
+def _rate(work: Callable[[], object], seconds: float) -> float:
     """Calls a second."""
-
-    def wait() -> None:
-        if where == "cuda":
-            torch.cuda.synchronize()
-
     work()
-    wait()
-    calls, started = 0, time.perf_counter()
-    while (passed := time.perf_counter() - started) < seconds or not calls:
+    calls, started = 0, busy_seconds()
+    while (passed := busy_seconds() - started) < seconds or not calls:
         work()
-        wait()
         calls += 1
     return calls / passed
 
@@ -193,9 +199,9 @@ def text(config: RerankConfig, made: Plan, work: Workload, rates: Rates) -> str:
         ("kept for the backward pass", f"{_bytes(made.kept_bytes)} ({config.batch_size} prompts of {work.tokens:,.0f} tokens)"),
         ("memory at its peak", f"about {_bytes(made.peak_bytes)}"),
         ("an epoch", f"{work.prompts:,} prompts, {made.tokens_an_epoch:,.0f} tokens; {work.source}"),
-        ("this machine", f"{rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s ({rates.where})"),
+        ("this machine, when idle", f"{rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s ({rates.where})"),
         ("a step", f"about {made.step_seconds:.2f} s"),
-        (f"fine-tuning, {config.epochs} epochs", f"about {made.hours:.2f} hours"),
+        (f"fine-tuning, {config.epochs} epochs at most", f"about {made.hours:.2f} hours"),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)

@@ -1,0 +1,46 @@
+"""Scripts of benchmarks/ that need no training of note, on the toy model: what must hold whatever the speed."""
+
+import re
+import sys
+
+import pytest
+
+from benchmarks import efficiency, plan
+
+SMALL = "data.demo_users=80 rerank.layers=0 rerank.max_history=5"
+
+
+@pytest.fixture
+def ran(toy_llama, monkeypatch, capsys):
+    """Runs a script's main with arguments, on the toy model, and returns what it printed."""
+
+    def run(script, *arguments, overrides=""):
+        settings = f"{SMALL} rerank.base={toy_llama} {overrides}"
+        monkeypatch.setattr(sys, "argv", ["script", "--data", "demo", "--set", settings, *arguments])
+        script.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def cells(text):
+    """Rows of a Markdown table as lists of cells."""
+    return [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_one_pass_reads_fewer_tokens_than_lists_and_every_list_is_valid(ran):
+    header, _, *rows = cells(ran(efficiency, "--users", "6", "--batch", "4", "--batches", "1", "--candidates", "10"))
+    table = [dict(zip(header, row, strict=True)) for row in rows]
+    assert all(row["validity"] == "1.0000" for row in table) and {row["weights"] for row in table} == {"float32", "nf4"}
+    same = [row for row in table if row["batch"] == "4" and row["weights"] == "float32"]
+    tokens = {row["items as"]: float(row["tokens a user"]) for row in same}
+    assert tokens["names"] > tokens["names, preference known"] > tokens["encoded ids"] > 5 * tokens["soft tokens"]
+    assert 3 < tokens["soft tokens"] <= 5 < tokens["soft tokens, instruction with every user"]
+
+
+@pytest.mark.parametrize("ranker", ["generative", "palr"])
+def test_the_plan_beside_a_real_training(ran, ranker):
+    text = ran(plan, "--steps", "2", overrides=f"rerank.ranker={ranker} rerank.batch_size=2 rerank.candidates=10")
+    rows = {row[0]: row[1:] for row in cells(text)[2:]}
+    assert rows["parameters"][0] == rows["parameters"][1] and rows["trained"][0] == rows["trained"][1]
+    assert all(float(re.split(r" ", value)[0]) > 0 for value in rows["peak memory, GB"])
