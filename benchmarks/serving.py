@@ -132,7 +132,12 @@ def soak(server: Server, calls: Calls, clients: int, seconds: float, seed: int) 
         "slope_mb_per_min": slope,
     }
     minutes = [float(memory[times >= start][0]) for start in np.arange(0, times[-1], 60)]
-    return load.figures() | {"seconds": load.seconds, **{k: float(v) for k, v in figures.items()}, "minutes_mb": minutes, "errors": load.failed[:10]}
+    return load.figures() | {
+        "seconds": load.seconds,
+        **{k: float(v) for k, v in figures.items()},
+        "minutes_mb": minutes,
+        "errors": load.failed[:10],
+    }
 
 
 def swap(server: Server, calls: Calls, clients: int, seconds: float, seed: int) -> dict[str, Any]:
