@@ -16,7 +16,7 @@ from pathlib import Path
 import requests
 
 ROOT = Path(__file__).resolve().parents[1]
-START_SECONDS = 300
+START_SECONDS = 1200  # imports alone take minutes where other jobs have the cores
 
 
 @dataclass(frozen=True)

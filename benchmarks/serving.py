@@ -93,9 +93,9 @@ def _forward(recommender: Any, row: dict[str, Any]) -> Callable[[], object]:
     """The forward passes of one request and nothing else."""
     texts = [event["text"] for event in row.get("history", [])]
     query = recommender._queries(read(pd.DataFrame([row]), {})[0])[0]
-    felt = [np.array(query.felt, dtype=np.float32).reshape(-1, 2)]
+    felt = [query.feelings]
     pool, _ = next(pools_for(recommender.retriever, [query.history], recommender.config.rerank.candidates, True, felt))
-    request = Request(query.history, query.sentiments, pool.tolist())
+    request = Request(query.history, query.sentiments, pool.tolist(), expected=query.feelings[:, 1].tolist())
 
     def forward() -> None:
         if texts:
@@ -108,7 +108,7 @@ def _forward(recommender: Any, row: dict[str, Any]) -> Callable[[], object]:
 
 
 def soak(server: Server, calls: Calls, clients: int, seconds: float, seed: int) -> dict[str, Any]:
-    """Mixed load with the server's memory every second. The slope is that of the second half, after caches have filled."""
+    """Mixed load with the server's memory every second, reported every minute. The slope is that of the second half, after caches have filled."""
     samples: list[tuple[float, float]] = []
     stop, started = threading.Event(), time.monotonic()
 
@@ -131,7 +131,13 @@ def soak(server: Server, calls: Calls, clients: int, seconds: float, seed: int) 
         "most_mb": memory.max(),
         "slope_mb_per_min": slope,
     }
-    return load.figures() | {"seconds": load.seconds, **{k: float(v) for k, v in figures.items()}, "errors": load.failed[:10]}
+    minutes = [float(memory[times >= start][0]) for start in np.arange(0, times[-1], 60)]
+    return load.figures() | {
+        "seconds": load.seconds,
+        **{k: float(v) for k, v in figures.items()},
+        "minutes_mb": minutes,
+        "errors": load.failed[:10],
+    }
 
 
 def swap(server: Server, calls: Calls, clients: int, seconds: float, seed: int) -> dict[str, Any]:
@@ -219,10 +225,13 @@ def report(figures: dict[str, Any]) -> str:
             "",
             f"Soak: {s['seconds']:.0f} s, {s['clients']} clients, {s['calls']} calls, {s['failed']} failed, p99 {s['p99_ms']:.0f} ms. Memory "
             f"{s['first_mb']:.0f} MB at first, {s['half_mb']:.0f} at half time, {s['last_mb']:.0f} at last, {s['most_mb']:.0f} at most; "
-            f"slope of the second half {s['slope_mb_per_min']:+.2f} MB a minute.",
+            f"slope of the second half {s['slope_mb_per_min']:+.2f} MB a minute. At every full minute: "
+            f"{', '.join(f'{m:.0f}' for m in s['minutes_mb'])}.",
         ]
     if s := figures.get("swap"):
-        moves = ", ".join(f"to version {m['to']} after {m['seconds']:.1f} s" for m in s["moves"])
+        moves = ", ".join(
+            f"to version {m['to']} {'after' if m['served'] == m['to'] else 'NOT within'} {m['seconds']:.1f} s" for m in s["moves"]
+        )
         lines += [
             "",
             f"Swap: {s['seconds']:.0f} s, {s['clients']} clients, {s['calls']} calls, **{s['failed']} failed**, p99 {s['p99_ms']:.0f} ms; "

@@ -77,7 +77,7 @@ the pool is a miss. The retriever's pool of {config.retrieve.pool} holds {candid
 * Items that are not in the training data are never recommended and are ignored in a history. Who is not known and brings no
   history gets popular items.
 * The offline figures say which item a user took next, not whether they were glad of the recommendation.
-* One training seed ({config.retrieve.seed} and {rerank.seed}). Differences inside the interval are no differences.
+* Trained once (seed {config.retrieve.seed} of the retriever, {rerank.seed} of the re-ranker). Differences inside the interval are no differences.
 * Popular items are favoured, as in the data: see the coverage below.
 * The model file holds {histories:,} users' ids, items and sentiments: personal data where users are people. Registering it
   somewhere is passing them on.
