@@ -279,7 +279,7 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
     if config.rerank.setting == "transductive" and config.rerank.ranker != "scoring":
         raise ConfigError(
             f"configuration {where}: rerank.setting transductive is for rerank.ranker scoring; the answers of {config.rerank.ranker} "
-            "prompts are users' last two items, so it can only be evaluated on other users"
+            "prompts are users' last two items, so it can only be evaluated on other users: add rerank.setting=inductive"
         )
     if config.retrieve.index == "approximate" and config.retrieve.model not in VECTOR_MODELS:
         raise ConfigError(
