@@ -98,7 +98,7 @@ def toy_registration(parts: Parts, state: Path, weight: float = 1.0) -> Registra
         "reviews": stage("ingest", {"items.parquet": parts.items}),
         "labels": stage("label", {}),
         "candidates": stage("retrieve", {path.name: path for path in parts.retriever.iterdir()}),
-        "adapter": stage("finetune", {"adapter": parts.finetuned / "adapter"}, {"train_prompts": 8}),
+        "adapter": stage("finetune", {"adapter": parts.finetuned / "adapter"}, {"train_users": 8}),
         "rankings": stage("rerank", {"fusion.json": fusion}, **{"valid_ndcg@10": 0.5, "valid_ndcg@10_retriever": 0.4}),
         "results": stage("evaluate", {"results.md": "| system | NDCG@10 |"}),
     }
