@@ -89,7 +89,7 @@ def train_scoring(
     check_users(len(train), len(valid))
     torch.manual_seed(config.seed)
     model = build(config, add_lora(config), category, item_table(retriever, sequences), content)
-    task = NextItems(model, config, sequences, feelings, train, valid, sequence_model(retriever))
+    task = NextItems(model, config, sequences, feelings, train, valid, sequence_model(retriever), retriever.config.exclude_seen)
     rows = {"train_users": len(train), "valid_users": len(valid), "positions": int(train.lengths.sum())} | count_parameters(model)
     log.info("fine-tuning %s of %s parameters on %d positions, seed %d", *sizes(rows), rows["positions"], config.seed)
     history, best = fit(task, config, folder, on_epoch)
@@ -130,11 +130,12 @@ class NextItems:
         train: Rows,
         valid: Rows,
         retriever: SequenceModel | None,
+        exclude_seen: bool = False,
     ) -> None:
         if config.scoring.negatives == "hard" and retriever is None:
             raise ValueError("rerank.scoring.negatives: hard needs a neural retriever, or a fusion with one")
         self.model, self.config, self.flat, self.feelings = model, config, sequences.flat, feelings
-        self.train, self.valid, self.retriever = train, valid, retriever
+        self.train, self.valid, self.retriever, self.exclude_seen = train, valid, retriever, exclude_seen
         self.weight_decay = config.scoring.weight_decay
 
     def batches(self, epoch: int) -> list[np.ndarray]:
@@ -183,16 +184,23 @@ class NextItems:
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Loss and NDCG@10 in the whole catalogue: of all positions (inductive), or of a row's last one."""
+        """Loss and NDCG@10 in the whole catalogue: of all positions (inductive), or of a row's last one.
+
+        As in the evaluation, items before a position are not ranked there where ``retrieve.exclude_seen``.
+        """
         table, losses, ranks = self.model.tokens.table(), [], []
-        size = 4 * self.config.batch_size
+        by_length, size = np.argsort(self.valid.lengths, kind="stable"), 4 * self.config.batch_size
         for start in range(0, len(self.valid), size):
-            items, targets, felt = self._batch(self.valid, np.arange(start, min(start + size, len(self.valid))))
+            items, targets, felt = self._batch(self.valid, by_length[start : start + size])
             real = targets > 0
             if self.config.setting == "transductive":
                 real &= real.flip(1).cumsum(1).flip(1) == 1
             logits = F.pad(self.model(items, felt[..., 0, :])[real] @ table[1:].T, (1, 0), value=-torch.inf)  # (N, items + 1)
             losses.append(F.cross_entropy(logits, targets[real], reduction="none"))
+            if self.exclude_seen:
+                row, column = real.nonzero(as_tuple=True)
+                earlier = torch.arange(items.shape[1], device=items.device) <= column[:, None]  # (N, T)
+                logits.scatter_(1, items[row] * earlier, -torch.inf)  # what is later lands on padding, which is at -inf already
             ranks.append(ranks_among(logits, targets[real]))
         return {
             "valid_loss": torch.cat(losses).mean().item(),

@@ -54,7 +54,7 @@ def walks(users: int, seed: int = 0) -> tuple[Sequences, np.ndarray]:
 
 
 def retriever(n_items: int = ITEMS, model: str = "sasrec") -> Retriever:
-    settings = RetrieveConfig(model=model, hidden=8, layers=1, max_len=10)
+    settings = RetrieveConfig(model=model, hidden=8, layers=1, max_len=10, exclude_seen=False)  # the walks come back to items
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_retriever(settings, n_items, None).eval()
@@ -198,6 +198,23 @@ def test_transductive_training_validates_on_the_last_but_one_item(config, tmp_pa
     output = train_scoring(settings, "things", sequences, feelings, ([], []), retriever(), None, tmp_path)
     assert output.rows["train_users"] == output.rows["valid_users"] == 300 and output.rows["positions"] == 300 * 4
     assert output.metrics["valid_ndcg@10"] > 0.7
+
+
+def test_validation_does_not_rank_what_was_seen(config):
+    """As in the evaluation: a user's rank counts the better items that are not in the history, and a seen target is missed."""
+    made = task(config)
+    made.exclude_seen, made.valid = True, Rows(made.valid.starts[:3], made.valid.ends[:3])
+    items, targets, felt = made._batch(made.valid, np.arange(3))
+    with torch.inference_mode():
+        made.model.eval()
+        logits = made.model(items, felt[..., 0, :]) @ made.model.tokens.table().T
+    values = []
+    for row in range(3):
+        for t, target in enumerate(targets[row].tolist()):
+            seen = set(items[row, : t + 1].tolist())
+            ahead = [i for i in range(1, ITEMS + 1) if i not in seen and logits[row, t, i] > logits[row, t, target]]
+            values.append(0.0 if target in seen or len(ahead) >= 10 else 1 / np.log2(len(ahead) + 2))
+    assert 0 in values and made.validate()["valid_ndcg@10"] == pytest.approx(np.mean(values))
 
 
 def task(config, **settings):
