@@ -1,60 +1,108 @@
-"""Search for retriever settings on validation: ``mlflow run . -e tune -P data=s3rec-beauty -P set="retrieve.model=bsarec"``."""
+"""Search for settings on validation: ``mlflow run . -e tune -P data=s3rec-beauty -P set="retrieve.model=bsarec"``, and with
+``-P what=reranker`` those of the LLM. A study goes on where an earlier run stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import optuna
 import torch
 import typer
 from prefect import flow
 
 from flows import steps
-from flows.job import Data, Overrides, open_job, run
+from flows.job import Base, Data, Overrides, open_job, run
 from flows.retrievers import item_content, labelled_feelings, reads_feelings
+from flows.steps import Job
 from sealr import tracking
 from sealr.config import RetrieveConfig, to_dict
 from sealr.data.manifest import state_dir, text_digest
 from sealr.data.sequences import build
 from sealr.data.tables import read_table
-from sealr.retrieve import tune as tuning
+from sealr.rerank import tune as reranker
+from sealr.retrieve import tune as retriever
 from sealr.retrieve.train import OnEpoch
+from sealr.study import open_study, search, summary
+
+
+class What(StrEnum):
+    retriever = "retriever"
+    reranker = "reranker"
+
 
 Trials = Annotated[int, typer.Option(min=1, help="Trials the study shall have; those of earlier runs count.")]
+Hours = Annotated[float, typer.Option(min=0, help="No trial begins after these hours; 0: no limit.")]
+Searched = Annotated[What, typer.Option(help="Whose settings: the retriever's, or the scoring LLM's.")]
 
 
-@flow(name="tune", flow_run_name="tune-{data}")
-def tune(data: str = "demo", trials: int = 20, overrides: str = "") -> None:
-    """Optuna on the retriever's validation NDCG@10; every trial is a nested MLflow run."""
-    with open_job("tune", data, "", overrides) as job:
-        config = job.config.retrieve
-        reviews = steps.ingest(job)
-        labels = steps.label(job, reviews) if reads_feelings(config) else None
-        sequences = build(read_table(reviews.path("reviews.parquet"), "reviews"))
-        content = torch.from_numpy(np.load(item_content(job, reviews).path("content.npy"))) if config.content else None
-
-        @contextmanager
-        def track(title: str, chosen: RetrieveConfig) -> Iterator[OnEpoch]:
-            with tracking.stage(title, job.run_id, chosen):
-                yield tracking.log_epoch
-
-        felt = labelled_feelings(config, labels, sequences)
-        folder = state_dir() / job.name / "tune" / reviews.digest[:16]
-        name = f"{config.model}-{text_digest(to_dict(config))[:8]}"  # other fixed settings are another study
-        study = tuning.tune(config, sequences, trials, folder, name, track, content, felt)
-        text = tuning.summary(study)
-        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+@flow(name="tune", flow_run_name="tune-{what}-{data}")
+def tune(
+    what: What = What.retriever, data: str = "demo", base: str = "", trials: int = 20, hours: float = 0.0, overrides: str = ""
+) -> None:
+    """Optuna on the validation NDCG@10; every trial is a nested MLflow run."""
+    with open_job("tune", data, base, overrides) as job:
+        study, folder, best = (tune_retriever if what == What.retriever else tune_reranker)(job, trials, hours)
+        text = summary(study)
+        page = folder / f"{study.study_name}.md"
+        page.write_text(text, encoding="utf-8")
         tracking.log_metrics({"best.valid_ndcg@10": study.best_value}, job.run_id)
-        tracking.log_file(folder / f"{name}.md", job.run_id)
-        best = " ".join(f"retrieve.{name}={value}" for name, value in study.best_params.items())
+        tracking.log_file(page, job.run_id)
         print(f"\n{text}\nbest, validation NDCG@10 {study.best_value:.4f}; use it with\n  --set '{best}'")
 
 
-def main(data: Data = "demo", trials: Trials = 20, overrides: Overrides = "") -> None:
-    """Search for retriever settings on validation."""
-    run(tune, data=data, trials=trials, overrides=overrides)
+def tune_retriever(job: Job, trials: int, hours: float) -> tuple[optuna.Study, Path, str]:
+    """The study, its folder, and the overrides of its best trial."""
+    config = job.config.retrieve
+    reviews = steps.ingest(job)
+    labels = steps.label(job, reviews) if reads_feelings(config) else None
+    sequences = build(read_table(reviews.path("reviews.parquet"), "reviews"))
+    content = torch.from_numpy(np.load(item_content(job, reviews).path("content.npy"))) if config.content else None
+
+    @contextmanager
+    def track(title: str, chosen: RetrieveConfig) -> Iterator[OnEpoch]:
+        with tracking.stage(title, job.run_id, chosen):
+            yield tracking.log_epoch
+
+    felt = labelled_feelings(config, labels, sequences)
+    folder = state_dir() / job.name / "tune" / reviews.digest[:16]
+    name = f"{config.model}-{text_digest(to_dict(config))[:8]}"  # other fixed settings are another study
+    study = retriever.tune(config, sequences, trials, folder, name, track, content, felt, hours)
+    return study, folder, " ".join(f"retrieve.{name}={value}" for name, value in study.best_params.items())
+
+
+def tune_reranker(job: Job, trials: int, hours: float) -> tuple[optuna.Study, Path, str]:
+    """As `tune_retriever`. A trial is the stage ``finetune`` under other settings, so it resumes, and a job finds the best one done."""
+    config = job.config.rerank
+    reviews = steps.ingest(job)
+    labels = steps.label(job, reviews)
+    candidates = steps.retrieve(job, reviews, labels)
+    folder = state_dir() / job.name / "tune" / candidates.digest[:16]
+    study = open_study(folder, f"reranker-{text_digest(to_dict(config))[:8]}", config.seed, reranker.current(config))
+
+    def objective(trial: optuna.Trial) -> float:
+        chosen = replace(job, config=replace(job.config, rerank=reranker.suggest(trial, config)))
+        return steps.finetune(chosen, reviews, labels, candidates).metrics["valid_ndcg@10"]
+
+    search(study, objective, trials, hours)
+    return study, folder, reranker.overrides(study.best_params)
+
+
+def main(
+    what: Searched = What.retriever,
+    data: Data = "demo",
+    base: Base = "",
+    trials: Trials = 20,
+    hours: Hours = 0.0,
+    overrides: Overrides = "",
+) -> None:
+    """Search for settings on validation."""
+    run(tune, what=what, data=data, base=base, trials=trials, hours=hours, overrides=overrides)
 
 
 if __name__ == "__main__":

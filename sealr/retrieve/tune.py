@@ -1,4 +1,4 @@
-"""Search for retriever settings on validation NDCG@10 with Optuna: TPE, pruning, and a study in SQLite that resumes."""
+"""Search for retriever settings on validation NDCG@10."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial
 from torch import Tensor
 
 from sealr.config import RetrieveConfig
 from sealr.data.sequences import Sequences
 from sealr.retrieve.train import OnEpoch, train
+from sealr.study import open_study, search
 
 log = logging.getLogger(__name__)
 BATCH_SIZES = (64, 128, 256)
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def suggest(trial: Trial, config: RetrieveConfig) -> RetrieveConfig:
@@ -62,28 +62,14 @@ def tune(
     track: Callable[[str, RetrieveConfig], AbstractContextManager[OnEpoch]],
     content: Tensor | None = None,
     feelings: np.ndarray | None = None,
+    hours: float = 0.0,
 ) -> optuna.Study:
-    """A study with at least ``trials`` finished trials; those of earlier calls on the same folder and name count.
+    """A study with ``trials`` finished trials, or what ``hours`` allow; those of earlier calls on the same folder and name count.
 
     folder: gets ``study.db`` and, for a trial at work, its checkpoints. track(title, config): opens a trial's record and
     gives what to call after each epoch. A trial that a kill cut off is run again and goes on from its checkpoint.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        study_name=name,
-        storage=f"sqlite:///{folder / 'study.db'}",
-        direction="maximize",
-        load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=config.seed, multivariate=True),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=config.eval_every),
-    )
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(current(config))  # what there is already is the one to beat
-    interrupted = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
-    for trial in interrupted:
-        study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"folder": trial.user_attrs.get("folder", f"trial-{trial.number}")})
+    study = open_study(folder, name, config.seed, current(config), warmup=config.eval_every)
 
     def objective(trial: Trial) -> float:
         chosen = suggest(trial, config)
@@ -107,21 +93,4 @@ def tune(
         shutil.rmtree(folder / place, ignore_errors=True)
         return value
 
-    while (missing := trials - len(finished(study))) > 0:
-        study.optimize(objective, n_trials=missing, show_progress_bar=False)
-    return study
-
-
-def finished(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=FINISHED)
-
-
-def summary(study: optuna.Study) -> str:
-    """Markdown: a row a finished trial, best first."""
-    trials = sorted(finished(study), key=lambda t: (t.state != TrialState.COMPLETE, -(t.value or 0)))
-    names = list(dict.fromkeys(n for t in trials for n in t.params))
-    lines = ["| trial | NDCG@10 (validation) | state | " + " | ".join(names) + " |", "|" + "---|" * (3 + len(names))]
-    for t in trials:
-        values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (t.params.get(n, "-") for n in names)]
-        lines.append(f"| {t.number} | {t.value:.4f} | {t.state.name.lower()} | " + " | ".join(values) + " |")
-    return "\n".join(lines) + "\n"
+    return search(study, objective, trials, hours)

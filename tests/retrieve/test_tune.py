@@ -6,6 +6,7 @@ import pytest
 
 from sealr.config import EASESettings, RetrieveConfig
 from sealr.retrieve import tune as tuning
+from sealr.study import finished, summary
 
 
 @contextmanager
@@ -20,11 +21,11 @@ def test_a_study_counts_earlier_trials_and_takes_up_a_killed_one(cycle, quick, t
     assert study.trials[0].params["lr"] == config.lr  # what there is already is tried first
     left = study.trials[-1].params["lr"]
     study = tuning.tune(config, cycle, 3, tmp_path, "toy", track)
-    done = tuning.finished(study)
+    done = finished(study)
     assert len(done) == 3 and done[-1].params["lr"] == left
     assert study.best_value == max(t.value for t in done if t.value is not None)
     assert [p.name for p in tmp_path.iterdir()] == ["study.db"]  # no trial's checkpoints stay
-    assert tuning.summary(study).count("\n") == 5 and f"{study.best_value:.4f}" in tuning.summary(study)
+    assert summary(study).count("\n") == 5 and f"{study.best_value:.4f}" in summary(study)
 
 
 def test_search_spaces():

@@ -1,0 +1,66 @@
+"""Optuna studies as all searches use them: TPE, pruning, in SQLite so that they resume; what was set by hand is tried first."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+log = logging.getLogger(__name__)
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def open_study(folder: Path, name: str, seed: int, first: dict[str, Any], warmup: int = 0) -> optuna.Study:
+    """The study ``name`` of ``folder/study.db``, to be maximised; a new one begins with the values of ``first``.
+
+    A trial that a kill cut off is asked for again with the same values and the same ``user_attrs``. warmup: epochs that no trial
+    is pruned before.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        study_name=name,
+        storage=f"sqlite:///{folder / 'study.db'}",
+        direction="maximize",
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warmup),
+    )
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(first)
+    for trial in [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]:
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
+    return study
+
+
+def search(study: optuna.Study, objective: Callable[[Trial], float], trials: int, hours: float = 0.0) -> optuna.Study:
+    """Runs trials until the study has ``trials`` finished ones, or until this call has used its hours (0: no limit)."""
+    end = time.monotonic() + hours * 3600
+    while (missing := trials - len(finished(study))) > 0:
+        left = end - time.monotonic() if hours else None
+        if left is not None and left <= 0:
+            log.info("the search has used its %g hours with %d trials to go", hours, missing)
+            break
+        study.optimize(objective, n_trials=missing, timeout=left, show_progress_bar=False)
+    return study
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=FINISHED)
+
+
+def summary(study: optuna.Study) -> str:
+    """Markdown: a row a finished trial, best first."""
+    trials = sorted(finished(study), key=lambda t: (t.state != TrialState.COMPLETE, -(t.value or 0)))
+    names = list(dict.fromkeys(n for t in trials for n in t.params))
+    lines = ["| trial | NDCG@10 (validation) | state | " + " | ".join(names) + " |", "|" + "---|" * (3 + len(names))]
+    for t in trials:
+        values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (t.params.get(n, "-") for n in names)]
+        lines.append(f"| {t.number} | {t.value:.4f} | {t.state.name.lower()} | " + " | ".join(values) + " |")
+    return "\n".join(lines) + "\n"
