@@ -6,27 +6,24 @@ before is not done again, and a killed run goes on.
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
-import torch
 import typer
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from flows import steps
 from flows.job import Overrides, open_job, run
 from flows.papertables import PAPER, paper_table
 from flows.retrievers import train_retriever
+from flows.sheets import report, write
 from flows.specs import configuration, read_spec, wanted
 from flows.steps import Job
-from sealr import tracking
+from flows.wholesystem import WHOLE, whole_system
 from sealr.data.manifest import state_dir
 from sealr.data.sequences import build
-from sealr.data.tables import atomic_path, read_table, write_json
+from sealr.data.tables import read_table
 from sealr.evaluate import retrievers as comparing
 from sealr.evaluate.report import markdown_table
 from sealr.evaluate.retrievers import Trained
@@ -72,35 +69,8 @@ def compare(job: Job, spec: dict[str, Any], only: str, folder: Path) -> None:
     print(f"\n{text}\nfiles: {folder}")
 
 
-def report(job: Job, spec: dict[str, Any], table: pd.DataFrame, sentences: list[str]) -> str:
-    """The Markdown text of one data set's comparison."""
-    masked = (
-        "items of the history are not candidates" if job.config.retrieve.exclude_seen else "items of the history stay candidates"
-    )
-    lines = [
-        f"## {job.name}\n",
-        f"Whole catalogue, leave-one-out, {masked}; means over seeds 0, 1, ... "
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n",
-        markdown_table(table),
-        *(f"- {sentence}" for sentence in sentences),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def write(folder: Path, job: Job, table: pd.DataFrame, text: str) -> None:
-    """Files, MLflow artifacts and the Prefect artifact."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "results.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    write_json(table.astype(object).where(table.notna(), None).to_dict("records"), folder / "results.json")
-    comparing.plot(table, job.name, folder / "results.png")
-    with tracking.stage("comparison", job.run_id, {}):
-        tracking.log_folder(folder, "results")
-    create_markdown_artifact(key="benchmark", markdown=text, description=f"Retrievers on {job.name}")
-
-
 def main(
-    table: Annotated[str, typer.Option(help="A table of benchmarks/, or 2 or 3 for the paper's.")] = "retrievers",
+    table: Annotated[str, typer.Option(help="retrievers; sealr, the whole system; or 2 or 3, the paper's.")] = "retrievers",
     figure: Annotated[str, typer.Option(help="4 for the paper's Figure 4, in place of a table.")] = "",
     data: Annotated[str, typer.Option(help="Comma-separated data sets of the table; empty: all.")] = "",
     only: Annotated[str, typer.Option(help="Comma-separated systems of the table; empty: all.")] = "",
@@ -108,7 +78,10 @@ def main(
 ) -> None:
     """Train what a comparison asks for and write its table and plot."""
     name = f"figure{figure}" if figure else f"table{table}" if table.isdecimal() else table
-    run(paper_table if name in PAPER else benchmark, table=name, data=data, only=only, overrides=overrides)
+    if name == WHOLE:
+        run(whole_system, data=data, overrides=overrides)
+    else:
+        run(paper_table if name in PAPER else benchmark, table=name, data=data, only=only, overrides=overrides)
 
 
 if __name__ == "__main__":

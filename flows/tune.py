@@ -77,7 +77,7 @@ def tune_retriever(job: Job, trials: int, hours: float) -> tuple[optuna.Study, P
 
 
 def tune_reranker(job: Job, trials: int, hours: float) -> tuple[optuna.Study, Path, str]:
-    """As `tune_retriever`. A trial is the stage ``finetune`` under other settings, so it resumes, and a job finds the best one done."""
+    """As `tune_retriever`. A trial is the stage ``finetune`` under other settings: it resumes, and a job finds the best one done."""
     config = job.config.rerank
     reviews = steps.ingest(job)
     labels = steps.label(job, reviews)

@@ -1,0 +1,96 @@
+"""The whole system beside its retrievers, over the whole catalogue: ``mlflow run . -e benchmark -P table=sealr``.
+
+``benchmarks/sealr.yaml`` names configurations and seeds. Every stage is the one of the main job, so what was done is reused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from prefect import flow
+
+from flows import steps
+from flows.job import open_job
+from flows.retrievers import train_retriever
+from flows.sheets import report, write
+from flows.specs import read_spec, wanted
+from flows.steps import Job
+from sealr.data.manifest import Manifest, state_dir
+from sealr.data.sequences import Sequences, build
+from sealr.data.tables import read_json, read_table
+from sealr.evaluate import retrievers as comparing
+from sealr.evaluate.retrievers import Trained
+from sealr.retrieve.models.fusion import part_configs
+
+WHOLE = "sealr"  # the table's name
+SINGLE, RETRIEVED, LLM, EVERYTHING = "best single retriever", "retrievers, fused", "LLM alone", "everything fused"
+
+
+@flow(name="whole-system")
+def whole_system(data: str = "", overrides: str = "") -> None:
+    """Best single retriever (by validation), fused retrievers, the LLM alone, and everything fused, with intervals."""
+    spec = read_spec(WHOLE)
+    for name in wanted(data, spec, "configuration"):
+        with open_job(f"benchmark-{WHOLE}", name, "", overrides) as job:
+            compare(job, name, spec[name])
+
+
+def compare(job: Job, name: str, spec: dict[str, Any]) -> None:
+    """One configuration's page."""
+    trained: list[Trained] = []
+    notes: list[str] = []
+    for seed in range(spec.get("seeds", 1)):
+        config = replace(
+            job.config, retrieve=replace(job.config.retrieve, seed=seed), rerank=replace(job.config.rerank, seed=seed)
+        )
+        seeded = replace(job, config=config)
+        made = steps.through_evaluation(seeded)
+        parts = part_configs(config.retrieve) if config.retrieve.model == "fusion" else []
+        retrievers = [train_retriever(seeded, c, made["reviews"], made["labels"]) for c in [*parts, config.retrieve]]
+        trained += systems(made, *retrievers, seed=seed)
+        weight = read_json(made["rankings"].path("fusion.json"))["weight"]
+        single = best_of(retrievers).config["model"]
+        notes.append(f"seed {seed}: best single retriever, by validation: {single}; the LLM's weight in the fusion: {weight:g}")
+    pairs = [(EVERYTHING, SINGLE), (EVERYTHING, RETRIEVED), (RETRIEVED, SINGLE), (LLM, SINGLE)]
+    table = comparing.comparison(trained, None, spec.get("published", {}))
+    text = report(job, spec, table, comparing.differences(trained, pairs) + notes)
+    folder = state_dir() / "benchmarks" / f"{WHOLE}-{name}"
+    write(folder, job, table, text)
+    print(f"\n{text}\nfiles: {folder}")
+
+
+def best_of(retrievers: Sequence[Manifest]) -> Manifest:
+    """The best one on validation that is not a fusion."""
+    return max((r for r in retrievers if r.config["model"] != "fusion"), key=lambda r: r.metrics["valid_ndcg@10"])
+
+
+def systems(made: dict[str, Manifest], *retrievers: Manifest, seed: int) -> list[Trained]:
+    """The compared systems of one seed over the evaluated users. retrievers: parts of a fusion, and what gave the candidates."""
+    sequences = build(read_table(made["reviews"].path("reviews.parquet"), "reviews"))
+    users = read_json(made["rankings"].path("fusion.json"))["test_users"]
+    place = {sequences.users[u]: i for i, u in enumerate(sequences.split("test").users)}
+    rows = [place[user] for user in users]
+    named = [(SINGLE, best_of(retrievers))] + [(RETRIEVED, r) for r in retrievers if r.config["model"] == "fusion"]
+    found = []
+    for name, manifest in named:
+        ranks = np.load(manifest.path("test_ranks.npy"), allow_pickle=False)[rows]
+        found.append(Trained(name, seed, ranks, manifest.metrics["coverage@10"], manifest.seconds))
+    lists = read_table(made["rankings"].path("rankings.parquet"), "rankings").query("split == 'test'")
+    seconds = made["adapter"].seconds + made["rankings"].seconds
+    for ranker in lists["ranker"].unique():
+        if ranker != "retriever":
+            ranks, share = target_ranks(lists[lists["ranker"] == ranker], users, sequences)
+            found.append(Trained(EVERYTHING if ranker == "fused" else LLM, seed, ranks, share, seconds))
+    return found
+
+
+def target_ranks(lists: pd.DataFrame, users: list[str], sequences: Sequences) -> tuple[np.ndarray, float]:
+    """(users,) rank of each user's test item in their list, 0 where it is not, and the share of items in anyone's first ten."""
+    last = dict(zip(sequences.users, np.asarray(sequences.items)[sequences.flat[sequences.offsets[1:] - 1] - 1], strict=True))
+    hits = lists[lists["item"].to_numpy() == lists["user"].map(last).to_numpy()]
+    ranks = hits.set_index("user")["rank"].reindex(users).fillna(0).to_numpy(dtype=np.int64)
+    return ranks, lists[lists["rank"] <= 10]["item"].nunique() / sequences.n_items

@@ -1,0 +1,75 @@
+"""The page of the whole system: whose ranks stand in which row, and that every configuration of the table loads."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows.specs import read_spec
+from flows.wholesystem import EVERYTHING, LLM, RETRIEVED, SINGLE, WHOLE, systems
+from sealr.config import load_config
+from sealr.data.tables import write_json
+
+# Users a, b, c; their test items are y, z, x. b is not evaluated.
+REVIEWS = pd.DataFrame(
+    [(u, i, t) for u, items in {"a": "xzy", "b": "xyz", "c": "yzx"}.items() for t, i in enumerate(items)],
+    columns=["user", "item", "position"],
+)
+
+
+def manifest(folder: Path, model: str, ranks: list[int], valid: float = 0.0) -> SimpleNamespace:
+    folder.mkdir()
+    np.save(folder / "test_ranks.npy", np.array(ranks))
+    metrics = {"coverage@10": 0.5, "valid_ndcg@10": valid}
+    return SimpleNamespace(path=folder.joinpath, config={"model": model}, metrics=metrics, seconds=3.0)
+
+
+@pytest.fixture
+def made(tmp_path):
+    reviews = REVIEWS.assign(timestamp=pd.Timestamp("2020-01-01"), rating=5.0, text="", review_id=range(len(REVIEWS)))
+    lists = {"retriever": {"a": "zxy", "c": "xyz"}, "scoring": {"a": "yzx", "c": "zy"}, "fused": {"a": "zyx", "c": "zxy"}}
+    rows = [
+        (user, item, rank, -float(rank), ranker, "test")
+        for ranker, users in lists.items()
+        for user, items in users.items()
+        for rank, item in enumerate(items, start=1)
+    ]
+    rankings = pd.DataFrame(rows, columns=["user", "item", "rank", "score", "ranker", "split"])
+    (tmp_path / "r").mkdir()
+    stage = SimpleNamespace(path=(tmp_path / "r").joinpath, seconds=2.0)
+    write_json({"test_users": ["c", "a"]}, tmp_path / "r" / "fusion.json")
+    return stage, reviews, rankings
+
+
+def test_rows_of_the_page(made, tmp_path, monkeypatch):
+    stage, reviews, rankings = made
+    tables = {"reviews.parquet": reviews, "rankings.parquet": rankings}
+    monkeypatch.setattr("flows.wholesystem.read_table", lambda path, schema: tables[path.name])
+    parts = [manifest(tmp_path / "1", "sasrec", [9, 9, 9], 0.1), manifest(tmp_path / "2", "bsarec", [4, 5, 6], 0.2)]
+    fused = manifest(tmp_path / "3", "fusion", [1, 2, 3], 0.9)
+    found = {
+        run.system: run for run in systems({"reviews": stage, "rankings": stage, "adapter": stage}, *parts, fused, seed=7)
+    }
+    assert list(found) == [SINGLE, RETRIEVED, LLM, EVERYTHING]
+    assert found[SINGLE].ranks.tolist() == [6, 4]  # bsarec's, the better one on validation, of c and a
+    assert found[RETRIEVED].ranks.tolist() == [3, 1]
+    assert found[LLM].ranks.tolist() == [0, 1]  # c's x is not in the LLM's list
+    assert found[EVERYTHING].ranks.tolist() == [2, 2] and found[EVERYTHING].coverage == 1.0
+    assert {run.seed for run in found.values()} == {7}
+
+
+def test_without_a_fusion_there_is_no_row_for_one(made, tmp_path, monkeypatch):
+    stage, reviews, rankings = made
+    tables = {"reviews.parquet": reviews, "rankings.parquet": rankings}
+    monkeypatch.setattr("flows.wholesystem.read_table", lambda path, schema: tables[path.name])
+    alone = manifest(tmp_path / "1", "sasrec", [9, 8, 7])
+    found = systems({"reviews": stage, "rankings": stage, "adapter": stage}, alone, seed=0)
+    assert [run.system for run in found] == [SINGLE, LLM, EVERYTHING]
+
+
+@pytest.mark.parametrize("name", read_spec(WHOLE))
+def test_every_configuration_of_the_table_loads(name):
+    config = load_config(name, "", "")
+    assert config.rerank.ranker == "scoring"
