@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -18,6 +19,7 @@ import httpx
 import typer
 from filelock import FileLock, Timeout
 from prefect.artifacts import create_markdown_artifact
+from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL
@@ -43,6 +45,7 @@ NOISY = (
     "urllib3",
 )
 EXIT_SECONDS = 30.0  # the most that Prefect may take to deliver its last events after a job
+STOP_SECONDS = 10.0  # and the most that a job may take to end after Ctrl-C
 MISTAKES = (ValueError, OSError, ArithmeticError, tracking.TrackingError)  # ConfigError, MissingFile, WeightsError, ...
 FULL = 1_000_000  # a disk with fewer bytes left is full
 
@@ -110,14 +113,15 @@ def run(flow: Callable[..., Any], **arguments: Any) -> None:
     logger = logging.getLogger("sealr")
     logger.handlers, logger.propagate = [handler], False
     quiet()
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     code = 1
     try:
         flow(**arguments)
         code = 0
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
-        code = 130
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, TerminationSignal) as stop:
+        code = 128 + (stop.signal if isinstance(stop, TerminationSignal) else signal.SIGINT)
+        raise SystemExit(code) from None
     except Exception as error:
         if trouble := outside(error):
             message = f"{trouble}. Nothing that was finished is lost; the same command goes on from there"
@@ -129,6 +133,19 @@ def run(flow: Callable[..., Any], **arguments: Any) -> None:
         raise SystemExit(1) from None
     finally:
         leave_within(EXIT_SECONDS, code)
+
+
+def _stop(number: int, _frame: object) -> None:
+    """Ctrl-C and SIGTERM end a job in order, and soon.
+
+    SIGTERM, left to its default, would end the process at once, and with it all that stops things at exit: Prefect's temporary
+    server, a process of its own, would stay. Within a flow Prefect has a handler of its own, which marks the run as crashed
+    and then hands the signal on to this one. Ctrl-C reaches the temporary server, too, and Prefect's client would ask it for
+    minutes to mark the run.
+    """
+    os.write(2, b"\ninterrupted; the same command goes on where this one stopped\n")
+    leave_within(STOP_SECONDS, 128 + number)
+    raise KeyboardInterrupt if number == signal.SIGINT else TerminationSignal(number)
 
 
 def outside(error: Exception) -> str:

@@ -1,5 +1,7 @@
 """What surrounds a flow: the lock of scheduled jobs, messages for trouble outside, and an end that does not hang."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -67,3 +69,51 @@ leave_within(0.5, 3)
 def test_a_process_whose_threads_do_not_end_is_left():
     done = subprocess.run([sys.executable, "-c", ENDS], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 3 and "does not take the last events" in done.stderr
+
+
+STOPPED = """
+import time
+from prefect import flow
+from prefect.server.api.server import SubprocessASGIServer
+from flows import job
+
+@flow
+def waits():
+    print("server", SubprocessASGIServer().server_process.pid, flush=True)
+    time.sleep(120)
+
+job.run(waits)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_a_stopped_job_leaves_no_server_behind(number, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}  # no server: a temporary one is started
+    environment |= {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"}
+    command = [sys.executable, "-u", "-c", STOPPED]
+    child = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    server = 0
+    try:
+        server = int(next(line for line in child.stdout if line.startswith("server")).split()[1])
+        # Ctrl-C reaches the whole group of processes, so the server too, and the job must not wait for it then
+        (os.killpg if number == signal.SIGINT else os.kill)(child.pid, number)
+        _, errors = child.communicate(timeout=120)
+        assert child.returncode == 128 + number and "the same command goes on" in errors
+        deadline = time.monotonic() + 60  # after Ctrl-C it ends by itself
+        while alive(server) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not alive(server)
+    finally:
+        for pid in (child.pid, server):
+            if pid and alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
