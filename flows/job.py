@@ -62,6 +62,7 @@ def open_job(name: str, data: str, base: str, overrides: str) -> Iterator[Job]:
     tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_name": str(flow_run.name)}
     if str(flow_run.ui_url).startswith("http"):  # the temporary server of a run by hand has no UI
         tags["prefect.url"] = str(flow_run.ui_url)
+        tags[tracking.DESCRIPTION] = f"Made by the Prefect flow run [{flow_run.name}]({flow_run.ui_url})."
     with alone(config.data.name), tracking.job(name, config, tags) as run_id:
         log.info("%s on %s: MLflow run %s at %s", name, config.data.name, run_id, tracking.address())
         create_markdown_artifact(key="mlflow-run", markdown=tracking.link(run_id), description="The MLflow run of this flow run")

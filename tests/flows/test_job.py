@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+import mlflow
 import pytest
 
 from flows import job
@@ -48,6 +49,23 @@ def test_a_job_by_hand_waits_for_nobody(scheduled, monkeypatch):
         monkeypatch.setattr(job, "deployment", SimpleNamespace(id=None))
         with job.alone("demo"):
             pass
+
+
+def test_the_two_uis_link_to_each_other(scheduled, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    made = {}
+    page = "http://127.0.0.1:4200/runs/flow-run/7"
+    monkeypatch.setattr(job, "flow_run", SimpleNamespace(id="7", name="finetune-demo", ui_url=page))
+    monkeypatch.setattr(job, "create_markdown_artifact", lambda **given: made.update(given))
+    with job.open_job("finetune", "demo", "smollm2-135m", "") as opened:
+        tags = mlflow.get_run(opened.run_id).data.tags
+        assert f"[finetune-demo]({page})" in tags["mlflow.note.content"] and tags["prefect.url"] == page
+        assert opened.run_id in made["markdown"]  # a database has no pages to link to
+        monkeypatch.setattr(job.tracking, "address", lambda: "http://127.0.0.1:5000/")
+        link = job.tracking.link(opened.run_id)
+        assert link.startswith("[MLflow run") and link.endswith(f"/runs/{opened.run_id}?workflowType=machine_learning)")
+        assert "(http://127.0.0.1:5000/#/experiments/" in link
 
 
 def test_trouble_outside_is_a_sentence(scheduled, monkeypatch):
