@@ -45,7 +45,7 @@ NOISY = (
     "urllib3",
 )
 EXIT_SECONDS = 30.0  # the most that Prefect may take to deliver its last events after a job
-STOP_SECONDS = 10.0  # and the most that a job may take to end after Ctrl-C
+STOP_SECONDS = 10.0  # and the most that a job may take to end after Ctrl-C or SIGTERM
 MISTAKES = (ValueError, OSError, ArithmeticError, tracking.TrackingError)  # ConfigError, MissingFile, WeightsError, ...
 FULL = 1_000_000  # a disk with fewer bytes left is full
 
@@ -63,7 +63,7 @@ def open_job(name: str, data: str, base: str, overrides: str) -> Iterator[Job]:
     if str(flow_run.ui_url).startswith("http"):  # the temporary server of a run by hand has no UI
         tags["prefect.url"] = str(flow_run.ui_url)
         tags[tracking.DESCRIPTION] = f"Made by the Prefect flow run [{flow_run.name}]({flow_run.ui_url})."
-    with alone(config.data.name), tracking.job(name, config, tags) as run_id:
+    with alone(config.data.name), by_hand(), tracking.job(name, config, tags) as run_id:
         log.info("%s on %s: MLflow run %s at %s", name, config.data.name, run_id, tracking.address())
         create_markdown_artifact(key="mlflow-run", markdown=tracking.link(run_id), description="The MLflow run of this flow run")
         yield Job(config, run_id)
@@ -91,6 +91,23 @@ def alone(data: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def by_hand() -> Iterator[None]:
+    """Within a flow that no worker started, SIGTERM does what it does around it (`_stop`).
+
+    Prefect's own handler raises the same, but only hands the signal on when it has told the server, and the temporary one may have been
+    ended by the same signal: it often goes to all processes of a job.
+    """
+    if deployment.id or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def quiet() -> None:
@@ -140,9 +157,8 @@ def _stop(number: int, _frame: object) -> None:
     """Ctrl-C and SIGTERM end a job in order, and soon.
 
     SIGTERM, left to its default, would end the process at once, and with it all that stops things at exit: Prefect's temporary
-    server, a process of its own, would stay. Within a flow Prefect has a handler of its own, which marks the run as crashed
-    and then hands the signal on to this one. Ctrl-C reaches the temporary server, too, and Prefect's client would ask it for
-    minutes to mark the run.
+    server, a process of its own, would stay. Ctrl-C reaches that server, too, and Prefect's client would ask it for minutes to
+    mark the run.
     """
     os.write(2, b"\ninterrupted; the same command goes on where this one stopped\n")
     leave_within(STOP_SECONDS, 128 + number)
@@ -167,6 +183,8 @@ def leave_within(seconds: float, code: int) -> None:
         print(f"the Prefect server does not take the last events, left after {seconds:.0f} s", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
+        if server := sys.modules.get("prefect.server.api.server"):
+            server.SubprocessASGIServer().stop()  # the temporary one, which would be stopped at exit
         os._exit(code)
 
     threading.Thread(target=wait, daemon=True, name="leave").start()
