@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -18,6 +19,7 @@ import httpx
 import typer
 from filelock import FileLock, Timeout
 from prefect.artifacts import create_markdown_artifact
+from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL
@@ -43,6 +45,7 @@ NOISY = (
     "urllib3",
 )
 EXIT_SECONDS = 30.0  # the most that Prefect may take to deliver its last events after a job
+STOP_SECONDS = 10.0  # and the most that a job may take to end after Ctrl-C or SIGTERM
 MISTAKES = (ValueError, OSError, ArithmeticError, tracking.TrackingError)  # ConfigError, MissingFile, WeightsError, ...
 FULL = 1_000_000  # a disk with fewer bytes left is full
 
@@ -59,7 +62,8 @@ def open_job(name: str, data: str, base: str, overrides: str) -> Iterator[Job]:
     tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_name": str(flow_run.name)}
     if str(flow_run.ui_url).startswith("http"):  # the temporary server of a run by hand has no UI
         tags["prefect.url"] = str(flow_run.ui_url)
-    with alone(config.data.name), tracking.job(name, config, tags) as run_id:
+        tags[tracking.DESCRIPTION] = f"Made by the Prefect flow run [{flow_run.name}]({flow_run.ui_url})."
+    with alone(config.data.name), by_hand(), tracking.job(name, config, tags) as run_id:
         log.info("%s on %s: MLflow run %s at %s", name, config.data.name, run_id, tracking.address())
         create_markdown_artifact(key="mlflow-run", markdown=tracking.link(run_id), description="The MLflow run of this flow run")
         yield Job(config, run_id)
@@ -89,6 +93,23 @@ def alone(data: str) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def by_hand() -> Iterator[None]:
+    """Within a flow that no worker started, SIGTERM does what it does around it (`_stop`).
+
+    Prefect's own handler raises the same, but only hands the signal on when it has told the server, and the temporary one may have been
+    ended by the same signal: it often goes to all processes of a job.
+    """
+    if deployment.id or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def quiet() -> None:
     """Our own lines at INFO, everybody else's only when something is wrong."""
     logging.getLogger("sealr").setLevel(logging.INFO)  # Prefect hands on the lines of its extra loggers, and leaves their level
@@ -110,14 +131,15 @@ def run(flow: Callable[..., Any], **arguments: Any) -> None:
     logger = logging.getLogger("sealr")
     logger.handlers, logger.propagate = [handler], False
     quiet()
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     code = 1
     try:
         flow(**arguments)
         code = 0
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
-        code = 130
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, TerminationSignal) as stop:
+        code = 128 + (stop.signal if isinstance(stop, TerminationSignal) else signal.SIGINT)
+        raise SystemExit(code) from None
     except Exception as error:
         if trouble := outside(error):
             message = f"{trouble}. Nothing that was finished is lost; the same command goes on from there"
@@ -129,6 +151,18 @@ def run(flow: Callable[..., Any], **arguments: Any) -> None:
         raise SystemExit(1) from None
     finally:
         leave_within(EXIT_SECONDS, code)
+
+
+def _stop(number: int, _frame: object) -> None:
+    """Ctrl-C and SIGTERM end a job in order, and soon.
+
+    SIGTERM, left to its default, would end the process at once, and with it all that stops things at exit: Prefect's temporary
+    server, a process of its own, would stay. Ctrl-C reaches that server, too, and Prefect's client would ask it for minutes to
+    mark the run.
+    """
+    os.write(2, b"\ninterrupted; the same command goes on where this one stopped\n")
+    leave_within(STOP_SECONDS, 128 + number)
+    raise KeyboardInterrupt if number == signal.SIGINT else TerminationSignal(number)
 
 
 def outside(error: Exception) -> str:
@@ -149,6 +183,8 @@ def leave_within(seconds: float, code: int) -> None:
         print(f"the Prefect server does not take the last events, left after {seconds:.0f} s", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
+        if server := sys.modules.get("prefect.server.api.server"):
+            server.SubprocessASGIServer().stop()  # the temporary one, which would be stopped at exit
         os._exit(code)
 
     threading.Thread(target=wait, daemon=True, name="leave").start()

@@ -74,7 +74,7 @@ class Sheet:
     def reranked(self, system: str) -> tuple[Job, dict[str, Manifest]]:
         """The chain up to the metrics under a cell's settings, in the table's MLflow run."""
         settings = f"{self.settings} {self.spec['rerankers'][system]} {self.overrides}"
-        cell = Job(load_config(self.data, self.spec["base"], settings), self.job.run_id)
+        cell = Job(load_config(self.data, self.spec["base"], settings), self.job.run_id, system)
         return cell, steps.through_evaluation(cell)
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from prefect import task
@@ -66,10 +68,15 @@ class Job:
 
     config: Config
     run_id: str  # the job's MLflow run
+    cell: str = ""  # of a table whose cells are chains of their own, all in one job; else empty
 
     @property
     def name(self) -> str:
         return self.config.data.name
+
+    def stage(self, name: str, config: Any) -> AbstractContextManager[None]:
+        """The MLflow run of a stage. It says which cell it belongs to."""
+        return tracking.stage(f"{name} {self.cell}".strip(), self.run_id, config)
 
     def gate(self, made: Manifest, table: str) -> None:
         """Validates a table that a stage made, once for each content and suite; its Data Docs go to MLflow either way.
@@ -95,7 +102,7 @@ class Job:
 def ingest(job: Job) -> Manifest:
     """Reads, cleans and validates the reviews (paper Section 3.1.1)."""
     config = job.config.data
-    with tracking.stage("ingest", job.run_id, config):
+    with job.stage("ingest", config):
         files = ingesting.input_files(config)
 
         def work(folder: Path) -> Output:
@@ -113,7 +120,7 @@ def ingest(job: Job) -> Manifest:
 def label(job: Job, reviews: Manifest) -> Manifest:
     """Labels every review with an emotion and a sentiment (Section 2.1)."""
     config = job.config.label
-    with tracking.stage("label", job.run_id, config):
+    with job.stage("label", config):
 
         def work(folder: Path) -> Output:
             frame = read_table(reviews.path("reviews.parquet"), "reviews")
@@ -140,7 +147,7 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
         faiss()  # where it is missing, that is said before the training
     usual = RetrieveConfig()
     trained = train_retriever(job, replace(config, index=usual.index, probe=usual.probe), reviews, labels)  # the same either way
-    with tracking.stage("retrieve", job.run_id, config):
+    with job.stage("retrieve", config):
 
         def work(folder: Path) -> Output:
             for name in trained.files:
@@ -161,7 +168,7 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
 def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> Manifest:
     """Fine-tunes the LLM on instructions with LoRA (Section 2.3)."""
     config = job.config.rerank
-    with tracking.stage("finetune", job.run_id, config):
+    with job.stage("finetune", config):
 
         def work(folder: Path) -> Output:
             given = _ranking_inputs(job, reviews, labels, candidates)
@@ -194,7 +201,7 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
 def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, adapter: Manifest) -> Manifest:
     """Re-ranks the evaluation users' pools and tunes the fusion weight on validation."""
     config = job.config
-    with tracking.stage("rerank", job.run_id, {"rerank": config.rerank, "evaluate": config.evaluate}):
+    with job.stage("rerank", {"rerank": config.rerank, "evaluate": config.evaluate}):
 
         def work(folder: Path) -> Output:
             given = _ranking_inputs(job, reviews, labels, candidates)
@@ -231,7 +238,7 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
 def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, rankings: Manifest) -> Manifest:
     """Metrics of retriever, LLM and fusion under the three protocols (Section 3.1.3), with intervals."""
     config = job.config.evaluate
-    with tracking.stage("evaluate", job.run_id, config):
+    with job.stage("evaluate", config):
 
         def work(folder: Path) -> Output:
             sequences = _sequences(reviews)
@@ -244,9 +251,10 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "rankings": rankings}
         manifest = run_stage("evaluate", job.name, config, inputs, ("data", "evaluate", "rerank/requests.py"), work)
         tracking.log_manifest(manifest, {"results.md": "", "results.json": "", "results.png": "plots"})
-        tracking.log_metrics(manifest.metrics, job.run_id)
+        if not job.cell:  # cells would overwrite each other's
+            tracking.log_metrics(manifest.metrics, job.run_id)
         table = f"{manifest.path('results.md').read_text(encoding='utf-8')}\n{tracking.link(job.run_id)}"
-        create_markdown_artifact(key="metrics", markdown=table, description=f"Metrics of {job.name}")
+        create_markdown_artifact(key="metrics", markdown=table, description=f"Metrics of {job.name} {job.cell}".strip())
         return manifest
 
 
@@ -254,7 +262,7 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
 def drift(job: Job, reviews: Manifest, labels: Manifest) -> str:
     """Compares the data with those of the champion. Returns what drifted as a sentence, empty when nothing did."""
     config = job.config.registry
-    with tracking.stage("drift", job.run_id, config):
+    with job.stage("drift", config):
         champion = promote.champion(config.name)
         if champion is None:
             log.info("drift: there is no champion to compare with")
@@ -285,7 +293,7 @@ def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> Registra
     """
     if job.config.rerank.sentiment == "shuffled":
         return None
-    with tracking.stage("register", job.run_id, job.config.registry):
+    with job.stage("register", job.config.registry):
         reviews = read_table(made["reviews"].path("reviews.parquet"), "reviews")
         labels = read_table(made["labels"].path("labels.parquet"), "labels")
         sequences = build(reviews)

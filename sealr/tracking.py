@@ -20,6 +20,7 @@ from sealr.redact import redact, redacted
 TrackingError = mlflow.MlflowException  # the tracking server or registry cannot be reached, or refused
 EXPERIMENT = "sealr"
 DEFAULT_URI = "sqlite:///mlflow.db"
+DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's page of a run shows as Markdown
 
 
 def setup() -> None:
@@ -148,5 +149,6 @@ def link(run_id: str) -> str:
     experiment = mlflow.get_run(run_id).info.experiment_id
     uri = address()
     if uri.startswith("http"):
-        return f"[MLflow run {run_id}]({uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id})"
+        # MLflow's pages have a view of GenAI, the default, which calls a run an evaluation, and one of model training
+        return f"[MLflow run {run_id}]({uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning)"
     return f"MLflow run `{run_id}`, experiment `{experiment}`; open it with `mlflow ui --backend-store-uri {uri}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from sealr.emotion.label import labeller_id
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.registry.drift import Statistics
 
+FENCE = "```"
+END = f"\n{FENCE}"
+TABLE = re.compile(r"^\|.*(?:\n\|.*)*", re.MULTILINE)
 DESCRIPTION_LENGTH = 5000  # what a registry keeps of a version's description
 LICENCES = {  # of base models, by the start of their name
     "HuggingFaceTB/SmolLM2": "Apache-2.0",
@@ -48,7 +52,7 @@ def model_card(
     base = f"`{rerank.base}`, digest `{weights.digest(rerank.base)}`"
     held_out = {"inductive": "none of whom is evaluated on", "transductive": "without the last two items of each"}
     tuned = f"{adapter.rows['train_users']:,} users, {held_out[rerank.setting]}"
-    digests = "\n".join(f"| {name} | `{m.digest[:16]}` | `{m.key}` |" for name, m in sorted(stages.items()))
+    digests = "\n".join(f"* {name}: content `{m.digest[:16]}`, folder key `{m.key}`" for name, m in sorted(stages.items()))
     return f"""# SEALR on {data.name}
 
 Recommends next items ({data.category}) from what a user took and how they felt about it: a {config.retrieve.model} retriever,
@@ -58,8 +62,6 @@ an emotion labeller, and {base} with a LoRA adapter (rank {rerank.lora.r}) as re
 `{data.name}` (source `{data.source}`, {data.k_core}-core): {sum(statistics.months.values()):,} reviews by {sum(statistics.activity.values()):,} users of {len(statistics.items):,} items, {months[0]} to {months[-1]};
 {reviews.rows.get("rejected", 0):,} rows were rejected with a reason. The LLM was fine-tuned on {tuned}.
 
-| made by | content | folder key |
-|---|---|---|
 {digests}
 
 ## Figures
@@ -87,7 +89,7 @@ Code and adapter code: Apache-2.0. Base LLM: {_licence(rerank.base)}. GoEmotions
 The reviews belong to whoever gave them to you: check that their terms allow a model to be trained and shared.
 
 ## Test results
-{results.strip()}
+{TABLE.sub(_fenced, results.strip())}
 """
 
 
@@ -96,8 +98,14 @@ def description(card: str) -> str:
     if len(card) <= DESCRIPTION_LENGTH:
         return card
     note = "\n\nThe rest is in the model's artifact notes/card.md.\n"
-    kept = card[: DESCRIPTION_LENGTH - len(note)]
-    return kept[: kept.rfind("\n")] + note
+    kept = card[: DESCRIPTION_LENGTH - len(note) - len(END)]
+    kept = kept[: kept.rfind("\n")]
+    return kept + (END if kept.count(FENCE) % 2 else "") + note
+
+
+def _fenced(table: re.Match[str]) -> str:
+    """A table as preformatted text: MLflow's page of a version shows cells without a space between them."""
+    return f"{FENCE}\n{table[0]}{END}"
 
 
 def _licence(base: str) -> str:

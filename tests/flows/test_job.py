@@ -1,5 +1,7 @@
 """What surrounds a flow: the lock of scheduled jobs, messages for trouble outside, and an end that does not hang."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -8,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+import mlflow
 import pytest
 
 from flows import job
@@ -48,6 +51,23 @@ def test_a_job_by_hand_waits_for_nobody(scheduled, monkeypatch):
             pass
 
 
+def test_the_two_uis_link_to_each_other(scheduled, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    made = {}
+    page = "http://127.0.0.1:4200/runs/flow-run/7"
+    monkeypatch.setattr(job, "flow_run", SimpleNamespace(id="7", name="finetune-demo", ui_url=page))
+    monkeypatch.setattr(job, "create_markdown_artifact", lambda **given: made.update(given))
+    with job.open_job("finetune", "demo", "smollm2-135m", "") as opened:
+        tags = mlflow.get_run(opened.run_id).data.tags
+        assert f"[finetune-demo]({page})" in tags["mlflow.note.content"] and tags["prefect.url"] == page
+        assert opened.run_id in made["markdown"]  # a database has no pages to link to
+        monkeypatch.setattr(job.tracking, "address", lambda: "http://127.0.0.1:5000/")
+        link = job.tracking.link(opened.run_id)
+        assert link.startswith("[MLflow run") and link.endswith(f"/runs/{opened.run_id}?workflowType=machine_learning)")
+        assert "(http://127.0.0.1:5000/#/experiments/" in link
+
+
 def test_trouble_outside_is_a_sentence(scheduled, monkeypatch):
     assert job.outside(RuntimeError("a bug of ours")) == ""
     assert "Prefect server" in job.outside(httpx.ConnectError("refused"))
@@ -67,3 +87,56 @@ leave_within(0.5, 3)
 def test_a_process_whose_threads_do_not_end_is_left():
     done = subprocess.run([sys.executable, "-c", ENDS], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 3 and "does not take the last events" in done.stderr
+
+
+STOPPED = """
+import time
+from prefect import flow
+from prefect.server.api.server import SubprocessASGIServer
+from flows import job
+
+@flow
+def waits():
+    with job.by_hand():
+        print("server", SubprocessASGIServer().server_process.pid, flush=True)
+        time.sleep(120)
+
+job.run(waits)
+"""
+
+
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGINT)],
+    ids=["kill", "kill all", "ctrl-c"],
+)
+def test_a_stopped_job_leaves_no_server_behind(send, number, tmp_path):
+    """A signal to the whole group of processes ends the server, too, and the job must not wait for its answers then."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}  # no server: a temporary one is started
+    environment |= {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"}
+    command = [sys.executable, "-u", "-c", STOPPED]
+    child = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    server = 0
+    try:
+        server = int(next(line for line in child.stdout if line.startswith("server")).split()[1])
+        send(child.pid, number)
+        _, errors = child.communicate(timeout=60)
+        assert child.returncode == 128 + number and "the same command goes on" in errors
+        deadline = time.monotonic() + 60
+        while alive(server) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not alive(server)
+    finally:
+        for pid in (child.pid, server):
+            if pid and alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -2,14 +2,17 @@
 
 from types import SimpleNamespace
 
+import mlflow
 import numpy as np
 import pytest
 
-from flows import papertables
+from flows import papertables, steps
 from flows.papertables import PAPER, Sheet, figures, times
 from flows.specs import configuration, read_spec, wanted
 from flows.steps import Job
+from sealr import tracking
 from sealr.config import ConfigError, load_config
+from sealr.data.manifest import Manifest
 from sealr.data.tables import write_json
 from tests.evaluate.test_paper_tables import ROWS
 
@@ -113,3 +116,30 @@ def test_names_that_are_not_there_are_named():
         wanted("c", {"a": 1, "b": 2}, "data set")
     with pytest.raises(ConfigError, match="table2"):
         read_spec("nothing")
+
+
+def test_cells_do_not_overwrite_each_others_metrics(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts beside
+    monkeypatch.setattr(steps, "create_markdown_artifact", lambda **given: described.append(given["description"]))
+    for name in ("manifest.json", "results.json"):
+        write_json({}, tmp_path / name)
+    (tmp_path / "results.md").write_text("a table")
+    described, config = [], load_config("demo", "smollm2-135m")
+
+    def evaluated(run_id, cell, value):
+        made = Manifest("evaluate", tmp_path, "k", "d", {}, {}, "c", {}, {"full.fused.HR@10": value}, {}, 1.0)
+        monkeypatch.setattr(steps, "run_stage", lambda *arguments: made)
+        steps.evaluate.fn(Job(config, run_id, cell), *[None] * 4)
+
+    with tracking.job("benchmark-table2", config) as run_id:
+        for cell, value in (("FT10", 0.1), ("FT20", 0.2)):
+            evaluated(run_id, cell, value)
+        client = mlflow.MlflowClient()
+        assert client.get_run(run_id).data.metrics == {}
+        children = client.search_runs([client.get_run(run_id).info.experiment_id], "tags.`sealr.stage` LIKE 'evaluate%'")
+        found = {run.info.run_name: run.data.metrics["full.fused.HR_at_10"] for run in children}
+        assert found == {"evaluate FT10": 0.1, "evaluate FT20": 0.2}
+        assert described == ["Metrics of demo FT10", "Metrics of demo FT20"]
+        evaluated(run_id, "", 0.3)  # a job of one chain
+        assert client.get_run(run_id).data.metrics == {"full.fused.HR_at_10": 0.3}

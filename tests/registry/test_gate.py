@@ -121,6 +121,8 @@ def test_the_card_says_what_there_is_and_fits_into_a_description(parts, tmp_path
     for part in ("4 reviews by 2 users of 2 items, 2014-01 to 2014-03", "7 rows were rejected", "271 users", "0.0800", "0.449",
                  "25.0%", "strong negative 25.0%", "`digest-retrieve", "personal data", "see the base model's own card"):  # fmt: skip
         assert part in text, part
+    assert text.count(card.FENCE) == 2 and "| a table |\n```" in text  # MLflow's page sets the cells of a table without a space
     short = card.description(text)
+    assert short.count(card.FENCE) == 2  # the cut table is closed, so that what follows is text
     assert len(short) <= card.DESCRIPTION_LENGTH and short.endswith("artifact notes/card.md.\n") and "## Licences" in short
     assert card.description("short") == "short"
