@@ -120,7 +120,7 @@ def confusion_plot(shares: np.ndarray, support: np.ndarray, path: Path) -> None:
     axes.set_yticks(range(len(order)), [f"{n} ({support[i]:.0f})" for n, i in zip(names, order, strict=True)])
     axes.set_xlabel("most probable emotion")
     axes.set_ylabel("true emotion (texts)")
-    axes.set_title("Where the texts with an emotion go: % of the row; framed: the emotion itself")
+    axes.set_title("Most probable emotion of the texts with each true emotion, % of the row (framed: the same)")
     figure.colorbar(picture, shrink=0.6, format=PercentFormatter(1, 0), label="share of the row's texts")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
