@@ -1,6 +1,6 @@
 """Labels reviews in one process and on two Ray workers of which one is killed in the middle, and compares the tables.
 
-``python benchmarks/cluster.py --reviews <reviews .json.gz> [--count 300] [--model embedded]`` (needs ``sealr[ray]``)
+``python -m benchmarks.cluster --reviews <reviews .json.gz> [--count 300] [--model embedded]`` (needs ``sealr[ray]``)
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import time
 from pathlib import Path
 
 import psutil
-from labelling import read
 
+from benchmarks.labelling import read
 from sealr.config import LabelConfig
 from sealr.data.tables import read_table
 from sealr.emotion.label import PROBABILITIES, Labeller, label
 
 
-def workers() -> list[int]:
-    """Process ids of our Ray actors, by the title that Ray gives them."""
+def ray_workers() -> list[int]:
+    """Process ids of this process's own Ray actors: its descendants, by the title that Ray gives them."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -31,6 +31,18 @@ def workers() -> list[int]:
         except psutil.Error:
             continue
     return found
+
+
+class KillOne:
+    """A progress callback of `label` that kills one Ray worker with SIGKILL, once, before the middle."""
+
+    def __init__(self) -> None:
+        self.killed: list[tuple[int, int, int, int]] = []  # process id, workers alive before, texts done, texts in all
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self.killed and done < total / 2 and (pids := ray_workers()):
+            os.kill(pids[0], signal.SIGKILL)
+            self.killed.append((pids[0], len(pids), done, total))
 
 
 def main() -> None:
@@ -45,24 +57,30 @@ def main() -> None:
     labeller = Labeller.from_config(config)
     on_ray = dataclasses.replace(config, engine="ray", workers=2)
 
-    def kill_one(done: int, total: int) -> None:
-        print(f"{done} of {total}, workers {workers()}", flush=True)
-        if not killed and done < total / 2 and (pids := workers()):
-            os.kill(pids[0], signal.SIGKILL)
-            killed.append(pids[0])
-            print(f"killed {pids[0]}", flush=True)
+    killer = KillOne()
+    seen: dict[int, None] = {}  # process ids in the order of their first sight
 
-    killed: list[int] = []
+    def progress(done: int, total: int) -> None:
+        killer(done, total)
+        seen.update(dict.fromkeys(ray_workers()))
+
     with tempfile.TemporaryDirectory() as scratch:
         here, there = Path(scratch) / "here", Path(scratch) / "there"
-        label(frame, config, here, labeller)
         started = time.monotonic()
-        label(frame, on_ray, there, labeller, progress=kill_one)
+        label(frame, config, here, labeller)
+        alone = time.monotonic() - started
+        started = time.monotonic()
+        label(frame, on_ray, there, labeller, progress=progress)
+        spread = time.monotonic() - started
         a, b = (read_table(folder / "labels.parquet", "labels") for folder in (here, there))
-    same = (a["emotion"].fillna("") == b["emotion"].fillna("")).mean()
+    same = int((a["emotion"].fillna("") == b["emotion"].fillna("")).sum())
     gap = (a[PROBABILITIES] - b[PROBABILITIES]).abs().max().max()
-    print(f"{labeller.name}: {len(a)} reviews in {time.monotonic() - started:.0f} s on 2 Ray workers, killed: {len(killed)}")
-    print(f"same emotion {same:.4f}, largest difference of a probability {gap:.1e}")
+    print(f"{labeller.name}: {len(a)} reviews, {alone:.0f} s in one process, {spread:.0f} s on 2 Ray workers with their start")
+    for pid, alive, done, total in killer.killed:
+        print(f"killed worker {pid}, one of {alive}, after {done} of {total} texts; workers seen: {', '.join(map(str, seen))}")
+    print(f"same emotion: {same} of {len(a)}, largest difference of a probability {gap:.1e}")
+    if not killer.killed:
+        raise SystemExit("no worker was killed: take more reviews or a smaller --part-rows")
 
 
 if __name__ == "__main__":

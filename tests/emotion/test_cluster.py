@@ -1,13 +1,10 @@
 """Labelling on a Ray cluster: the same labels, also when a worker is killed in the middle."""
 
-import os
-import signal
-
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 
+from benchmarks.cluster import KillOne
 from sealr.config import LabelConfig
 from sealr.data.tables import read_table
 from sealr.emotion.cluster import ClusterError
@@ -34,30 +31,12 @@ def test_without_ray_the_message_says_how_to_get_it(toy_labeller, tmp_path, monk
         label(reviews(), config(toy_labeller, engine="ray"), tmp_path)
 
 
-def ray_workers():
-    """Process ids of our own Ray actors: descendants of this process, by the title that Ray gives them."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if any("ray::Worker" in part for part in process.cmdline()):
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
 def test_two_ray_workers_one_killed_give_the_labels_of_one_process(cluster, toy_labeller, tmp_path):
     frame = pd.concat([reviews(), reviews().assign(text=lambda f: f["text"] + " again")], ignore_index=True)
     here = label(frame, config(toy_labeller), tmp_path / "local")
-    killed = []
-
-    def kill_one(done, total):
-        if not killed and done < total / 2 and (workers := ray_workers()):
-            os.kill(workers[0], signal.SIGKILL)
-            killed.append((len(workers), done, total))
-
-    there = label(frame, config(toy_labeller, engine="ray", workers=2), tmp_path / "ray", progress=kill_one)
-    assert killed and killed[0][0] == 2, "no worker was killed in the middle"
+    killer = KillOne()
+    there = label(frame, config(toy_labeller, engine="ray", workers=2), tmp_path / "ray", progress=killer)
+    assert [alive for _, alive, _, _ in killer.killed] == [2], "no worker was killed in the middle"
     assert there.rows == here.rows
     a, b = (read_table(tmp_path / n / "labels.parquet", "labels") for n in ("local", "ray"))
     pd.testing.assert_frame_equal(a, b, check_exact=False, rtol=0, atol=1e-6)

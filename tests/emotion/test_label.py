@@ -1,5 +1,6 @@
 """Labelling with toy weights: windows, batches, odd texts, parts and kills."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -11,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sealr.config import LabelConfig
+from sealr.config import Columns, DataConfig, LabelConfig
+from sealr.data.ingest import ingest
 from sealr.data.tables import EMOTIONS, read_table
 from sealr.emotion.backends import LabellerError, find
 from sealr.emotion.label import EMPTY, Labeller, clean, label, label_texts, labeller_id, split_windows
@@ -113,6 +115,24 @@ def test_odd_texts_get_a_label(labeller, name):
     p = labeller.probabilities([ODD[name]])
     assert p.shape == (1, 28) and p.dtype == np.float32 and ((p >= 0) & (p <= 1)).all()
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_odd_texts_of_a_file_are_labelled_or_null_with_a_reason(labeller, tmp_path, suffix):
+    """From the user's own file through ingest to the table: no row is lost, none is without label and without reason."""
+    texts = [t for name, t in ODD.items() if name != "surrogate"] + ["", " ", "\x01\x02", "\u200b", "&nbsp;", "!!!", "NaN"]
+    path = tmp_path / f"odd{suffix}"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
+        rows.writerow(["who", "what", "when", "stars", "comment"])
+        rows.writerows(["u", f"i{n}", n + 1, 5, t] for n, t in enumerate(texts))
+    config = DataConfig(name="odd", source="columns", k_core=1, columns=Columns("who", "what", "when", "stars", "comment"))
+    rows = ingest(config, tmp_path, {"reviews": path}).rows
+    assert (rows["reviews"], rows["rejected"]) == (len(texts), 0)
+    frame = read_table(tmp_path / "reviews.parquet", "reviews")
+    assert label(frame, labeller.config, tmp_path, labeller).rows == {"labelled": len(texts) - 5, "null": 5}
+    table = read_table(tmp_path / "labels.parquet", "labels")
+    assert (table["emotion"].isna() == (table["reason"] == EMPTY)).all()
 
 
 def test_entities_are_resolved():
