@@ -36,7 +36,8 @@ def evaluate(
     """Writes results.json, results.md and results.png, and returns the metrics under flat names.
 
     rankings: the table `rerank` wrote. retriever_ranks (test users,): the targets' ranks in the whole catalogue.
-    users: who was evaluated. validity: share of the items the LLM named that were candidates. sentiments: class per interaction, aligned with ``sequences.flat``.
+    users: who was evaluated. validity: share of the items the LLM named that were candidates. sentiments: class per interaction,
+    aligned with ``sequences.flat``; metrics about feelings that nobody had are left out.
     """
     split = sequences.split("test")
     row_of = {sequences.users[u]: i for i, u in enumerate(split.users)}
@@ -55,7 +56,8 @@ def evaluate(
         ranks = full.ranks[row["system"]]
         for name, of in (("satisfied HR@10", satisfied_hit_rate), ("regret@10", regret)):
             values = of(ranks, felt, TOP)
-            row[name] = float(values.mean()) if len(values) else float("nan")
+            if len(values):  # nobody felt that way, or there are no feelings at all
+                row[name] = float(values.mean())
     rows.insert(0, {"protocol": "full", "system": EVERYBODY, "users": len(retriever_ranks)} | summary(retriever_ranks))
     if full.ceiling > 0:  # otherwise nobody's target was retrieved
         inverted = {protocols.INVERTED: protocols.inverted(pools)}

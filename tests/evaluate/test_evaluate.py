@@ -1,0 +1,54 @@
+"""The metrics of two-stage lists, from a rankings table of four users over five items."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sealr.config import EvaluateConfig
+from sealr.data.sequences import Sequences
+from sealr.data.tables import read_json
+from sealr.evaluate.evaluate import evaluate
+
+USERS, ITEMS = list("abcd"), [f"i{n}" for n in range(1, 6)]
+LISTS = {"retriever": [[4, 5], [4, 5], [5, 4], [2, 5]], "scoring": [[5, 4], [5, 4], [5, 4], [2, 5]]}
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Everybody had 1, 2, 3 and then takes 4."""
+    sequences = Sequences(USERS, ITEMS, np.array([1, 2, 3, 4] * 4), np.arange(5) * 4)
+    rows = [
+        (user, f"i{item}", rank, float(-rank), ranker, split)
+        for split in ("test", "injected")
+        for ranker, lists in LISTS.items()
+        for user, items in zip(USERS, lists, strict=True)
+        for rank, item in enumerate(items if split == "test" or user != "d" else [2, 4], start=1)
+    ]
+    table = pd.DataFrame(rows, columns=["user", "item", "rank", "score", "ranker", "split"])
+
+    def run(felt: list[int]):
+        sentiments = np.zeros(16, dtype=np.int64)
+        sentiments[3::4] = felt  # about the test items
+        return evaluate(table, np.array([1, 1, 2, 9]), USERS, 1.0, sequences, sentiments, EvaluateConfig(bootstrap=100), tmp_path)
+
+    return run
+
+
+def test_full_protocol_by_hand(asked, tmp_path):
+    metrics = asked([2, -2, -1, 1]).metrics
+    assert metrics["full.retriever.NDCG@10"] == pytest.approx((1 + 1 + 1 / math.log2(3) + 1 / math.log2(10)) / 4)
+    assert metrics["full.scoring.NDCG@10"] == pytest.approx(3 / math.log2(3) / 4)  # second in three lists, not in the pool of d
+    assert metrics["full.scoring.satisfied_HR@10"] == 0.5  # of a and d, who liked it, only a's list has it
+    assert metrics["full.retriever.regret@10"] == 1.0  # b and c regret theirs
+    assert metrics["ceiling_HR@2"] == 0.75
+
+
+def test_without_feelings_there_are_no_metrics_about_them(asked, tmp_path):
+    """Sequences without reviews: the file is JSON, which knows no NaN."""
+    metrics = asked([0, 0, 0, 0]).metrics
+    assert not [name for name in metrics if "satisfied" in name or "regret" in name]
+    assert all(map(math.isfinite, metrics.values())) and "full.retriever.HR@10" in metrics
+    assert "satisfied" not in (tmp_path / "results.md").read_text()
+    assert all("regret@10" not in row for row in read_json(tmp_path / "results.json")["rows"])
