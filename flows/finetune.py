@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from prefect import flow
 
-from flows import steps
+from flows import registering, steps
 from flows.dryrun import dry_run
 from flows.job import Base, Data, Overrides, open_job, run
 from sealr import tracking
@@ -25,7 +25,7 @@ def finetune(data: str = "demo", base: str = "smollm2-135m", overrides: str = ""
     """Ingest, label, train the retriever and the LLM, re-rank, evaluate, register. Returns the MLflow run id."""
     with open_job("finetune", data, base, overrides) as job:
         made = steps.through_evaluation(job)
-        summary(made["results"], steps.register(job, made))
+        summary(made["results"], registering.register(job, made))
         return job.run_id
 
 

@@ -30,7 +30,7 @@ from sealr.data.manifest import Manifest, state_dir
 from sealr.data.sequences import build
 from sealr.data.tables import atomic_path, read_json, read_table, write_json
 from sealr.evaluate import tables
-from sealr.evaluate.protocols import draw_users, split_users
+from sealr.evaluate.protocols import draw_users
 from sealr.evaluate.report import markdown_table
 from sealr.evaluate.tables import Cell, Timing
 
@@ -139,8 +139,7 @@ def evaluated(job: Job, reviews: Manifest) -> np.ndarray:
     """Places, among the users with a test item, of those who are evaluated: as the step `rerank` draws them."""
     sequences, config = build(read_table(reviews.path("reviews.parquet"), "reviews")), job.config
     known = [sequences.users[u] for u in sequences.split("test").users]
-    split = split_users(known, config.rerank.ratio, config.rerank.valid_share, config.rerank.seed)
-    drawn = draw_users(split.evaluate, 0, config.evaluate.seed)[: config.evaluate.users or None]
+    drawn = draw_users(steps.user_split(job, sequences).evaluate, 0, config.evaluate.seed)[: config.evaluate.users or None]
     place = {user: i for i, user in enumerate(known)}
     return np.array([place[user] for user in drawn])
 

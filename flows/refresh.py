@@ -8,7 +8,7 @@ from __future__ import annotations
 import typer
 from prefect import flow
 
-from flows import steps
+from flows import registering, steps
 from flows.finetune import summary
 from flows.job import Base, Data, Overrides, open_job, run
 
@@ -18,8 +18,8 @@ def refresh(data: str = "demo", base: str = "smollm2-135m", overrides: str = "")
     """The main job with a drift check, which holds the promotion under registry.drift_hold. Returns the MLflow run id."""
     with open_job("refresh", data, base, overrides) as job:
         made = steps.through_evaluation(job)
-        drifted = steps.drift(job, made["reviews"], made["labels"])
-        registration = steps.register(job, made, drifted)
+        drifted = registering.drift(job, made["reviews"], made["labels"])
+        registration = registering.register(job, made, drifted)
         print(f"\ndrift from the champion's data: {drifted or 'none'}")
         summary(made["results"], registration)
         return job.run_id

@@ -25,7 +25,7 @@ from flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 from sealr import tracking, weights
 from sealr.config import Config, RetrieveConfig, to_dict
 from sealr.data import ingest as ingesting
-from sealr.data.manifest import Manifest, Output, run_stage, state_dir, text_digest
+from sealr.data.manifest import Manifest, Output, run_stage, state_dir
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_json, read_table, write_json
 from sealr.data.validate import EXPECTATION_DIR, validate
@@ -33,10 +33,6 @@ from sealr.emotion import label as labelling
 from sealr.emotion.plots import distribution_plot
 from sealr.evaluate.evaluate import evaluate as evaluate_tables
 from sealr.evaluate.protocols import UserSplit, draw_users, split_users
-from sealr.registry import drift as drifting
-from sealr.registry import gate, promote
-from sealr.registry.package import register_model
-from sealr.registry.promote import Registration
 from sealr.rerank.finetune import ADAPTER
 from sealr.rerank.launch import finetune as finetune_adapter
 from sealr.rerank.launch import train_scoring
@@ -172,7 +168,7 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
 
         def work(folder: Path) -> Output:
             given = _ranking_inputs(job, reviews, labels, candidates)
-            users, row = _users(job, given.sequences), {u: i for i, u in enumerate(given.sequences.users)}
+            users, row = user_split(job, given.sequences), {u: i for i, u in enumerate(given.sequences.users)}
             train, valid = ([row[u] for u in part] for part in (users.train[: config.max_users or None], users.valid))
             if config.ranker == "scoring":
                 texts = np.load(content.path("content.npy")) if content else None
@@ -206,7 +202,7 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
         def work(folder: Path) -> Output:
             given = _ranking_inputs(job, reviews, labels, candidates)
             row = {u: i for i, u in enumerate(given.sequences.users)}
-            drawn = draw_users(_users(job, given.sequences).evaluate, 0, config.evaluate.seed)
+            drawn = draw_users(user_split(job, given.sequences).evaluate, 0, config.evaluate.seed)
             test, valid = ([row[u] for u in drawn[: n or None]] for n in (config.evaluate.users, config.evaluate.valid_users))
             items = read_table(reviews.path("items.parquet"), "items")
             ranker = load_ranker(config.rerank, config.data.category, adapter.path(ADAPTER), items, _preferences())
@@ -258,57 +254,6 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
         return manifest
 
 
-@step(name="drift")
-def drift(job: Job, reviews: Manifest, labels: Manifest) -> str:
-    """Compares the data with those of the champion. Returns what drifted as a sentence, empty when nothing did."""
-    config = job.config.registry
-    with job.stage("drift", config):
-        champion = promote.champion(config.name)
-        if champion is None:
-            log.info("drift: there is no champion to compare with")
-            return ""
-        old = gate.read_statistics(promote.uri(config.name, champion))
-        if old is None:
-            return f"version {champion} carries no statistics of its data, so drift cannot be checked"
-        new = drifting.describe(
-            read_table(reviews.path("reviews.parquet"), "reviews"), read_table(labels.path("labels.parquet"), "labels")
-        )
-
-        def work(folder: Path) -> Output:
-            return drifting.report(old, new, config, champion, folder)
-
-        settings = {"registry": config, "champion": champion, "old": text_digest(vars(old))}
-        manifest = run_stage("drift", job.name, settings, {"reviews": reviews, "labels": labels}, ("registry/drift.py",), work)
-        tracking.log_manifest(manifest, {"drift.json": "", "drift.md": "", "drift.png": "plots"})
-        table = manifest.path("drift.md").read_text(encoding="utf-8")
-        create_markdown_artifact(key="drift", markdown=table, description=f"Drift of {job.name} from version {champion}")
-        return drifting.sentence(read_json(manifest.path("drift.json")))
-
-
-@step(name="register")
-def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> Registration | None:
-    """Packs one model, registers it, and makes it champion when the gate lets it. Placebos are not registered.
-
-    drifted: what `drift` said; with registry.drift_hold it holds the promotion.
-    """
-    if job.config.rerank.sentiment == "shuffled":
-        return None
-    with job.stage("register", job.config.registry):
-        reviews = read_table(made["reviews"].path("reviews.parquet"), "reviews")
-        labels = read_table(made["labels"].path("labels.parquet"), "labels")
-        sequences = build(reviews)
-        users, valid = _users(job, sequences), read_json(made["rankings"].path("fusion.json"))["validation_users"]
-        cap = job.config.rerank.max_users
-        seen = text_digest([made["reviews"].digest, valid])[:16]
-        table = read_table(made["rankings"].path("rankings.parquet"), "rankings")
-        evidence = gate.evidence(table, valid, sequences, seen, [*users.train[: cap or None], *users.valid])
-        hold = f"the data have drifted ({drifted})" if drifted and job.config.registry.drift_hold else ""
-        sentiments, expected = sentiment_values(labels, sequences)
-        return register_model(
-            job.config, sequences, sentiments, expected, evidence, drifting.describe(reviews, labels), made, hold
-        )
-
-
 def through_evaluation(job: Job) -> dict[str, Manifest]:
     """The chain up to the metrics: every stage's manifest by the name of what it made."""
     made = {"reviews": ingest(job)}
@@ -347,7 +292,7 @@ def _ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: M
     return RankingInputs(sequences, *sentiment_values(table, sequences, placebo), pools)
 
 
-def _users(job: Job, sequences: Sequences) -> UserSplit:
+def user_split(job: Job, sequences: Sequences) -> UserSplit:
     """The split of all users who have a test item. Inductive: nobody is both trained on and evaluated. Transductive: nobody's
     last two items are trained on, and all are evaluated."""
     known = [sequences.users[u] for u in sequences.split("test").users]

@@ -106,7 +106,7 @@ Test, by emotion, with thresholds from dev:
 {history}
 
 ## Files
-`training.log` beside this file is the log of the build. The same command with the same versions, CPU and number of threads gives
+A build leaves its log, `training.log`, beside this file (not shipped). The same command with the same versions, CPU and number of threads gives
 the same bytes:
 
 | file | SHA-256 |

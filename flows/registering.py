@@ -1,0 +1,72 @@
+"""What follows the metrics: the drift check against the champion, and the model's way into the registry."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from prefect.artifacts import create_markdown_artifact
+
+from flows.steps import Job, step, user_split
+from sealr import tracking
+from sealr.data.manifest import Manifest, Output, run_stage, text_digest
+from sealr.data.sequences import build
+from sealr.data.tables import read_json, read_table
+from sealr.registry import drift as drifting
+from sealr.registry import gate, promote
+from sealr.registry.package import register_model
+from sealr.registry.promote import Registration
+from sealr.rerank.requests import sentiment_values
+
+log = logging.getLogger("sealr.flows")
+
+
+@step(name="drift")
+def drift(job: Job, reviews: Manifest, labels: Manifest) -> str:
+    """Compares the data with those of the champion. Returns what drifted as a sentence, empty when nothing did."""
+    config = job.config.registry
+    with job.stage("drift", config):
+        champion = promote.champion(config.name)
+        if champion is None:
+            log.info("drift: there is no champion to compare with")
+            return ""
+        old = gate.read_statistics(promote.uri(config.name, champion))
+        if old is None:
+            return f"version {champion} carries no statistics of its data, so drift cannot be checked"
+        new = drifting.describe(
+            read_table(reviews.path("reviews.parquet"), "reviews"), read_table(labels.path("labels.parquet"), "labels")
+        )
+
+        def work(folder: Path) -> Output:
+            return drifting.report(old, new, config, champion, folder)
+
+        settings = {"registry": config, "champion": champion, "old": text_digest(vars(old))}
+        manifest = run_stage("drift", job.name, settings, {"reviews": reviews, "labels": labels}, ("registry/drift.py",), work)
+        tracking.log_manifest(manifest, {"drift.json": "", "drift.md": "", "drift.png": "plots"})
+        table = manifest.path("drift.md").read_text(encoding="utf-8")
+        create_markdown_artifact(key="drift", markdown=table, description=f"Drift of {job.name} from version {champion}")
+        return drifting.sentence(read_json(manifest.path("drift.json")))
+
+
+@step(name="register")
+def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> Registration | None:
+    """Packs one model, registers it, and makes it champion when the gate lets it. Placebos are not registered.
+
+    drifted: what `drift` said; with registry.drift_hold it holds the promotion.
+    """
+    if job.config.rerank.sentiment == "shuffled":
+        return None
+    with job.stage("register", job.config.registry):
+        reviews = read_table(made["reviews"].path("reviews.parquet"), "reviews")
+        labels = read_table(made["labels"].path("labels.parquet"), "labels")
+        sequences = build(reviews)
+        users, valid = user_split(job, sequences), read_json(made["rankings"].path("fusion.json"))["validation_users"]
+        cap = job.config.rerank.max_users
+        seen = text_digest([made["reviews"].digest, valid])[:16]
+        table = read_table(made["rankings"].path("rankings.parquet"), "rankings")
+        evidence = gate.evidence(table, valid, sequences, seen, [*users.train[: cap or None], *users.valid])
+        hold = f"the data have drifted ({drifted})" if drifted and job.config.registry.drift_hold else ""
+        sentiments, expected = sentiment_values(labels, sequences)
+        return register_model(
+            job.config, sequences, sentiments, expected, evidence, drifting.describe(reviews, labels), made, hold
+        )
