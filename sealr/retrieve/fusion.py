@@ -1,19 +1,23 @@
 """Fusion of trained retrievers: weights found on validation, one part at a time, and the sum kept as a retriever of its own.
 
-The first part has weight 1. Each other part gets the weight of WEIGHTS with the best validation NDCG@10 beside the
-others' current weights, but only where its gain over weight 0 is clear of 0 by a paired 95 % interval over the validation
-users: among several weights some always looks a little better. A second pass looks at each part again.
+Neural parts begin with weight 1 and others with 0: models that were trained apart err apart, so their plain mean is a good guess, while
+closed forms are far from equal to them. From there the evidence decides: the first part stays at 1, and each other part gets
+the weight of WEIGHTS with the best validation NDCG@10 beside the others' current weights, but only where its gain over its own current
+weight is clear of 0 by a paired 95 % interval over the validation users: among several weights some always looks a little better. A
+second pass looks at each part again. Why it begins so: ``benchmarks/studies/fusion-weights.md``.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from sealr.config import RetrieveConfig
+from sealr.config import VECTOR_MODELS, RetrieveConfig
 from sealr.data.manifest import Output
 from sealr.data.sequences import Sequences
 from sealr.evaluate.metrics import ndcg
@@ -27,6 +31,8 @@ from sealr.retrieve.train import validate
 log = logging.getLogger(__name__)
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0)
 PASSES = 2
+DEPTH = 100  # items of a part's list that may come into the first ten of the sum
+USERS = 30_000  # that weights are tried on; the scores of seven parts are 600 MB
 
 
 def fuse(
@@ -62,45 +68,63 @@ def tune_weights(
     parts: list[Retriever], sequences: Sequences, exclude_seen: bool, feelings: np.ndarray | None = None
 ) -> list[float]:
     """The weight of each part, 1 for the first."""
-    weights = [1.0] + [0.0] * (len(parts) - 1)
-    known: dict[tuple[float, ...], float] = {}  # others' weights, with -1 for the part that was tried -> its weight
+    near = shortlist(parts, sequences, exclude_seen, feelings)
+    weights = [1.0] + [1.0 if part.config.model in VECTOR_MODELS else 0.0 for part in parts[1:]]
+    text = "fusion: %s at its best weight %g: validation NDCG@10 %+.4f (%+.4f to %+.4f) against weight %g, so its weight is %g"
     for number in [*range(1, len(parts))] * PASSES:
-        others = tuple(-1.0 if n == number else weight for n, weight in enumerate(weights))
-        if others not in known:
-            values = _try_weights(parts, weights, number, sequences, exclude_seen, feelings)  # (users, len(WEIGHTS))
-            best = int(values.mean(0).argmax())  # the lowest of equal ones
-            gain, low, high = paired_bootstrap(values[:, best], values[:, 0])
-            known[others] = WEIGHTS[best] if low > 0 else 0.0
-            text = "fusion: %s at its best weight %g: validation NDCG@10 %+.4f (%+.4f to %+.4f), so its weight is %g"
-            log.info(text, parts[number].config.model, WEIGHTS[best], gain, low, high, known[others])
-        weights[number] = known[others]
+        values = near.try_weights(weights, number)  # (users, len(WEIGHTS))
+        best, now = int(values.mean(0).argmax()), weights[number]  # the lowest of equal ones
+        gain, low, high = paired_bootstrap(values[:, best], values[:, WEIGHTS.index(now)])
+        weights[number] = WEIGHTS[best] if low > 0 else now
+        log.info(text, parts[number].config.model, WEIGHTS[best], gain, low, high, now, weights[number])
     return weights
 
 
-def _try_weights(
-    parts: list[Retriever],
-    weights: list[float],
-    number: int,
-    sequences: Sequences,
-    exclude_seen: bool,
-    feelings: np.ndarray | None,
-) -> np.ndarray:
-    """(validation users, len(WEIGHTS)) NDCG@10 with each weight in the place of ``weights[number]``. One pass over the users."""
+@dataclass(frozen=True)
+class Shortlist:
+    """Standardised scores of the items that may come first, so that weights can be tried without scoring the catalogue again.
+
+    scores (P, N, K): of P parts for N users. real (N, K): False where an item was seen or stands twice. targets (N,): their columns.
+    """
+
+    scores: Tensor
+    real: Tensor
+    targets: Tensor
+
+    def ndcg(self, total: Tensor) -> np.ndarray:
+        """(N, K) sums of scores -> (N,) NDCG@10. Columns are in the order of the items, which breaks ties as everywhere."""
+        total = total.masked_fill(~self.real, -torch.inf)
+        return ndcg(ranks_among(total, self.targets).numpy(), 10)
+
+    def try_weights(self, weights: list[float], number: int) -> np.ndarray:
+        """(N, len(WEIGHTS)) NDCG@10 with each weight in the place of ``weights[number]``."""
+        base = sum(w * self.scores[n] for n, w in enumerate(weights) if w and n != number)  # the first part is always among them
+        return np.stack([self.ndcg(base + weight * self.scores[number]) for weight in WEIGHTS], axis=1)
+
+
+def shortlist(
+    parts: list[Retriever], sequences: Sequences, exclude_seen: bool, feelings: np.ndarray | None = None
+) -> Shortlist:
+    """The DEPTH best items of every part and the target, for all validation users or USERS drawn ones. One pass over the users."""
     valid = sequences.split("valid")
-    used = [n for n, weight in enumerate(weights) if weight and n != number]
-    asked = [number, *used]
-    blocks = (score_blocks(parts[n], sequences, valid, False, feelings, f"weight of {parts[number].config.model}") for n in asked)
-    values = np.zeros((len(valid), len(WEIGHTS)))
+    drawn = np.sort(np.random.default_rng(0).permutation(len(valid))[:USERS])
+    valid = replace(valid, **{name: getattr(valid, name)[drawn] for name in ("users", "starts", "ends", "targets")})
+    blocks = (score_blocks(part, sequences, valid, False, feelings, f"scores of {part.config.model}") for part in parts)
+    made = []
     for together in zip(*blocks, strict=True):
         users = together[0][0]
-        mine, *rest = (standardise(scores) for _, scores in together)  # (B, items + 1)
-        base = sum(weights[n] * scores for n, scores in zip(used, rest, strict=True))  # the first part is always among them
+        scores = torch.stack([standardise(block) for _, block in together])  # (P, B, items + 1)
+        allowed = torch.ones(scores.shape[1:], dtype=torch.bool)
+        allowed[:, 0] = False
         if exclude_seen:
             histories = [valid.history(user) for user in users]
             rows = torch.from_numpy(np.repeat(np.arange(len(users)), [len(h) for h in histories]))
-            base[rows, torch.from_numpy(np.concatenate(histories))] = -torch.inf
-        base[:, 0] = -torch.inf
-        targets = torch.from_numpy(valid.targets[users])
-        for column, weight in enumerate(WEIGHTS):
-            values[users, column] = ndcg(ranks_among(base + weight * mine, targets).numpy(), 10)
-    return values
+            allowed[rows, torch.from_numpy(np.concatenate(histories))] = False
+        best = scores.masked_fill(~allowed, -torch.inf).topk(min(DEPTH, scores.shape[2] - 1), dim=2).indices  # (P, B, D)
+        targets = torch.from_numpy(valid.targets[users])  # (B,)
+        items = torch.cat([*best, targets[:, None]], dim=1).sort(dim=1).values  # (B, P * D + 1)
+        real = allowed.gather(1, items)
+        real[:, 1:] &= items[:, 1:] != items[:, :-1]
+        column = torch.searchsorted(items, targets[:, None])[:, 0]  # the first of equal ones, which is the real one
+        made.append((torch.stack([s.gather(1, items) for s in scores]), real, column))
+    return Shortlist(torch.cat([m[0] for m in made], 1), torch.cat([m[1] for m in made]), torch.cat([m[2] for m in made]))

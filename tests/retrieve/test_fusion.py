@@ -12,7 +12,7 @@ from sealr.evaluate.metrics import ndcg
 from sealr.retrieve import candidates as blocks
 from sealr.retrieve import fusion as module
 from sealr.retrieve.candidates import target_ranks
-from sealr.retrieve.fusion import WEIGHTS, fuse, tune_weights
+from sealr.retrieve.fusion import WEIGHTS, fuse, shortlist, tune_weights
 from sealr.retrieve.models import build
 from sealr.retrieve.models.fusion import newest, part_configs, standardise
 from sealr.retrieve.retriever import Retriever, popularity
@@ -39,8 +39,8 @@ class Fixed(torch.nn.Module):
         return scores
 
 
-def fixed(sequences, table):
-    return Retriever(RetrieveConfig(), sequences.items, Fixed(table), popularity(sequences))
+def fixed(sequences, table, model="ease"):
+    return Retriever(RetrieveConfig(model=model), sequences.items, Fixed(table), popularity(sequences))
 
 
 def noise(seed):
@@ -60,11 +60,24 @@ def test_a_part_that_helps_gets_weight_and_noise_gets_none(sequences):
     assert tune_weights([parts[2], parts[0]], sequences, True) == [1.0, 0.0]
 
 
+def test_neural_parts_count_alike_until_the_evidence_says_otherwise(sequences):
+    good = helpful(sequences)
+    alike = [fixed(sequences, good + 0.3 * noise(seed), "sasrec") for seed in (1, 2)]
+    assert tune_weights(alike, sequences, True)[0] == 1.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "paired_bootstrap", lambda a, b: (0.0, -1.0, 1.0))  # nothing is ever clear of 0
+        assert tune_weights(alike, sequences, True) == [1.0, 1.0]
+        assert tune_weights([alike[0], fixed(sequences, good)], sequences, True) == [1.0, 0.0]  # a closed form has to earn it
+    bad = tune_weights([fixed(sequences, good, "sasrec"), fixed(sequences, noise(5), "gru4rec")], sequences, True)
+    assert bad == [1.0, 0.0]
+
+
 @pytest.mark.parametrize("exclude_seen", [True, False])
-def test_weights_are_tried_exactly(sequences, exclude_seen, monkeypatch):
+def test_weights_are_tried_as_over_the_whole_catalogue(sequences, exclude_seen, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 61 * 70)  # several blocks, the last one short
+    monkeypatch.setattr(module, "DEPTH", 40)
     parts = [fixed(sequences, noise(0)), fixed(sequences, helpful(sequences) + 0.5 * noise(3)), fixed(sequences, noise(2))]
-    values = module._try_weights(parts, [1.0, 0.7, 0.0], 2, sequences, exclude_seen, None)
+    values = shortlist(parts, sequences, exclude_seen).try_weights([1.0, 0.7, 0.0], 2)
     valid = sequences.split("valid")
     for column, weight in enumerate(WEIGHTS):
         for user in (0, 1, 77, 299):
@@ -77,21 +90,14 @@ def test_weights_are_tried_exactly(sequences, exclude_seen, monkeypatch):
             assert values[user, column] == pytest.approx(ndcg(np.array([rank]), 10)[0])
 
 
-def test_two_passes_see_a_part_again(sequences):
-    """The second pass tries part 1 beside part 2's weight, and nothing twice."""
-    tried = []
-    original = module._try_weights
-
-    def counting(parts, weights, number, *rest):
-        tried.append((number, *weights))
-        return original(parts, weights, number, *rest)
-
-    parts = [fixed(sequences, noise(0)), fixed(sequences, noise(1)), fixed(sequences, helpful(sequences))]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_try_weights", counting)
-        weights = tune_weights(parts, sequences, True)
-    assert [number for number, *_ in tried] == [1, 2, 1]  # beside the same others as before, part 2 needs no second look
-    assert tried[2][1:] == (1.0, 0.0, weights[2])
+def test_many_users_are_sampled(sequences, monkeypatch):
+    parts = [fixed(sequences, noise(0)), fixed(sequences, helpful(sequences))]
+    everybody = shortlist(parts, sequences, True).try_weights([1.0, 1.0], 1)
+    monkeypatch.setattr(module, "USERS", 50)
+    some = shortlist(parts, sequences, True).try_weights([1.0, 1.0], 1)
+    assert len(everybody) == 300 and len(some) == 50
+    drawn = np.sort(np.random.default_rng(0).permutation(300)[:50])
+    np.testing.assert_array_equal(some, everybody[drawn])
 
 
 @pytest.fixture
