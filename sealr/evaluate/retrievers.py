@@ -93,10 +93,12 @@ def plot(table: pd.DataFrame, title: str, path: Path, metric: str = "NDCG@10") -
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(part)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    bars = axes.barh(part["system"], part[metric], color=np.where(published, "lightgrey", "C0"))
+    axes.barh(part["system"], part[metric], color=np.where(published, "lightgrey", "C0"))
     spread = part["sd NDCG@10"].to_numpy(dtype=float)
     axes.errorbar(part[metric], range(len(part)), xerr=spread, fmt="none", ecolor="black", capsize=2)  # no bar where there is none
-    axes.bar_label(bars, fmt="%.4f", fontsize=8, padding=4)
+    beyond = np.nan_to_num(spread)  # the number stands behind the line
+    for place, (value, extra) in enumerate(zip(part[metric], beyond, strict=True)):
+        axes.annotate(f"{value:.4f}", (value + extra, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.margins(x=0.2)  # room for the numbers
     figure.supxlabel(f"{metric}, whole catalogue; lines: standard deviation over seeds", fontsize=9)
     axes.set_title(title)
