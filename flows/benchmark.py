@@ -79,6 +79,8 @@ def main(
     """Train what a comparison asks for and write its table and plot."""
     name = f"figure{figure}" if figure else f"table{table}" if table.isdecimal() else table
     if name == WHOLE:
+        if only:
+            raise typer.BadParameter(f"the table {WHOLE} has no systems to choose from, only configurations: use --data")
         run(whole_system, data=data, overrides=overrides)
     else:
         run(paper_table if name in PAPER else benchmark, table=name, data=data, only=only, overrides=overrides)

@@ -41,4 +41,4 @@ def write(folder: Path, job: Job, table: pd.DataFrame, text: str) -> None:
     comparing.plot(table, job.name, folder / "results.png")
     with tracking.stage("comparison", job.run_id, {}):
         tracking.log_folder(folder, "results")
-    create_markdown_artifact(key="benchmark", markdown=text, description=f"Retrievers on {job.name}")
+    create_markdown_artifact(key="benchmark", markdown=text, description=f"Comparison on {job.name}")

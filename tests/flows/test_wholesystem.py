@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 
+from flows.benchmark import main
 from flows.specs import read_spec
 from flows.wholesystem import EVERYTHING, LLM, RETRIEVED, SINGLE, WHOLE, systems
 from sealr.config import load_config
@@ -73,3 +75,8 @@ def test_without_a_fusion_there_is_no_row_for_one(made, tmp_path, monkeypatch):
 def test_every_configuration_of_the_table_loads(name):
     config = load_config(name, "", "")
     assert config.rerank.ranker == "scoring"
+
+
+def test_systems_cannot_be_chosen_from_the_whole():
+    with pytest.raises(typer.BadParameter, match="use --data"):
+        main(table=WHOLE, only="SASRec")
