@@ -121,6 +121,9 @@ class ScoringModel(nn.Module):
 
 def build(config: RerankConfig, llm: PeftModel, category: str, table: Tensor, content: Tensor | None) -> ScoringModel:
     """A model with fresh soft tokens on the LLM's device."""
+    # Rows are short: plain matrix products take as long as the fused kernel, and in bfloat16 on a CPU the backward pass of the whole
+    # model less than half as long
+    llm.get_base_model().set_attn_implementation("eager")
     words = llm.get_input_embeddings().weight
     tokens = ItemTokens(config, table, content, words.shape[1], float(words.float().std()))
     prefix = load_tokenizer(config.base).encode(INSTRUCTION.format(category=category))
