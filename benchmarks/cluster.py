@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks.labelling import read
-from sealr.config import LabelConfig
 from sealr.data.tables import read_table
 from sealr.emotion.label import PROBABILITIES, Labeller, label
+from sealr.settings import LabelConfig
 
 
 def ray_workers() -> list[int]:

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from flows.dryrun import local_tables
-from sealr.config import Config, RerankConfig, RetrieveConfig, load_config
+from sealr.config import load_config
 from sealr.data.sequences import Sequences
 from sealr.evaluate.report import markdown_table
 from sealr.rerank.finetune import ADAPTER, Encoder, finetune
@@ -34,6 +34,7 @@ from sealr.rerank.prompts import Request
 from sealr.rerank.rankers import Ranker, load_ranker
 from sealr.rerank.scoring import train_scoring
 from sealr.retrieve.train import load, train
+from sealr.settings import Config, RerankConfig, RetrieveConfig
 
 RANKERS = {"palr": "names", "generative": "encoded ids", "scoring": "soft tokens"}
 TRAINED = 4  # users that the adapters are fine-tuned on

@@ -27,13 +27,13 @@ import torch
 from transformers import AutoTokenizer, BertConfig, PreTrainedModel, RobertaConfig, RobertaForSequenceClassification, pipeline
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from sealr.config import LabelConfig
 from sealr.data.tables import EMOTIONS
 from sealr.emotion import backends
 from sealr.emotion import network as net
 from sealr.emotion.label import Labeller, label, split_windows
 from sealr.emotion.quantise import Int8Linear, quantised
 from sealr.emotion.sentiment import to_sentiment
+from sealr.settings import LabelConfig
 from sealr.weights import quiet
 
 READ = 512  # tokens the baseline reads

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from sealr.config import RetrieveConfig
 from sealr.data.download import data_dir
 from sealr.data.sequences import Sequences, read_sequences
 from sealr.evaluate.metrics import hit_rate, ndcg
@@ -35,6 +34,7 @@ from sealr.retrieve.loss import softmax_loss
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever, device, load, popularity
 from sealr.retrieve.train import Average, Batches, _train_epoch, train
+from sealr.settings import RetrieveConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RECBOLE = ROOT / "benchmarks" / "recbole" / "run.py"

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from sealr.config import DataConfig, load_config
+from sealr.config import load_config
 from sealr.data.download import data_dir
 from sealr.data.ingest import ingest
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_table
 from sealr.rerank.plan import machine_rates, plan, shape_of, text
 from sealr.rerank.workload import workload
+from sealr.settings import DataConfig
 
 
 def dry_run(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:

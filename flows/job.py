@@ -27,8 +27,8 @@ from prefect.settings import PREFECT_API_URL
 from flows.steps import Job
 from sealr import tracking
 from sealr.config import load_config
-from sealr.redact import redact
 from sealr.data.manifest import state_dir
+from sealr.redact import redact
 
 log = logging.getLogger("sealr.flows")
 # Frameworks that report every detail of their own doings at the level we report results

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from sealr import tracking
-from sealr.config import Config, DataConfig, LabelConfig
 from sealr.data.manifest import state_dir
 from sealr.data.tables import read_json
 from sealr.emotion.backends import EMBEDDED
 from sealr.emotion.evaluate import report
+from sealr.settings import Config, DataConfig, LabelConfig
 
 LOGGED = ("macro_f1", "micro_f1", "argmax_accuracy", "calibration_error_top", "calibration_error_all")
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from sealr import tracking
-from sealr.config import RetrieveConfig
 from sealr.data.manifest import Manifest, Output, run_stage
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_table
@@ -20,6 +19,7 @@ from sealr.retrieve.feelings import feelings
 from sealr.retrieve.fusion import fuse
 from sealr.retrieve.models.fusion import part_configs
 from sealr.retrieve.train import load, train
+from sealr.settings import RetrieveConfig
 
 if TYPE_CHECKING:
     from flows.steps import Job

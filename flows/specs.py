@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from sealr.config import CONFIG_DIR, ConfigError, RetrieveConfig, from_dict, to_dict
+from sealr.config import CONFIG_DIR, ConfigError, from_dict, to_dict
+from sealr.settings import RetrieveConfig
 
 TABLES = CONFIG_DIR.parent / "benchmarks"
 

@@ -23,7 +23,7 @@ from prefect.tasks import exponential_backoff
 from flows.retrievers import item_content, labelled_feelings, reads_feelings, train_retriever
 from flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 from sealr import tracking, weights
-from sealr.config import Config, RetrieveConfig, to_dict
+from sealr.config import to_dict
 from sealr.data import ingest as ingesting
 from sealr.data.manifest import Manifest, Output, run_stage, state_dir
 from sealr.data.sequences import Sequences, build
@@ -43,6 +43,7 @@ from sealr.rerank.rerank import rerank as rerank_lists
 from sealr.retrieve.candidates import write_candidates
 from sealr.retrieve.index import faiss
 from sealr.retrieve.train import load
+from sealr.settings import Config, RetrieveConfig
 
 log = logging.getLogger("sealr.flows")
 step = partial(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from flows.labeller import metrics
 from sealr import tracking
-from sealr.config import Config, DataConfig, LabelConfig
 from sealr.data.tables import EMOTIONS
 from sealr.emotion.backends import EMBEDDED
 from sealr.emotion.train import Epoch, TrainArguments, add_options, build
+from sealr.settings import Config, DataConfig, LabelConfig
 
 
 def main(argv: list[str] | None = None) -> None:

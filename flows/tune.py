@@ -21,13 +21,14 @@ from flows.job import Base, Data, Overrides, open_job, run
 from flows.retrievers import item_content, labelled_feelings, reads_feelings
 from flows.steps import Job
 from sealr import tracking
-from sealr.config import RetrieveConfig, to_dict
+from sealr.config import to_dict
 from sealr.data.manifest import state_dir, text_digest
 from sealr.data.sequences import build
 from sealr.data.tables import read_table
 from sealr.rerank import tune as reranker
 from sealr.retrieve import tune as retriever
 from sealr.retrieve.train import OnEpoch
+from sealr.settings import RetrieveConfig
 from sealr.study import open_study, search, summary
 
 

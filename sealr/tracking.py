@@ -12,10 +12,11 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from sealr.config import Config, flatten, to_dict
+from sealr.config import flatten, to_dict
 from sealr.data.manifest import Manifest
 from sealr.data.tables import read_json, read_table
 from sealr.redact import redact, redacted
+from sealr.settings import Config
 
 TrackingError = mlflow.MlflowException  # the tracking server or registry cannot be reached, or refused
 EXPERIMENT = "sealr"

@@ -1,6 +1,7 @@
 import pytest
 
-from sealr.config import Config, ConfigError, flatten, from_dict, load_config, to_dict
+from sealr.config import ConfigError, flatten, from_dict, load_config, to_dict
+from sealr.settings import Config
 
 
 def test_overrides_win_over_files():

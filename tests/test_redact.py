@@ -6,10 +6,10 @@ import mlflow
 import pytest
 
 from sealr import tracking
-from sealr.config import Config, DataConfig, RemoteFile
 from sealr.data import download
 from sealr.data.manifest import Output, run_stage
 from sealr.redact import redact, redacted
+from sealr.settings import Config, DataConfig, RemoteFile
 
 SECRET = "s3cr3t/p@ss"
 

@@ -17,8 +17,8 @@ import urllib3.exceptions
 from filelock import FileLock
 from tqdm import tqdm
 
-from sealr.config import RemoteFile
 from sealr.redact import redact
+from sealr.settings import RemoteFile
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 18

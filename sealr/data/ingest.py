@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sealr.config import DataConfig
 from sealr.data.download import MissingFile, data_dir, fetch
 from sealr.data.manifest import Output
 from sealr.data.rejects import Rejects
 from sealr.data.sources import reader
 from sealr.data.sources.lines import Row
 from sealr.data.tables import write_table
+from sealr.settings import DataConfig
 
 log = logging.getLogger(__name__)
 CHUNK = 50_000  # rows held as Python objects before they become columns

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from sealr.config import LabelConfig
 from sealr.data.manifest import file_digest
 from sealr.data.tables import EMOTIONS, atomic_path, write_json
 from sealr.emotion import network as net
 from sealr.emotion.evaluate import evaluate, logit, overall_table, parts_table, sigmoid, tune_temperature, tune_thresholds
 from sealr.emotion.label import Labeller
 from sealr.emotion.train import read_split
+from sealr.settings import LabelConfig
 
 log = logging.getLogger(__name__)
 COST = 0.005  # macro-F1 on dev that 8 bits may cost and be the default

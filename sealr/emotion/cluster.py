@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sealr.config import LabelConfig
+from sealr.settings import LabelConfig
 
 if TYPE_CHECKING:
     from sealr.emotion.label import Labeller

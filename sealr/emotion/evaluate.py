@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from sealr.config import LabelConfig
 from sealr.data.manifest import state_dir
 from sealr.data.tables import EMOTIONS, read_json, write_json
 from sealr.emotion.backends import EMBEDDED
@@ -22,6 +21,7 @@ from sealr.emotion.plots import confusion, confusion_plot
 from sealr.emotion.quantise import supported
 from sealr.emotion.sentiment import CLASS_NAMES, SENTIMENT_MAP
 from sealr.emotion.train import read_split
+from sealr.settings import LabelConfig
 
 GRID = np.round(np.arange(0.02, 0.96, 0.01), 2)  # thresholds tried
 BINS = 15  # of the calibration error

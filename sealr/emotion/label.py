@@ -21,13 +21,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from sealr.config import LabelConfig
 from sealr.data.manifest import CHECKPOINT, Output, text_digest
 from sealr.data.tables import EMOTIONS, write_table
 from sealr.emotion import backends
 from sealr.emotion.cache import LabelCache
 from sealr.emotion.cluster import compute
 from sealr.emotion.sentiment import CLASS_NAMES, sentiment_classes, to_sentiment
+from sealr.settings import LabelConfig
 
 log = logging.getLogger(__name__)
 CHARACTERS_PER_TOKEN = 16  # English has 4 to 5

@@ -14,7 +14,6 @@ from matplotlib.ticker import PercentFormatter
 from sealr.data.tables import EMOTIONS, atomic_path
 from sealr.emotion.sentiment import CLASS_NAMES
 
-
 # a colour for each sentiment class, in their order: two hues that colour-blind readers tell apart, and grey between them
 COLOURS = dict(zip(CLASS_NAMES, ("#9b1c31", "#e99a86", "#c9c9c9", "#86b8dc", "#1f5a99"), strict=True))
 PALE = (-1, 0, 1)  # classes on whose colour black can be read

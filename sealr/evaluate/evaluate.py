@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sealr.config import EvaluateConfig
 from sealr.data.manifest import Output
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json
@@ -17,6 +16,7 @@ from sealr.evaluate.metrics import coverage, hit_rate, ndcg, regret, satisfied_h
 from sealr.evaluate.protocols import RETRIEVER
 from sealr.evaluate.report import markdown, metrics_table, plot
 from sealr.evaluate.statistics import paired_bootstrap
+from sealr.settings import EvaluateConfig
 
 TOP = 10
 EVERYBODY = "retriever, all users"

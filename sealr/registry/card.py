@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from sealr import weights
-from sealr.config import Config
 from sealr.data.manifest import Manifest
 from sealr.emotion.label import labeller_id
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.registry.drift import Statistics
+from sealr.settings import Config
 
 FENCE = "```"
 END = f"\n{FENCE}"

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sealr import weights
-from sealr.config import Config, from_dict, to_dict
+from sealr.config import from_dict, to_dict
 from sealr.data.tables import read_json, read_table, write_json
 from sealr.emotion.backends import pinned
 from sealr.emotion.label import Labeller, label_texts
@@ -30,6 +30,7 @@ from sealr.rerank.prompts import Request
 from sealr.rerank.rankers import Ranker, Scored, fuse, load_ranker, order, standardise
 from sealr.retrieve.candidates import pools_for, scores_of
 from sealr.retrieve.train import Retriever, load
+from sealr.settings import Config
 
 __all__ = ["BadRequest", "Recommender", "pack"]
 log = logging.getLogger(__name__)

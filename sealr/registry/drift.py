@@ -19,10 +19,10 @@ import pandas as pd
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import chi2_contingency, ks_2samp
 
-from sealr.config import RegistryConfig
 from sealr.data.manifest import Output
 from sealr.data.tables import atomic_path, write_json
 from sealr.emotion.sentiment import CLASS_NAMES
+from sealr.settings import RegistryConfig
 
 log = logging.getLogger(__name__)
 ALPHA = 0.01  # a difference in distribution that chance makes more often than this is not drift, however large it looks

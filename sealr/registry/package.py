@@ -18,13 +18,14 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array
 
-from sealr.config import Config, to_dict
+from sealr.config import to_dict
 from sealr.data.manifest import PACKAGE, Manifest, code_digest, text_digest
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json, write_json
 from sealr.registry import card, gate, promote
 from sealr.registry.composite import pack
 from sealr.registry.drift import Statistics
+from sealr.settings import Config
 
 log = logging.getLogger(__name__)
 

@@ -17,13 +17,13 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sealr.config import RerankConfig
 from sealr.data.manifest import Output
 from sealr.data.tables import read_json, write_json
 from sealr.rerank import parallel
 from sealr.rerank.fit import OnEpoch, fit, shuffled
 from sealr.rerank.llm import add_lora, check_adapter, pad_left
 from sealr.rerank.prompts import IdTokens, ListTokens, Request, prompt
+from sealr.settings import RerankConfig
 
 log = logging.getLogger(__name__)
 ADAPTER = "adapter"  # subfolder of the stage that holds the best adapter

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sealr.config import RerankConfig
 from sealr.data.manifest import CHECKPOINT
 from sealr.data.tables import atomic_path
 from sealr.rerank import parallel
+from sealr.settings import RerankConfig
 
 log = logging.getLogger(__name__)
 WARMUP = 0.1  # share of all steps with a rising learning rate

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from sealr.config import RerankConfig
 from sealr.data.tables import atomic_path
 from sealr.rerank.llm import device, load_tokenizer
+from sealr.settings import RerankConfig
 
 SOFT_TOKENS = "soft_tokens.safetensors"  # beside the adapter
 INSTRUCTION = "Recommend {category} based on user's interaction history and sentiment label from the reviews.\nInteraction history: "

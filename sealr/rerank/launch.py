@@ -21,7 +21,7 @@ import torch
 from accelerate import PartialState
 from torch import distributed
 
-from sealr.config import RerankConfig, from_dict, to_dict
+from sealr.config import from_dict, to_dict
 from sealr.data.manifest import CHECKPOINT, Output
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, read_json, write_json
@@ -31,6 +31,7 @@ from sealr.rerank.fit import OnEpoch
 from sealr.rerank.llm import load_tokenizer
 from sealr.rerank.prompts import Request
 from sealr.retrieve.train import load
+from sealr.settings import RerankConfig
 
 log = logging.getLogger(__name__)
 JOB, RESULT = "launch.json", "launched.json"  # in the checkpoint folder: what is to be done, and what came out

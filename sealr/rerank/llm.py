@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from sealr import weights
-from sealr.config import RerankConfig
+from sealr.settings import RerankConfig
 
 
 class AdapterError(ValueError):
@@ -51,6 +52,11 @@ def load_base(config: RerankConfig) -> nn.Module:
         model.config.num_hidden_layers = config.layers
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    for module in model.modules():
+        # On CPUs with bfloat16, bitsandbytes packs 4-bit weights anew at the first pass without gradients. Packed ones have no
+        # backward pass, so that training after a validation would lose most of its gradients without a word
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
     return model if config.quantization == "nf4" else model.to(device())
 
 

@@ -18,12 +18,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sealr import weights
-from sealr.config import RerankConfig
 from sealr.data.manifest import Output, text_digest
 from sealr.data.tables import read_json, write_json
 from sealr.rerank.finetune import Encoder, finetune
 from sealr.rerank.llm import load_base, load_tokenizer, pad_left
 from sealr.rerank.prompts import Request, written
+from sealr.settings import RerankConfig
 
 NAME_CHARACTERS = 60  # the rest of a longer name is cut at a word: Amazon's titles run to 300
 PREFERENCE_TOKENS = 32  # of the written preference, at most

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import torch
 
-from sealr.config import ConfigError, RerankConfig
+from sealr.config import ConfigError
 from sealr.data.tables import read_json
 from sealr.rerank.llm import device
 from sealr.rerank.workload import Workload, local_folder
+from sealr.settings import RerankConfig
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 ADAPTER_BYTES = 4  # peft keeps adapters, and what enters them, in float32

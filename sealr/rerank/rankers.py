@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sealr.config import RerankConfig
 from sealr.evaluate.metrics import ndcg, validity
 from sealr.evaluate.statistics import paired_bootstrap
 from sealr.rerank.finetune import Encoder
@@ -26,6 +25,7 @@ from sealr.rerank.palr import NameEncoder, item_names
 from sealr.rerank.prompts import Request
 from sealr.rerank.requests import feelings_of
 from sealr.retrieve.retriever import pad
+from sealr.settings import RerankConfig
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)  # fusion weights tried on validation
 

@@ -17,13 +17,12 @@ from peft import set_peft_model_state_dict
 from torch import Tensor
 from torch.nn import functional as F
 
-from sealr.config import RerankConfig
 from sealr.data.manifest import Output
 from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json
 from sealr.evaluate.metrics import ndcg
-from sealr.rerank.finetune import ADAPTER, adapter_state, check_users, count_parameters, save_adapter, sizes
 from sealr.rerank import parallel
+from sealr.rerank.finetune import ADAPTER, adapter_state, check_users, count_parameters, save_adapter, sizes
 from sealr.rerank.fit import OnEpoch, fit, shuffled
 from sealr.rerank.items import ScoringModel, build, save_tokens
 from sealr.rerank.llm import add_lora
@@ -32,6 +31,7 @@ from sealr.retrieve.loss import softmax_loss
 from sealr.retrieve.models.base import Packed, SequenceModel
 from sealr.retrieve.retriever import Retriever
 from sealr.retrieve.start import cooccurrence_embeddings
+from sealr.settings import RerankConfig
 
 log = logging.getLogger(__name__)
 VALID_USERS = 2000  # of the transductive setting, at most

@@ -10,7 +10,8 @@ from typing import Any
 
 from optuna.trial import Trial
 
-from sealr.config import ConfigError, RerankConfig
+from sealr.config import ConfigError
+from sealr.settings import RerankConfig
 
 RANKS = (4, 8, 16, 32)  # of LoRA
 DEPTHS = (1, 2, 4, 6, 12)  # layers of the LLM

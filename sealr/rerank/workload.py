@@ -13,13 +13,13 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoTokenizer
 
 from sealr import weights
-from sealr.config import Config
 from sealr.data.sequences import Sequences
 from sealr.evaluate.protocols import split_users
 from sealr.rerank.items import INSTRUCTION
 from sealr.rerank.palr import PREFERENCE_TOKENS, QUESTION, item_names, name_prompt
 from sealr.rerank.prompts import Request, prompt
 from sealr.rerank.scoring import VALID_USERS
+from sealr.settings import Config
 
 SAMPLE = 64  # prompts counted
 CONTENT = 384  # width of MiniLM's text embeddings

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sealr.config import RetrieveConfig
 from sealr.data.manifest import Output
 from sealr.data.sequences import Sequences, Split
 from sealr.data.tables import write_table
 from sealr.retrieve.index import ExactIndex, recall, top
 from sealr.retrieve.retriever import History, Retriever
+from sealr.settings import RetrieveConfig
 
 log = logging.getLogger(__name__)
 BLOCK_ELEMENTS = 2**22  # scores held at a time: 16 MB

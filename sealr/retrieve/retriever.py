@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sealr.config import RetrieveConfig, from_dict, to_dict
+from sealr.config import from_dict, to_dict
 from sealr.data.tables import atomic_path, read_json, write_json
 from sealr.retrieve.index import ApproximateIndex, top
 from sealr.retrieve.models import build
 from sealr.retrieve.models.popularity import popularity
+from sealr.settings import RetrieveConfig
 
 __all__ = ["History", "Retriever", "device", "load", "pad", "popularity", "save"]
 History = Sequence[str] | Sequence[int] | np.ndarray  # raw item ids (unknown ones are skipped) or item indices 1..n, oldest first

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sealr.config import RetrieveConfig, to_dict
+from sealr.config import to_dict
 from sealr.data.manifest import CHECKPOINT, Output
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json
@@ -32,6 +32,7 @@ from sealr.retrieve.models import build
 from sealr.retrieve.models.base import SequenceModel
 from sealr.retrieve.retriever import Retriever, device, load, popularity, save
 from sealr.retrieve.start import cooccurrence_embeddings
+from sealr.settings import RetrieveConfig
 
 __all__ = ["Retriever", "load", "popularity", "train"]
 log = logging.getLogger(__name__)

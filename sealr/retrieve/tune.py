@@ -14,9 +14,9 @@ import optuna
 from optuna.trial import Trial
 from torch import Tensor
 
-from sealr.config import RetrieveConfig
 from sealr.data.sequences import Sequences
 from sealr.retrieve.train import OnEpoch, train
+from sealr.settings import RetrieveConfig
 from sealr.study import open_study, search
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sealr.config import RemoteFile
 from sealr.data import download
 from sealr.data.download import ChecksumError, MissingFile, data_dir, fetch
+from sealr.settings import RemoteFile
 
 BODY = bytes(range(256)) * 4000  # about 1 MB
 SUM = hashlib.sha256(BODY).hexdigest()

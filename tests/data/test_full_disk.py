@@ -12,7 +12,7 @@ INGEST = """
 import resource, sys
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # a write beyond it fails, as on a full disk
-from sealr.config import DataConfig
+from sealr.settings import DataConfig
 from sealr.data.ingest import ingest, input_files
 from sealr.data.manifest import run_stage
 config = DataConfig("small", demo_users=60)

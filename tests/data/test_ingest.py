@@ -6,12 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sealr.config import DataConfig, RemoteFile
 from sealr.data.download import ChecksumError, MissingFile
 from sealr.data.ingest import IngestError, ingest, input_files
 from sealr.data.sources.lines import DataFileError
 from sealr.data.tables import read_table
 from sealr.data.validate import validate
+from sealr.settings import DataConfig, RemoteFile
 
 DAY = 86_400
 

@@ -4,10 +4,11 @@ import json
 import pandas as pd
 import pytest
 
-from sealr.config import CONFIG_DIR, Columns, DataConfig, load_config
+from sealr.config import CONFIG_DIR, load_config
 from sealr.data.sources import READERS, amazon, columns, lines, reader, sequences, yelp
 from sealr.data.sources.columns import ColumnError
 from sealr.data.sources.lines import DataFileError, read_lines, seconds
+from sealr.settings import Columns, DataConfig
 
 FIELDS = ["user", "item", "timestamp", "rating", "text"]
 

@@ -15,9 +15,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sealr import tracking
-from sealr.config import RegistryConfig
 from sealr.registry import promote
 from sealr.registry.serve import Follower, Options, create_app
+from sealr.settings import RegistryConfig
 from tests.e2e.test_main_job import free_port, serve
 from tests.registry.toy_model import USERS, toy_parts, toy_registration
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sealr.config import LabelConfig
 from sealr.data.tables import read_table
 from sealr.emotion.cache import CacheError, LabelCache
 from sealr.emotion.label import PROBABILITIES, Labeller, label
+from sealr.settings import LabelConfig
 from tests.emotion.test_label import reviews
 
 ROOT = Path(__file__).resolve().parents[2]

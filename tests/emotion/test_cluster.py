@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from benchmarks.cluster import KillOne
-from sealr.config import LabelConfig
 from sealr.data.tables import read_table
 from sealr.emotion.cluster import ClusterError
 from sealr.emotion.label import Labeller, label
+from sealr.settings import LabelConfig
 from tests.emotion.test_label import reviews
 
 

@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 
-from sealr.config import LabelConfig
 from sealr.data.manifest import file_digest
 from sealr.data.tables import EMOTIONS, read_json
 from sealr.emotion import network as net
@@ -14,6 +13,7 @@ from sealr.emotion import train
 from sealr.emotion.backends import EMBEDDED
 from sealr.emotion.label import EMPTY, Labeller, label_texts
 from sealr.emotion.sentiment import to_sentiment
+from sealr.settings import LabelConfig
 from tests import toys
 from tests.emotion.test_label import ODD
 

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sealr.config import Columns, DataConfig, LabelConfig
 from sealr.data.ingest import ingest
 from sealr.data.tables import EMOTIONS, read_table
 from sealr.emotion.backends import LabellerError, find
 from sealr.emotion.label import EMPTY, Labeller, clean, label, label_texts, labeller_id, split_windows
 from sealr.emotion.plots import distribution_plot
+from sealr.settings import Columns, DataConfig, LabelConfig
 from tests import toys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,7 +225,7 @@ def test_workers_change_nothing(labeller):
 KILLED = """
 import sys, time
 from pathlib import Path
-from sealr.config import LabelConfig
+from sealr.settings import LabelConfig
 from sealr.emotion.label import Labeller, label
 from tests.emotion.test_label import reviews
 labeller = Labeller.from_config(LabelConfig(model=sys.argv[1], window_tokens=16, batch_tokens=128, part_rows=7))

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from sealr.config import LabelConfig
 from sealr.emotion import backends, quantise
 from sealr.emotion.label import Labeller
+from sealr.settings import LabelConfig
 from tests import toys
 
 pytestmark = pytest.mark.skipif(not quantise.supported(), reason="8-bit labelling needs an x86 CPU and a PyTorch with oneDNN")

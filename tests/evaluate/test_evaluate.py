@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sealr.config import EvaluateConfig
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json
 from sealr.evaluate.evaluate import evaluate
+from sealr.settings import EvaluateConfig
 
 USERS, ITEMS = list("abcd"), [f"i{n}" for n in range(1, 6)]
 LISTS = {"retriever": [[4, 5], [4, 5], [5, 4], [2, 5]], "scoring": [[5, 4], [5, 4], [5, 4], [2, 5]]}

@@ -1,7 +1,6 @@
 """`-e evaluate-labeller` and `-e train-labeller` leave figures, plots and files in MLflow."""
 
 import mlflow
-
 import pytest
 
 from flows import labeller, train_labeller

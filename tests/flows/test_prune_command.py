@@ -6,9 +6,9 @@ from typer.testing import CliRunner
 
 from flows.stages import app
 from sealr import tracking
-from sealr.config import Config, DataConfig
 from sealr.data.manifest import Output, run_stage
 from sealr.registry import promote
+from sealr.settings import Config, DataConfig
 
 
 @pytest.fixture

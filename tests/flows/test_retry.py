@@ -8,8 +8,9 @@ from prefect import flow
 
 from flows.retry import transient, worth_retrying
 from flows.steps import step
-from sealr.config import ConfigError, RemoteFile
+from sealr.config import ConfigError
 from sealr.data.download import DownloadFailed, MissingFile, fetch
+from sealr.settings import RemoteFile
 
 AWAY = [
     MlflowException("API request to http://x/api failed with exception HTTPConnectionPool: Max retries exceeded"),

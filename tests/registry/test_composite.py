@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 
-from sealr.config import Config, DataConfig, LabelConfig, RerankConfig, RetrieveConfig
 from sealr.data.tables import EMOTIONS
 from sealr.registry import composite
 from sealr.registry.composite import BadRequest, Recommender
@@ -15,6 +14,7 @@ from sealr.rerank.rankers import Scored, fuse, order
 from sealr.retrieve.candidates import pools_for
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever
+from sealr.settings import Config, DataConfig, LabelConfig, RerankConfig, RetrieveConfig
 
 ITEMS = [f"i{n:02d}" for n in range(1, 31)]
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from scipy.stats import ks_2samp
 
-from sealr.config import RegistryConfig
 from sealr.data.tables import read_json
 from sealr.registry import drift
+from sealr.settings import RegistryConfig
 
 CONFIG = RegistryConfig()
 

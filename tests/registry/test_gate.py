@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sealr.config import Config, DataConfig
 from sealr.data.manifest import Manifest
 from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json
@@ -14,10 +13,11 @@ from sealr.evaluate.metrics import ndcg
 from sealr.registry import card, gate
 from sealr.registry.drift import Statistics
 from sealr.registry.gate import HELD, Evidence
-from sealr.rerank.rerank import rerank
 from sealr.rerank.requests import Pools
+from sealr.rerank.rerank import rerank
 from sealr.retrieve.candidates import write_candidates
 from sealr.retrieve.train import load
+from sealr.settings import Config, DataConfig
 
 
 @pytest.fixture

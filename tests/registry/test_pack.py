@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from sealr import weights
-from sealr.config import RegistryConfig
 from sealr.registry.composite import Recommender
 from sealr.rerank.llm import AdapterError
+from sealr.settings import RegistryConfig
 
 LOAD = """
 import json, sys

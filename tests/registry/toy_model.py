@@ -11,7 +11,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from sealr.config import Config, DataConfig, LabelConfig, RegistryConfig, RerankConfig, RetrieveConfig
 from sealr.data.manifest import PACKAGE, Manifest, Output, run_stage
 from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json, write_table
@@ -23,6 +22,7 @@ from sealr.rerank.finetune import Encoder, finetune
 from sealr.rerank.llm import load_tokenizer
 from sealr.rerank.prompts import Request
 from sealr.retrieve.train import train
+from sealr.settings import Config, DataConfig, LabelConfig, RegistryConfig, RerankConfig, RetrieveConfig
 
 USERS = [f"u{n}" for n in range(24)]
 ITEMS = [f"i{n:02d}" for n in range(12)]

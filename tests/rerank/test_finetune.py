@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from sealr.config import LoraSettings, RerankConfig
 from sealr.rerank.finetune import Encoder, answer_loss, finetune
 from sealr.rerank.fit import schedule
 from sealr.rerank.llm import AdapterError, add_lora, load_adapter
 from sealr.rerank.prompts import Request
+from sealr.settings import LoraSettings, RerankConfig
 
 
 def requests(n):
@@ -93,6 +93,23 @@ def test_four_bit_base_trains(config, tmp_path):
     assert output.metrics["valid_loss"] > 0 and (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
 
+def test_four_bit_gradients_are_the_same_after_a_validation(config):
+    """bitsandbytes may repack weights when they are used without gradients, to what has no backward pass."""
+    model = add_lora(replace(config, quantization="nf4", lora=replace(config.lora, dropout=0.0)))
+    ids = torch.arange(1, 21)[None]
+
+    def gradients():
+        model.zero_grad()
+        model.train()
+        model(input_ids=ids, labels=ids).loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    before = gradients()
+    with torch.inference_mode():
+        model.eval()(input_ids=ids)
+    assert before.abs().sum() > 0 and torch.equal(gradients(), before)
+
+
 def test_schedule_warms_up_then_decays():
     values = [schedule(s, 100) for s in range(100)]
     assert values[0] == pytest.approx(0.1) and max(values) == 1.0 and values[9] == 1.0 and values[-1] < 0.15
@@ -102,7 +119,7 @@ KILLED = """
 import sys, json
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from sealr.config import RerankConfig, LoraSettings
+from sealr.settings import RerankConfig, LoraSettings
 from sealr.rerank.finetune import finetune
 from tests.rerank.test_finetune import encoder, requests
 config = RerankConfig(base=sys.argv[1], lora=LoraSettings(r=8), lr=1e-2, batch_size=4, epochs=4, checkpoint_steps=1, patience=9)

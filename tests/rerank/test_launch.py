@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sealr.config import ConfigError, LoraSettings, RerankConfig, ScoringSettings, load_config, to_dict
+from sealr.config import ConfigError, load_config, to_dict
 from sealr.data.tables import read_json
 from sealr.rerank import launch, parallel
 from sealr.rerank.launch import finetune
 from sealr.retrieve.retriever import save
+from sealr.settings import LoraSettings, RerankConfig, ScoringSettings
 from tests.rerank.test_finetune import requests
 from tests.rerank.test_scoring import retriever
 
@@ -28,7 +29,8 @@ JOB = """
 import json, sys
 from dataclasses import replace
 from pathlib import Path
-from sealr.config import RerankConfig, from_dict
+from sealr.config import from_dict
+from sealr.settings import RerankConfig
 from sealr.rerank.launch import finetune
 from tests.rerank.test_launch import TRAIN, VALID
 epochs = []
@@ -167,7 +169,8 @@ def test_shares_are_a_partition(monkeypatch):
 SCORING = """
 import json, sys
 from pathlib import Path
-from sealr.config import RerankConfig, from_dict
+from sealr.config import from_dict
+from sealr.settings import RerankConfig
 from sealr.rerank.launch import train_scoring
 from tests.rerank.test_scoring import walks
 sequences, feelings = walks(24)

@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sealr.config import LoraSettings, RerankConfig
 from sealr.rerank.generate import generate_lists
 from sealr.rerank.palr import NameEncoder, NameTokens, Preferences, finetune_names, item_names
 from sealr.rerank.prompts import Request
 from sealr.rerank.rankers import PalrRanker
+from sealr.settings import LoraSettings, RerankConfig
 from tests.rerank.test_generate import naive_list
 
 

@@ -1,8 +1,9 @@
 import optuna
 import pytest
 
-from sealr.config import ConfigError, RerankConfig, load_config
+from sealr.config import ConfigError, load_config
 from sealr.rerank import tune
+from sealr.settings import RerankConfig
 
 
 def test_a_trial_is_what_its_overrides_say():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from sealr.config import LoraSettings, RerankConfig, RetrieveConfig, ScoringSettings
 from sealr.data.sequences import Sequences, build
 from sealr.data.sources.demo import generate
 from sealr.rerank import fit
@@ -18,6 +17,7 @@ from sealr.rerank.rankers import ScoringRanker
 from sealr.rerank.scoring import NextItems, Rows, item_table, train_scoring, training_rows
 from sealr.retrieve.models import build as build_retriever
 from sealr.retrieve.retriever import Retriever
+from sealr.settings import LoraSettings, RerankConfig, RetrieveConfig, ScoringSettings
 
 ITEMS = 12
 

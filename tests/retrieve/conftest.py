@@ -3,8 +3,8 @@
 import pytest
 from toy_sequences import make_sequences
 
-from sealr.config import RetrieveConfig
 from sealr.data.sequences import Sequences
+from sealr.settings import RetrieveConfig
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import pytest
 import torch
 from toy_sequences import make_sequences
 
-from sealr.config import RetrieveConfig
 from sealr.data.tables import read_table
 from sealr.retrieve import candidates as module
 from sealr.retrieve.candidates import candidates, pools_for, target_ranks, top, top_lists, write_candidates
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever
 from sealr.retrieve.train import popularity
+from sealr.settings import RetrieveConfig
 
 
 @pytest.fixture

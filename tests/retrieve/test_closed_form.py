@@ -5,9 +5,9 @@ import pytest
 import torch
 from toy_sequences import make_sequences
 
-from sealr.config import CooccurrenceSettings, EASESettings, RetrieveConfig
 from sealr.retrieve.models import build, cooccurrence, ease
 from sealr.retrieve.models.neighbours import training_matrix
+from sealr.settings import CooccurrenceSettings, EASESettings, RetrieveConfig
 
 DAMPING = cooccurrence.DAMPING
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy_sequences import make_sequences
 
-from sealr.config import ConfigError, RetrieveConfig
+from sealr.config import ConfigError
 from sealr.evaluate.metrics import ndcg
 from sealr.retrieve import candidates as blocks
 from sealr.retrieve import fusion as module
@@ -17,6 +17,7 @@ from sealr.retrieve.models import build
 from sealr.retrieve.models.fusion import newest, part_configs, standardise
 from sealr.retrieve.retriever import Retriever, popularity
 from sealr.retrieve.train import load, train
+from sealr.settings import RetrieveConfig
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sealr.config import CaserSettings, RetrieveConfig
 from sealr.retrieve.models.base import Packed
 from sealr.retrieve.models.bsarec import FrequencyFilter
 from sealr.retrieve.models.caser import Caser, windows
 from sealr.retrieve.models.gru4rec import GRU4Rec
 from sealr.retrieve.models.layers import Attention
+from sealr.settings import CaserSettings, RetrieveConfig
 
 ROWS = torch.tensor([[3, 4, 5, 6], [7, 0, 0, 0], [0, 0, 0, 0], [0, 8, 0, 9], [1, 2, 3, 0], [5, 1, 2, 0]])
 LENGTHS = [4, 1, 0, 2, 3, 3]

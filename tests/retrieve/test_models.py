@@ -7,11 +7,12 @@ import pytest
 import torch
 from toy_sequences import make_sequences
 
-from sealr.config import BERT4RecSettings, CaserSettings, RetrieveConfig, from_dict
+from sealr.config import from_dict
 from sealr.retrieve.models import MODELS, build
 from sealr.retrieve.models.base import Dropout, Packed
 from sealr.retrieve.models.bert4rec import BERT4Rec, draw_masks
 from sealr.retrieve.train import load, train
+from sealr.settings import BERT4RecSettings, CaserSettings, RetrieveConfig
 
 NEURAL = ["gru4rec", "caser", "sasrec", "bert4rec", "bsarec"]
 CAUSAL = [name for name in NEURAL if name != "bert4rec"]

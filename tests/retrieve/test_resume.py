@@ -17,7 +17,8 @@ SCRIPT = """
 import json, sys, time
 from pathlib import Path
 import numpy as np
-from sealr.config import RetrieveConfig, from_dict
+from sealr.config import from_dict
+from sealr.settings import RetrieveConfig
 from sealr.data.sequences import Sequences
 from sealr.retrieve import train as module
 loss = module.softmax_loss

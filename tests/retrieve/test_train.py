@@ -9,9 +9,9 @@ import pytest
 import torch
 from toy_sequences import make_sequences
 
-from sealr.config import RetrieveConfig
 from sealr.data.tables import read_json
 from sealr.retrieve.train import Batches, learning_rate, load, popularity, train, validate
+from sealr.settings import RetrieveConfig
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from dataclasses import replace
 import optuna
 import pytest
 
-from sealr.config import EASESettings, RetrieveConfig
 from sealr.retrieve import tune as tuning
+from sealr.settings import EASESettings, RetrieveConfig
 from sealr.study import finished, summary
 
 

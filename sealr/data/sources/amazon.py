@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sealr.config import DataConfig
 from sealr.data.sources.lines import Row, parse_json, read_objects
+from sealr.settings import DataConfig
 
 HINT = "The 2014 files are described at http://jmcauley.ucsd.edu/data/amazon/links.html"
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowInvalid
 from tqdm import tqdm
 
-from sealr.config import DataConfig
 from sealr.data.sources.lines import NOT_UTF8, DataFileError, Row, decode, read_lines, read_objects, seconds
+from sealr.settings import DataConfig
 
 HINT = "Name your own file in data.reviews.path."
 SEPARATORS = {".csv": ",", ".tsv": "\t"}

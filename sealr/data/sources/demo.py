@@ -32,9 +32,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from sealr.config import DataConfig
 from sealr.data.sources.demo_texts import HAIR, SKIN, compose
 from sealr.data.sources.lines import Row
+from sealr.settings import DataConfig
 
 HINT = ""
 DAY = 86_400

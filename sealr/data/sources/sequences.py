@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sealr.config import DataConfig
 from sealr.data.sources.columns import read_items
 from sealr.data.sources.lines import NOT_UTF8, Row, decode, read_lines
+from sealr.settings import DataConfig
 
 __all__ = ["HINT", "read_items", "read_reviews"]
 HINT = "The S3-Rec files are in the data folder of https://github.com/RUCAIBox/CIKM2020-S3Rec"

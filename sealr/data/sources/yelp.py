@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sealr.config import DataConfig
 from sealr.data.sources.amazon import clean
 from sealr.data.sources.lines import Row, read_objects, seconds
+from sealr.settings import DataConfig
 
 HINT = (
     "The Yelp Open Dataset needs a form: get it at https://www.yelp.com/dataset, unpack it, and use"

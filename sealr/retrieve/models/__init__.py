@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from sealr.config import RetrieveConfig
 from sealr.retrieve.models.bert4rec import BERT4Rec
 from sealr.retrieve.models.bsarec import BSARec
 from sealr.retrieve.models.caser import Caser
@@ -20,6 +19,7 @@ from sealr.retrieve.models.fusion import Fusion, part_configs
 from sealr.retrieve.models.gru4rec import GRU4Rec
 from sealr.retrieve.models.popularity import Popularity
 from sealr.retrieve.models.sasrec import SASRec
+from sealr.settings import RetrieveConfig
 
 
 def _fusion(n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> Fusion:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sealr.config import RetrieveConfig
+from sealr.settings import RetrieveConfig
 
 
 class Packed:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sealr.config import RetrieveConfig
 from sealr.retrieve.models.base import Packed, SequenceModel, initialise
 from sealr.retrieve.models.layers import Block
+from sealr.settings import RetrieveConfig
 
 LAST_ONLY = 0.1
 

@@ -19,9 +19,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sealr.config import RetrieveConfig
 from sealr.retrieve.models.base import Dropout, Packed, SequenceModel, initialise
 from sealr.retrieve.models.layers import Attention, FeedForward
+from sealr.settings import RetrieveConfig
 
 
 class BSARec(SequenceModel):

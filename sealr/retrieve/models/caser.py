@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sealr.config import RetrieveConfig
 from sealr.retrieve.models.base import Packed, SequenceModel, initialise
+from sealr.settings import RetrieveConfig
 
 
 class Caser(SequenceModel):

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sealr.config import RetrieveConfig
 from sealr.data.sequences import Sequences
 from sealr.retrieve.models.neighbours import NeighbourModel, training_matrix
+from sealr.settings import RetrieveConfig
 
 DAMPING = 30.0  # best of 0, 3, 10, 30, 100 on the validation items of Beauty
 

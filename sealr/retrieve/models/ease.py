@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sealr.config import RetrieveConfig
 from sealr.data.sequences import Sequences
 from sealr.retrieve.models.neighbours import NeighbourModel, training_matrix
+from sealr.settings import RetrieveConfig
 
 MAX_ITEMS = 40_000  # 19 GB
 BLOCK_ELEMENTS = 2**24  # weights sorted at a time: 64 MB

@@ -13,7 +13,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from sealr.config import ConfigError, RetrieveConfig, from_dict, to_dict
+from sealr.config import ConfigError, from_dict, to_dict
+from sealr.settings import RetrieveConfig
 
 
 class Fusion(nn.Module):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from sealr.config import RetrieveConfig
 from sealr.retrieve.models.base import Packed, SequenceModel, initialise
+from sealr.settings import RetrieveConfig
 
 
 class GRU4Rec(SequenceModel):

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sealr.config import RetrieveConfig
 from sealr.data.sequences import Sequences
+from sealr.settings import RetrieveConfig
 
 
 class Popularity(nn.Module):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sealr.config import RetrieveConfig
 from sealr.retrieve.models.base import Packed, SequenceModel, initialise
 from sealr.retrieve.models.layers import Block
+from sealr.settings import RetrieveConfig
 
 
 class SASRec(SequenceModel):
