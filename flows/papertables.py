@@ -20,6 +20,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows import steps
+from flows.inputs import user_split
 from flows.job import MISTAKES, open_job, outside
 from flows.retrievers import train_retriever
 from flows.specs import configuration, read_spec, wanted
@@ -139,7 +140,7 @@ def evaluated(job: Job, reviews: Manifest) -> np.ndarray:
     """Places, among the users with a test item, of those who are evaluated: as the step `rerank` draws them."""
     sequences, config = build(read_table(reviews.path("reviews.parquet"), "reviews")), job.config
     known = [sequences.users[u] for u in sequences.split("test").users]
-    drawn = draw_users(steps.user_split(job, sequences).evaluate, 0, config.evaluate.seed)[: config.evaluate.users or None]
+    drawn = draw_users(user_split(job, sequences).evaluate, 0, config.evaluate.seed)[: config.evaluate.users or None]
     place = {user: i for i, user in enumerate(known)}
     return np.array([place[user] for user in drawn])
 

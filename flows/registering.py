@@ -7,7 +7,8 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
 
-from flows.steps import Job, step, user_split
+from flows.inputs import user_split
+from flows.steps import Job, step
 from sealr import tracking
 from sealr.data.manifest import Manifest, Output, run_stage, text_digest
 from sealr.data.sequences import build

@@ -20,25 +20,25 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
+from flows.inputs import ranking_inputs, read_sequences, user_split
 from flows.retrievers import item_content, labelled_feelings, reads_feelings, train_retriever
 from flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 from sealr import tracking, weights
 from sealr.config import to_dict
 from sealr.data import ingest as ingesting
 from sealr.data.manifest import Manifest, Output, run_stage, state_dir
-from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_json, read_table, write_json
 from sealr.data.validate import EXPECTATION_DIR, validate
 from sealr.emotion import label as labelling
 from sealr.emotion.plots import distribution_plot
 from sealr.evaluate.evaluate import evaluate as evaluate_tables
-from sealr.evaluate.protocols import UserSplit, draw_users, split_users
+from sealr.evaluate.protocols import draw_users
 from sealr.rerank.finetune import ADAPTER
 from sealr.rerank.launch import finetune as finetune_adapter
 from sealr.rerank.launch import train_scoring
 from sealr.rerank.palr import finetune_names
 from sealr.rerank.rankers import load_ranker
-from sealr.rerank.requests import Pools, feelings_of, finetuning_requests, sentiment_values
+from sealr.rerank.requests import feelings_of, finetuning_requests, sentiment_values
 from sealr.rerank.rerank import rerank as rerank_lists
 from sealr.retrieve.candidates import write_candidates
 from sealr.retrieve.index import faiss
@@ -150,7 +150,7 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
             for name in trained.files:
                 shutil.copyfile(trained.path(name), folder / name)
             write_json(read_json(folder / "retriever.json") | {"config": to_dict(config)}, folder / "retriever.json")
-            felt = labelled_feelings(config, labels, sequences := _sequences(reviews))
+            felt = labelled_feelings(config, labels, sequences := read_sequences(reviews))
             return write_candidates(load(folder), sequences, config, folder, felt)
 
         inputs = {"reviews": reviews, "retriever": trained} | ({"labels": labels} if reads_feelings(config) else {})
@@ -168,7 +168,7 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
     with job.stage("finetune", config):
 
         def work(folder: Path) -> Output:
-            given = _ranking_inputs(job, reviews, labels, candidates)
+            given = ranking_inputs(job, reviews, labels, candidates)
             users, row = user_split(job, given.sequences), {u: i for i, u in enumerate(given.sequences.users)}
             train, valid = ([row[u] for u in part] for part in (users.train[: config.max_users or None], users.valid))
             if config.ranker == "scoring":
@@ -201,7 +201,7 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
     with job.stage("rerank", {"rerank": config.rerank, "evaluate": config.evaluate}):
 
         def work(folder: Path) -> Output:
-            given = _ranking_inputs(job, reviews, labels, candidates)
+            given = ranking_inputs(job, reviews, labels, candidates)
             row = {u: i for i, u in enumerate(given.sequences.users)}
             drawn = draw_users(user_split(job, given.sequences).evaluate, 0, config.evaluate.seed)
             test, valid = ([row[u] for u in drawn[: n or None]] for n in (config.evaluate.users, config.evaluate.valid_users))
@@ -238,7 +238,7 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
     with job.stage("evaluate", config):
 
         def work(folder: Path) -> Output:
-            sequences = _sequences(reviews)
+            sequences = read_sequences(reviews)
             felt, _ = sentiment_values(read_table(labels.path("labels.parquet"), "labels"), sequences)
             ranks = np.load(candidates.path("test_ranks.npy"), allow_pickle=False)
             fusion = read_json(rankings.path("fusion.json"))
@@ -266,37 +266,6 @@ def through_evaluation(job: Job) -> dict[str, Manifest]:
     return made
 
 
-def _sequences(reviews: Manifest) -> Sequences:
-    return build(read_table(reviews.path("reviews.parquet"), "reviews"))
-
-
 def _preferences() -> Path:
     """Where PALR's written preferences are kept, for all data sets: a text is found by the LLM and the prompt."""
     return state_dir() / "preferences"
-
-
-@dataclass(frozen=True)
-class RankingInputs:
-    """What re-rankers are trained and asked with. Sentiments are those that the configuration lets them see."""
-
-    sequences: Sequences
-    sentiments: np.ndarray  # (interactions,) int64 class, 0 without a label
-    expected: np.ndarray  # (interactions,) float64, NaN without a label
-    pools: Pools
-
-
-def _ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> RankingInputs:
-    config = job.config.rerank
-    sequences, table = _sequences(reviews), read_table(labels.path("labels.parquet"), "labels")
-    placebo = config.seed if config.sentiment == "shuffled" else None
-    pools = Pools(read_table(candidates.path("candidates.parquet"), "candidates"), sequences, config.candidates)
-    return RankingInputs(sequences, *sentiment_values(table, sequences, placebo), pools)
-
-
-def user_split(job: Job, sequences: Sequences) -> UserSplit:
-    """The split of all users who have a test item. Inductive: nobody is both trained on and evaluated. Transductive: nobody's
-    last two items are trained on, and all are evaluated."""
-    known = [sequences.users[u] for u in sequences.split("test").users]
-    if job.config.rerank.setting == "transductive":
-        return UserSplit(train=[], valid=[], evaluate=sorted(known))
-    return split_users(known, job.config.rerank.ratio, job.config.rerank.valid_share, job.config.rerank.seed)
