@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from flows.dryrun import local_tables
+from sealr.config import load_config
 from sealr.data.download import data_dir
 from sealr.data.sequences import Sequences, read_sequences
 from sealr.evaluate.metrics import hit_rate, ndcg
@@ -44,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recbole-python", type=Path, required=True, help="Python of the environment that has RecBole")
     parser.add_argument("--sequences", type=Path, default=data_dir() / "sequences" / "Beauty.txt.gz")
+    parser.add_argument("--data", help="the reviews of a configuration in place of --sequences, such as amazon-musical-instruments")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side; medians are shown")
     parser.add_argument("--share", type=float, default=0.2, help="share of the batches of RecBole's epoch that is run")
     parser.add_argument("--full", action="store_true", help="run RecBole's epochs whole")
@@ -54,8 +57,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="file for all figures")
     arguments = parser.parse_args()
+    if arguments.data:
+        with tempfile.TemporaryDirectory() as folder:
+            compare(arguments, sequences_file(arguments.data, Path(folder)))
+    else:
+        compare(arguments, arguments.sequences.resolve())
+
+
+def sequences_file(data: str, folder: Path) -> Path:
+    """The sequences of a configuration as both sides read them: a line a user."""
+    made, _ = local_tables(load_config(data).data)
+    if made is None:
+        raise SystemExit(f"the files of {data} are not here: put them into the folder that SEALR_DATA names")
+    lines = (" ".join(map(str, [row + 1, *items])) for row, items in enumerate(np.split(made.flat, made.offsets[1:-1])))
+    path = folder / "sequences.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def compare(arguments: argparse.Namespace, path: Path) -> None:
+    """Both sides on one file, and the page."""
     load_before = os.getloadavg()[0]  # other jobs make the figures of both sides unreliable
-    sequences = str(arguments.sequences.resolve())
+    sequences = str(path)
     ours = {"sequences": sequences, "predictions": arguments.batch_size}
     theirs = ["--sequences", sequences, "--batch-size", str(arguments.batch_size), "--threads", str(arguments.threads)]
     theirs += ["--full"] if arguments.full else ["--share", str(arguments.share)]
