@@ -135,7 +135,8 @@ def plot(tables: Mapping[str, pd.DataFrame], title: str, path: Path, metric: str
             axes.axvline(value, color="black", linestyle="--", linewidth=1, label=f"chance {value:.4f}")
         part = part[~chance]
         bars = axes.barh(part["system"], part[metric], color="C0", height=0.5, label="ours")
-        axes.bar_label(bars, fmt="%.4f", fontsize=8, padding=3)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the dashed lines
+        axes.bar_label(bars, fmt="%.4f", fontsize=8, padding=3, bbox=box, zorder=3)
         theirs = part[f"paper {metric}"]
         if theirs.notna().any():
             axes.barh(part["system"], theirs.fillna(0.0), height=0.8, fill=False, edgecolor="C3", label="the paper")
