@@ -14,6 +14,7 @@ import typer
 from prefect import flow
 
 from flows import steps
+from flows.inputs import read_sequences
 from flows.job import Overrides, open_job, run
 from flows.papertables import PAPER, paper_table
 from flows.retrievers import train_retriever
@@ -22,7 +23,6 @@ from flows.specs import configuration, read_spec, wanted
 from flows.steps import Job
 from flows.wholesystem import WHOLE, whole_system
 from sealr.data.manifest import state_dir
-from sealr.data.sequences import build
 from sealr.data.tables import read_table
 from sealr.evaluate import retrievers as comparing
 from sealr.evaluate.report import markdown_table
@@ -55,7 +55,7 @@ def compare(job: Job, spec: dict[str, Any], only: str, folder: Path) -> None:
             for runs, file in ((trained, "test_ranks.npy"), (kept, "test_ranks_kept.npy")):
                 ranks = np.load(made.path(file), allow_pickle=False)
                 runs.append(Trained(name, seed, ranks, made.metrics["coverage@10"], made.seconds))
-    sequences = build(read_table(reviews.path("reviews.parquet"), "reviews"))
+    sequences = read_sequences(reviews)
     felt = None
     if labels is not None:
         known = feelings(read_table(labels.path("labels.parquet"), "labels"), sequences, "class", 0)

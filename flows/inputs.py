@@ -1,4 +1,4 @@
-"""What re-rankers are trained and asked with, read from the tables of earlier stages."""
+"""What later stages work on, read from the tables of earlier ones."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_sequences(reviews: Manifest) -> Sequences:
+    """Users' sequences of the reviews that ``ingest`` wrote."""
     return build(read_table(reviews.path("reviews.parquet"), "reviews"))
 
 
@@ -32,6 +33,7 @@ class RankingInputs:
 
 
 def ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> RankingInputs:
+    """Sequences, feelings as the re-ranker may see them, and pools of as many candidates as it is given."""
     config = job.config.rerank
     sequences, table = read_sequences(reviews), read_table(labels.path("labels.parquet"), "labels")
     placebo = config.seed if config.sentiment == "shuffled" else None

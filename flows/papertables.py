@@ -20,7 +20,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows import steps
-from flows.inputs import user_split
+from flows.inputs import read_sequences, user_split
 from flows.job import MISTAKES, open_job, outside
 from flows.retrievers import train_retriever
 from flows.specs import configuration, read_spec, wanted
@@ -28,8 +28,7 @@ from flows.steps import Job
 from sealr import tracking
 from sealr.config import load_config
 from sealr.data.manifest import Manifest, state_dir
-from sealr.data.sequences import build
-from sealr.data.tables import atomic_path, read_json, read_table, write_json
+from sealr.data.tables import atomic_path, read_json, write_json
 from sealr.evaluate import tables
 from sealr.evaluate.protocols import draw_users
 from sealr.evaluate.report import markdown_table
@@ -138,7 +137,7 @@ def retriever(job: Job, reviews: Manifest, systems: dict[str, dict[str, Any]], s
 
 def evaluated(job: Job, reviews: Manifest) -> np.ndarray:
     """Places, among the users with a test item, of those who are evaluated: as the step `rerank` draws them."""
-    sequences, config = build(read_table(reviews.path("reviews.parquet"), "reviews")), job.config
+    sequences, config = read_sequences(reviews), job.config
     known = [sequences.users[u] for u in sequences.split("test").users]
     drawn = draw_users(user_split(job, sequences).evaluate, 0, config.evaluate.seed)[: config.evaluate.users or None]
     place = {user: i for i, user in enumerate(known)}

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from flows.inputs import read_sequences
 from sealr import tracking
 from sealr.data.manifest import Manifest, Output, run_stage
-from sealr.data.sequences import Sequences, build
+from sealr.data.sequences import Sequences
 from sealr.data.tables import read_table
 from sealr.evaluate.metrics import coverage
 from sealr.retrieve.candidates import target_ranks, top_lists
@@ -48,7 +49,7 @@ def train_retriever(job: Job, config: RetrieveConfig, reviews: Manifest, labels:
             inputs["content"] = item_content(job, reviews)
 
         def work(folder: Path) -> Output:
-            sequences = build(read_table(reviews.path("reviews.parquet"), "reviews"))
+            sequences = read_sequences(reviews)
             felt = labelled_feelings(config, labels, sequences)
             content = torch.from_numpy(np.load(inputs["content"].path("content.npy"))) if config.content else None
             if parts:
@@ -85,7 +86,7 @@ def item_content(job: Job, reviews: Manifest) -> Manifest:
     """Text embeddings of the catalogue, once for each items table."""
 
     def work(folder: Path) -> Output:
-        sequences = build(read_table(reviews.path("reviews.parquet"), "reviews"))
+        sequences = read_sequences(reviews)
         embedded = embed_items(read_table(reviews.path("items.parquet"), "items"), sequences.items)
         np.save(folder / "content.npy", embedded.numpy())
         return Output({"items": sequences.n_items, "without_text": int((embedded[1:].abs().sum(1) == 0).sum())})

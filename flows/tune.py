@@ -17,14 +17,13 @@ import typer
 from prefect import flow
 
 from flows import steps
+from flows.inputs import read_sequences
 from flows.job import Base, Data, Overrides, open_job, run
 from flows.retrievers import item_content, labelled_feelings, reads_feelings
 from flows.steps import Job
 from sealr import tracking
 from sealr.config import to_dict
 from sealr.data.manifest import state_dir, text_digest
-from sealr.data.sequences import build
-from sealr.data.tables import read_table
 from sealr.rerank import tune as reranker
 from sealr.retrieve import tune as retriever
 from sealr.retrieve.train import OnEpoch
@@ -62,7 +61,7 @@ def tune_retriever(job: Job, trials: int, hours: float) -> tuple[optuna.Study, P
     config = job.config.retrieve
     reviews = steps.ingest(job)
     labels = steps.label(job, reviews) if reads_feelings(config) else None
-    sequences = build(read_table(reviews.path("reviews.parquet"), "reviews"))
+    sequences = read_sequences(reviews)
     content = torch.from_numpy(np.load(item_content(job, reviews).path("content.npy"))) if config.content else None
 
     @contextmanager

@@ -14,13 +14,14 @@ import pandas as pd
 from prefect import flow
 
 from flows import steps
+from flows.inputs import read_sequences
 from flows.job import open_job
 from flows.retrievers import train_retriever
 from flows.sheets import report, write
 from flows.specs import read_spec, wanted
 from flows.steps import Job
 from sealr.data.manifest import Manifest, state_dir
-from sealr.data.sequences import Sequences, build
+from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json, read_table
 from sealr.evaluate import retrievers as comparing
 from sealr.evaluate.retrievers import Trained
@@ -70,7 +71,7 @@ def best_of(retrievers: Sequence[Manifest]) -> Manifest:
 
 def systems(made: dict[str, Manifest], *retrievers: Manifest, seed: int) -> list[Trained]:
     """The compared systems of one seed over the evaluated users. retrievers: parts of a fusion, and what gave the candidates."""
-    sequences = build(read_table(made["reviews"].path("reviews.parquet"), "reviews"))
+    sequences = read_sequences(made["reviews"])
     users = read_json(made["rankings"].path("fusion.json"))["test_users"]
     place = {sequences.users[u]: i for i, u in enumerate(sequences.split("test").users)}
     rows = [place[user] for user in users]

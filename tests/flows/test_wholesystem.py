@@ -48,7 +48,8 @@ def made(tmp_path):
 def test_rows_of_the_page(made, tmp_path, monkeypatch):
     stage, reviews, rankings = made
     tables = {"reviews.parquet": reviews, "rankings.parquet": rankings}
-    monkeypatch.setattr("flows.wholesystem.read_table", lambda path, schema: tables[path.name])
+    for module in ("inputs", "wholesystem"):
+        monkeypatch.setattr(f"flows.{module}.read_table", lambda path, schema: tables[path.name])
     parts = [manifest(tmp_path / "1", "sasrec", [9, 9, 9], 0.1), manifest(tmp_path / "2", "bsarec", [4, 5, 6], 0.2)]
     fused = manifest(tmp_path / "3", "fusion", [1, 2, 3], 0.9)
     found = {
@@ -65,7 +66,8 @@ def test_rows_of_the_page(made, tmp_path, monkeypatch):
 def test_without_a_fusion_there_is_no_row_for_one(made, tmp_path, monkeypatch):
     stage, reviews, rankings = made
     tables = {"reviews.parquet": reviews, "rankings.parquet": rankings}
-    monkeypatch.setattr("flows.wholesystem.read_table", lambda path, schema: tables[path.name])
+    for module in ("inputs", "wholesystem"):
+        monkeypatch.setattr(f"flows.{module}.read_table", lambda path, schema: tables[path.name])
     alone = manifest(tmp_path / "1", "sasrec", [9, 8, 7])
     found = systems({"reviews": stage, "rankings": stage, "adapter": stage}, alone, seed=0)
     assert [run.system for run in found] == [SINGLE, LLM, EVERYTHING]
