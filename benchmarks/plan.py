@@ -79,7 +79,7 @@ def requests(config, sequences) -> list[Request]:
     """Training requests of the inductive split; candidates at random, for only their number matters here."""
     names = [sequences.users[u] for u in sequences.split("test").users]
     rows, rng = {u: i for i, u in enumerate(sequences.users)}, np.random.default_rng(0)
-    split = split_users(names, config.rerank.ratio, config.rerank.valid_share, config.rerank.seed)
+    split = split_users(names, config.rerank.ratio, config.rerank.valid_share, config.evaluate.seed)
     made = []
     for user in split.train:
         *history, second, last = sequences.sequence(rows[user]).tolist()

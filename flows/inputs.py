@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_table
 from sealr.evaluate.protocols import UserSplit, split_users
 from sealr.rerank.requests import Pools, sentiment_values
+from sealr.settings import RetrieveConfig
 
 if TYPE_CHECKING:
     from flows.steps import Job
@@ -42,9 +43,24 @@ def ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Ma
 
 
 def user_split(job: Job, sequences: Sequences) -> UserSplit:
-    """The split of all users who have a test item. Inductive: nobody is both trained on and evaluated. Transductive: nobody's
-    last two items are trained on, and all are evaluated."""
+    """The split of all users who have a test item. Inductive: nobody is both trained on and evaluated, and of those to train on
+    there are at most ``rerank.max_users``. Transductive: nobody's last two items are trained on, and all are evaluated."""
     known = [sequences.users[u] for u in sequences.split("test").users]
-    if job.config.rerank.setting == "transductive":
+    config = job.config.rerank
+    if config.setting == "transductive":
         return UserSplit(train=[], valid=[], evaluate=sorted(known))
-    return split_users(known, job.config.rerank.ratio, job.config.rerank.valid_share, job.config.rerank.seed)
+    split = split_users(known, config.ratio, config.valid_share, job.config.evaluate.seed)
+    return replace(split, train=split.train[: config.max_users or None])
+
+
+def split_settings(job: Job) -> dict[str, Any]:
+    """The settings that ``user_split`` follows."""
+    rerank = job.config.rerank
+    names = ("setting", "ratio", "valid_share", "max_users")
+    return {name: getattr(rerank, name) for name in names} | {"seed": job.config.evaluate.seed}
+
+
+def retriever_sequences(job: Job, reviews: Manifest, config: RetrieveConfig) -> Sequences:
+    """Sequences of which retrievers learn the training split: with ``retrieve.tuning_users`` whole also all of some users."""
+    sequences = read_sequences(reviews)
+    return sequences.with_whole(user_split(job, sequences).train) if config.tuning_users == "whole" else sequences

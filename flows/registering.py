@@ -62,10 +62,9 @@ def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> Registra
         labels = read_table(made["labels"].path("labels.parquet"), "labels")
         sequences = build(reviews)
         users, valid = user_split(job, sequences), read_json(made["rankings"].path("fusion.json"))["validation_users"]
-        cap = job.config.rerank.max_users
         seen = text_digest([made["reviews"].digest, valid])[:16]
         table = read_table(made["rankings"].path("rankings.parquet"), "rankings")
-        evidence = gate.evidence(table, valid, sequences, seen, [*users.train[: cap or None], *users.valid])
+        evidence = gate.evidence(table, valid, sequences, seen, [*users.train, *users.valid])
         hold = f"the data have drifted ({drifted})" if drifted and job.config.registry.drift_hold else ""
         sentiments, expected = sentiment_values(labels, sequences)
         return register_model(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from flows.inputs import read_sequences
+from flows.inputs import read_sequences, retriever_sequences, split_settings
 from sealr import tracking
+from sealr.config import to_dict
 from sealr.data.manifest import Manifest, Output, run_stage
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_table
@@ -50,18 +51,24 @@ def train_retriever(job: Job, config: RetrieveConfig, reviews: Manifest, labels:
 
         def work(folder: Path) -> Output:
             sequences = read_sequences(reviews)
+            learned = retriever_sequences(job, reviews, config)
             felt = labelled_feelings(config, labels, sequences)
             content = torch.from_numpy(np.load(inputs["content"].path("content.npy"))) if config.content else None
             if parts:
-                trained = fuse(config, [load(part.folder) for part in parts], sequences, folder, felt)
+                trained = fuse(config, [load(part.folder) for part in parts], learned, folder, felt)
             else:
-                trained = train(config, sequences, folder, tracking.log_epoch, content, felt)
+                trained = train(config, learned, folder, tracking.log_epoch, content, felt)
             return Output(trained.rows, trained.metrics | _ranks(folder, sequences, felt))
 
         code = (*SHARED, f"retrieve/{'fusion' if parts else f'models/{config.model}'}.py")
-        manifest = run_stage("retriever", job.name, config, inputs, code, work)
+        manifest = run_stage("retriever", job.name, identity(job, config), inputs, code, work)
         tracking.log_manifest(manifest, {"retriever.json": "", "history.json": ""})
         return manifest
+
+
+def identity(job: Job, config: RetrieveConfig) -> dict[str, Any]:
+    """What a retriever depends on: its settings, and where it learns from tuning users, how those are drawn."""
+    return to_dict(config) | ({"drawn": split_settings(job)} if config.tuning_users == "whole" else {})
 
 
 def parts_of(config: RetrieveConfig) -> list[RetrieveConfig]:

@@ -20,7 +20,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from flows.inputs import ranking_inputs, read_sequences, user_split
+from flows.inputs import ranking_inputs, read_sequences, split_settings, user_split
 from flows.retrievers import item_content, labelled_feelings, reads_feelings, train_retriever
 from flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 from sealr import tracking, weights
@@ -170,7 +170,7 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
         def work(folder: Path) -> Output:
             given = ranking_inputs(job, reviews, labels, candidates)
             users, row = user_split(job, given.sequences), {u: i for i, u in enumerate(given.sequences.users)}
-            train, valid = ([row[u] for u in part] for part in (users.train[: config.max_users or None], users.valid))
+            train, valid = ([row[u] for u in part] for part in (users.train, users.valid))
             if config.ranker == "scoring":
                 texts = np.load(content.path("content.npy")) if content else None
                 felt = feelings_of(given.sentiments, given.expected) if config.sentiment != "none" else None
@@ -187,7 +187,7 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
         content = item_content(job, reviews) if config.ranker == "scoring" and config.scoring.content else None
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates} | ({"content": content} if content else {})
         trained = {k: v for k, v in to_dict(config).items() if k not in NOT_TRAINED}
-        settings = {"rerank": trained, "category": category, "base": weights.digest(config.base)}
+        settings = {"rerank": trained, "users": split_settings(job), "category": category, "base": weights.digest(config.base)}
         code = ("data", "rerank", "retrieve", "evaluate/protocols.py", "emotion/sentiment.py")
         manifest = run_stage("finetune", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {ADAPTER: ADAPTER, "history.json": ""})

@@ -36,14 +36,16 @@ def whole_system(data: str = "", overrides: str = "") -> None:
     """Best single retriever (by validation), fused retrievers, the LLM alone, and everything fused, with intervals."""
     spec = read_spec(WHOLE)
     for name in wanted(data, spec, "configuration"):
-        with open_job(f"benchmark-{WHOLE}", name, "", overrides) as job:
-            compare(job, name, spec[name])
+        given = spec[name]
+        settings = f"{given.get('overrides', '')} {overrides}".strip()
+        with open_job(f"benchmark-{WHOLE}", given.get("configuration", name), "", settings) as job:
+            compare(job, name, given, settings)
 
 
-def compare(job: Job, name: str, spec: dict[str, Any]) -> None:
-    """One configuration's page."""
+def compare(job: Job, name: str, spec: dict[str, Any], settings: str) -> None:
+    """One configuration's page. settings: what differs from the configuration file, for the reader."""
     trained: list[Trained] = []
-    notes: list[str] = []
+    notes = [f"settings beside the configuration's: `{settings}`"] if settings else []
     for seed in range(spec.get("seeds", 1)):
         config = replace(
             job.config, retrieve=replace(job.config.retrieve, seed=seed), rerank=replace(job.config.rerank, seed=seed)

@@ -77,6 +77,11 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
             f"configuration {where}: rerank.setting transductive is for rerank.ranker scoring; the answers of {config.rerank.ranker} "
             "prompts are users' last two items, so it can only be evaluated on other users: add rerank.setting=inductive"
         )
+    if config.rerank.setting == "transductive" and config.retrieve.tuning_users == "whole":
+        raise ConfigError(
+            f"configuration {where}: retrieve.tuning_users=whole would train on items that rerank.setting=transductive evaluates on: "
+            "add rerank.setting=inductive, or leave it at train"
+        )
     if config.retrieve.index == "approximate" and config.retrieve.model not in VECTOR_MODELS:
         raise ConfigError(
             f"configuration {where}: retrieve.index=approximate searches vectors, and {config.retrieve.model} has none; "

@@ -122,6 +122,9 @@ class RetrieveConfig:
     caser: CaserSettings = CaserSettings()
     ease: EASESettings = EASESettings()
     cooccurrence: CooccurrenceSettings = CooccurrenceSettings()
+    # What is learned of the users on whom the LLM is fine-tuned in the inductive setting. train: all but their last two items, as of
+    # anybody; whole: everything, which is what the LLM learns of them, so that neither has data that the other lacks
+    tuning_users: Literal["train", "whole"] = "train"
     pool: int = Field(100, ge=10)  # candidates kept per user and split
     exclude_seen: bool = True  # items of the history are not candidates
     # How candidates are found: by all items' scores, or nearly so by an inverted file, for models with a vector for each item
@@ -189,7 +192,7 @@ class EvaluateConfig:
     users: int = Field(0, ge=0)  # evaluate this many users, drawn at random from the evaluation half; 0: all of it
     valid_users: int = Field(0, ge=0)  # users whose validation item tunes the fusion weight; 0: all evaluation users
     bootstrap: int = Field(1000, ge=100)  # resamples of the paired bootstrap over users
-    seed: int = 0
+    seed: int = 0  # of the users: who is evaluated and whom the LLM is fine-tuned on (inductive), whatever seeds models are trained with
 
 
 @frozen

@@ -4,14 +4,14 @@ Item ids are 1..n in the order of ``Sequences.items``; 0 is kept for padding, so
 after the other in one flat array, and a value per interaction (a sentiment, a weight) is an array aligned with it.
 
 Split: "test" predicts the last item from all before it, "valid" the last but one from all before that, "train" is all but the last
-two. Users with fewer than three items are in train alone, with all their items.
+two. Users with fewer than three items, and those of ``whole``, are in train alone, with all their items.
 """
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,7 @@ class Sequences:
     items: list[str]  # the item with id i is items[i - 1]
     flat: np.ndarray  # int64 item ids of all users, oldest first
     offsets: np.ndarray  # int64, one more than users: user u has flat[offsets[u]:offsets[u + 1]]
+    whole: frozenset[int] = frozenset()  # users of whom nothing is held out
 
     @property
     def n_items(self) -> int:
@@ -72,11 +73,17 @@ class Sequences:
         """Item -> id, from 1."""
         return {item: number for number, item in enumerate(self.items, start=1)}
 
+    def with_whole(self, users: Iterable[str]) -> Sequences:
+        """The same sequences with nothing held out of these users. Raises KeyError on an unknown one."""
+        row = {user: i for i, user in enumerate(self.users)}
+        return replace(self, whole=frozenset(row[user] for user in users))
+
     def split(self, name: str) -> Split:
         """Histories and targets of "train", "valid" or "test"."""
         if name not in SPLITS:
             raise ValueError(f"split {name!r} is not one of {', '.join(SPLITS)}")
         starts, ends, long = self.offsets[:-1], self.offsets[1:], self.lengths >= 3
+        long[list(self.whole)] = False
         if name == "train":
             return Split(np.arange(len(self.users)), starts, np.where(long, ends - 2, ends), np.empty(0, np.int64), self.flat)
         ends = ends[long] - (2 if name == "valid" else 1)

@@ -55,7 +55,7 @@ def workload(config: Config, vocabulary: int, width: int, sequences: Sequences |
     if rerank.setting == "transductive":
         train, valid = len(names), min(len(names), VALID_USERS)
     else:
-        split = split_users(names, rerank.ratio, rerank.valid_share, rerank.seed)
+        split = split_users(names, rerank.ratio, rerank.valid_share, config.evaluate.seed)
         train, valid = len(split.train[: rerank.max_users or None]), len(split.valid)
     count, how = token_counter(rerank.base)
     if rerank.ranker == "scoring":

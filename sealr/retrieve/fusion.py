@@ -47,7 +47,7 @@ def fuse(
                 f"part {number} ({part.config.model}) was not trained with the configuration that retrieve.parts says"
             )
     if not len(sequences.split("valid")):
-        raise ValueError("no user has three items: there is nothing to find the weights of a fusion on")
+        raise ValueError("no user has three items and is not learned from whole: there is nothing to find the weights of a fusion on")
     weights = tune_weights(parts, sequences, config.exclude_seen, feelings)
     content = next((buffer for part in parts for name, buffer in part.model.named_buffers() if name == "content"), None)
     with torch.random.fork_rng():  # the fresh weights are overwritten

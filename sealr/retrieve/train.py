@@ -72,7 +72,7 @@ def train(
     if config.model == "fusion":
         raise ValueError("a fusion is not trained itself: train its parts and call sealr.retrieve.fusion.fuse")
     if not len(sequences.split("valid")):
-        raise ValueError("no user has three items: there is nothing to validate a retriever on")
+        raise ValueError("no user has three items and is not learned from whole: there is nothing to validate a retriever on")
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build(config, sequences.n_items, content).to(device())
@@ -241,6 +241,7 @@ def _identity(config: RetrieveConfig, sequences: Sequences, feelings: np.ndarray
     """What a checkpoint must agree with to be continued."""
     digest = hashlib.sha256(sequences.flat.tobytes() + sequences.offsets.tobytes() + "\n".join(sequences.items).encode())
     digest.update(b"" if feelings is None else feelings.tobytes())
+    digest.update(b"".join(user.to_bytes(8, "little") for user in sorted(sequences.whole)))
     return {"config": to_dict(config), "data": digest.hexdigest()}
 
 

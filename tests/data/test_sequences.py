@@ -37,6 +37,14 @@ def test_leave_one_out(name, users, histories, targets):
     assert split.targets.tolist() == targets
 
 
+def test_users_learned_from_whole_are_in_train_alone():
+    sequences = build(REVIEWS).with_whole(["a"])
+    assert [h.tolist() for h in sequences.split("train").histories()] == [[4, 2, 3, 1], [2], [1]]
+    assert sequences.split("valid").users.tolist() == sequences.split("test").users.tolist() == [1]
+    with pytest.raises(KeyError, match="z"):
+        build(REVIEWS).with_whole(["z"])
+
+
 def test_no_target_of_valid_or_test_is_in_a_train_history():
     sequences = build(REVIEWS)
     train = sequences.split("train")
