@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,6 +32,7 @@ from sealr.config import load_config
 from sealr.data.download import data_dir
 from sealr.data.sequences import Sequences, read_sequences
 from sealr.evaluate.metrics import hit_rate, ndcg
+from sealr.evaluate.statistics import paired_bootstrap
 from sealr.retrieve.candidates import target_ranks
 from sealr.retrieve.loss import softmax_loss
 from sealr.retrieve.models import build
@@ -51,7 +53,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.2, help="share of the batches of RecBole's epoch that is run")
     parser.add_argument("--full", action="store_true", help="run RecBole's epochs whole")
     parser.add_argument(
-        "--accuracy", type=int, default=0, metavar="EPOCHS", help="also train both to early stopping, at most so long"
+        "--accuracy", type=int, default=0, metavar="EPOCHS", help="also train both to early stopping, at most so long, a seed a turn"
     )
     parser.add_argument("--batch-size", type=int, default=2048, help="predictions a step")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -84,10 +86,10 @@ def compare(arguments: argparse.Namespace, path: Path) -> None:
     theirs += ["--full"] if arguments.full else ["--share", str(arguments.share)]
     results: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
     for turn in range(arguments.rounds):
-        accuracy = arguments.accuracy if turn == arguments.rounds - 1 else 0
-        command = [str(arguments.recbole_python.absolute()), str(RECBOLE), *theirs, "--accuracy", str(accuracy)]
-        results["theirs"].append(child(command, arguments.threads))
-        results["ours"].append(child_of("benchmarks.speed", {"what": "speed", "accuracy": accuracy} | ours, arguments.threads))
+        how = ["--accuracy", str(arguments.accuracy), "--seed", str(turn)]
+        results["theirs"].append(child([str(arguments.recbole_python.absolute()), str(RECBOLE), *theirs, *how], arguments.threads))
+        task = {"what": "speed", "accuracy": arguments.accuracy, "seed": turn} | ours
+        results["ours"].append(child_of("benchmarks.speed", task, arguments.threads))
     profile = child_of("benchmarks.speed", {"what": "profile"} | ours, arguments.threads)
     if arguments.json:
         arguments.json.write_text(json.dumps(results | {"profile": profile}, indent=1))
@@ -116,7 +118,7 @@ def worker(task: dict[str, Any]) -> dict[str, Any]:
     sequences = read_sequences(Path(task["sequences"]))
     # A batch here is rows: so many that a step has as many predictions as a step of RecBole
     rows = Batches(sequences, RetrieveConfig())
-    config = RetrieveConfig(batch_size=round(task["predictions"] * len(rows.starts) / rows.positions))
+    config = RetrieveConfig(batch_size=round(task["predictions"] * len(rows.starts) / rows.positions), seed=task.get("seed", 0))
     return profile(sequences, config) if task["what"] == "profile" else speed(sequences, config, task["accuracy"])
 
 
@@ -153,14 +155,15 @@ def speed(sequences: Sequences, config: RetrieveConfig, accuracy: int) -> dict[s
 
 def accurate(sequences: Sequences, config: RetrieveConfig, epochs: int) -> dict[str, Any]:
     """Test metrics after training to early stopping, by RecBole's rules: validation after each epoch, ten without a better one."""
-    config = RetrieveConfig(batch_size=config.batch_size, epochs=epochs, eval_every=1, patience=10, exclude_seen=False)
+    config = replace(config, epochs=epochs, eval_every=1, patience=10, exclude_seen=False)
     with tempfile.TemporaryDirectory() as folder:
         output = train(config, sequences, Path(folder))
         ranks = target_ranks(load(Path(folder)), sequences, "test", exclude_seen=False)
     test = {f"hit@{k}": float(hit_rate(ranks, k).mean()) for k in (5, 10)} | {
         f"ndcg@{k}": float(ndcg(ranks, k).mean()) for k in (5, 10)
     }
-    return {"epochs": int(output.metrics["epochs"]), "test": test}
+    users = [sequences.users[u] for u in sequences.split("test").users]
+    return {"epochs": int(output.metrics["epochs"]), "test": test, "ranks": dict(zip(users, ranks.tolist(), strict=True))}
 
 
 def profile(sequences: Sequences, config: RetrieveConfig) -> dict[str, Any]:
@@ -243,9 +246,10 @@ def report(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], profile: di
         lines += ["", f"RecBole's epoch is extrapolated from {share:.0%} of its predictions."]
     if "test" in ours[-1]:
         lines += ["", "| to early stopping | epochs | " + " | ".join(ours[-1]["test"]) + " |", "| --- |" + " ---: |" * 5]
-        for result in (ours[-1], theirs[-1]):
-            values = " | ".join(f"{result['test'][name]:.4f}" for name in ours[-1]["test"])
-            lines.append(f"| {result['system']} | {result['epochs']} | {values} |")
+        for results in (ours, theirs):
+            values = " | ".join(f"{np.mean([result['test'][name] for result in results]):.4f}" for name in ours[-1]["test"])
+            lines.append(f"| {results[0]['system']} | {', '.join(str(result['epochs']) for result in results)} | {values} |")
+        lines += ["", *differences(ours, theirs)]
     work, rate, parts = profile["flops"], profile["gflops"], profile["parts"]
     limit, whole = sum(work.values()) / rate / 1e9, sum(parts.values())
     lines += [
@@ -265,6 +269,17 @@ def report(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], profile: di
         bound = f"{limits[part] / rate / 1e9:.1f}" if part in limits else "-"
         lines.append(f"| {part} | {seconds:.1f} | {seconds / whole:.0%} | {bound} |")
     return "\n".join(lines)
+
+
+def differences(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[str]:
+    """Means over the seeds, ours minus theirs, with 95 % intervals over users. Raises KeyError where they ranked other users."""
+    lines = []
+    for name, metric in (("HR@10", hit_rate), ("NDCG@10", ndcg)):
+        users = list(ours[0]["ranks"])
+        sides = [[metric(np.array([r["ranks"][u] for u in users]), 10) for r in results] for results in (ours, theirs)]
+        mean, low, high = paired_bootstrap(*(np.mean(side, axis=0) for side in sides))
+        lines.append(f"{name}, SEALR minus RecBole: {mean:+.4f} ({low:+.4f} to {high:+.4f}), {len(ours)} seeds, {len(users):,} users")
+    return lines
 
 
 def spread(values: list[float]) -> str:

@@ -141,7 +141,24 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         trainer.fit(train_data, valid_data, verbose=False)
         test = trainer.evaluate(test_data, load_best_model=True)
         result |= {"epochs": len(trainer.train_loss_dict), "test": {name.lower(): float(value) for name, value in test.items()}}
+        result["ranks"] = ranks(trainer, test_data)
     return result
+
+
+def ranks(trainer: Any, test_data: Any) -> dict[str, int]:
+    """Each user's rank of the test item among all items, by the model that was evaluated last."""
+    import torch
+
+    found: dict[str, int] = {}
+    with torch.no_grad():
+        for interaction, _, row, target in test_data:  # row and target: the place in the batch, and the item, of each answer
+            scores = trainer.model.full_sort_predict(interaction.to(trainer.device)).view(len(interaction), -1)
+            scores[:, 0] = -torch.inf  # padding
+            target = target.to(scores.device)
+            place = (scores[row] > scores[row, target][:, None]).sum(1) + 1
+            users = test_data.dataset.id2token("user_id", interaction["user_id"][row].cpu().numpy())
+            found |= {str(user): int(rank) for user, rank in zip(users, place, strict=True)}
+    return found
 
 
 def peak_mb() -> float:
