@@ -3,6 +3,9 @@
 import os
 import sys
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core; read when torch is imported, here and in processes that tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from tests import toys
