@@ -26,10 +26,11 @@ from tqdm.auto import tqdm
 
 from benchmarks.speed import child_of, peak_mb, processor
 from sealr.data.sequences import Sequences
+from sealr.retrieve.batches import Batches
 from sealr.retrieve.index import QUERIES, ApproximateIndex, ExactIndex, Index, recall
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import device
-from sealr.retrieve.train import Average, Batches, _train_epoch
+from sealr.retrieve.train import Average, _train_epoch
 from sealr.settings import RetrieveConfig
 
 PREDICTIONS = 2048  # a step

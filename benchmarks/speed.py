@@ -33,11 +33,12 @@ from sealr.data.download import data_dir
 from sealr.data.sequences import Sequences, read_sequences
 from sealr.evaluate.metrics import hit_rate, ndcg
 from sealr.evaluate.statistics import paired_bootstrap
+from sealr.retrieve.batches import Batches
 from sealr.retrieve.candidates import target_ranks
 from sealr.retrieve.loss import softmax_loss
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever, device, load, popularity
-from sealr.retrieve.train import Average, Batches, _train_epoch, train
+from sealr.retrieve.train import Average, _train_epoch, train
 from sealr.settings import RetrieveConfig
 
 ROOT = Path(__file__).resolve().parent.parent

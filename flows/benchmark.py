@@ -14,13 +14,13 @@ import typer
 from prefect import flow
 
 from flows import steps
+from flows.context import Job
 from flows.inputs import read_sequences
 from flows.job import Overrides, open_job, run
 from flows.papertables import PAPER, paper_table
 from flows.retrievers import train_retriever
 from flows.sheets import report, write
 from flows.specs import configuration, read_spec, wanted
-from flows.steps import Job
 from flows.wholesystem import WHOLE, whole_system
 from sealr.data.manifest import state_dir
 from sealr.data.tables import read_table

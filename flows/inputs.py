@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from flows.context import Job
 from sealr.data.manifest import Manifest
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_table
 from sealr.evaluate.protocols import UserSplit, split_users
 from sealr.rerank.requests import Pools, sentiment_values
 from sealr.settings import RetrieveConfig
-
-if TYPE_CHECKING:
-    from flows.steps import Job
 
 
 def read_sequences(reviews: Manifest) -> Sequences:

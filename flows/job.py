@@ -24,7 +24,7 @@ from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL
 
-from flows.steps import Job
+from flows.context import Job
 from sealr import tracking
 from sealr.config import load_config
 from sealr.data.manifest import state_dir

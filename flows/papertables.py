@@ -20,11 +20,11 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows import steps
+from flows.context import Job
 from flows.inputs import read_sequences, user_split
 from flows.job import MISTAKES, open_job, outside
 from flows.retrievers import train_retriever
 from flows.specs import configuration, read_spec, wanted
-from flows.steps import Job
 from sealr import tracking
 from sealr.config import load_config
 from sealr.data.manifest import Manifest, state_dir

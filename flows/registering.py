@@ -7,8 +7,9 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
 
+from flows.context import Job
 from flows.inputs import user_split
-from flows.steps import Job, step
+from flows.steps import step
 from sealr import tracking
 from sealr.data.manifest import Manifest, Output, run_stage, text_digest
 from sealr.data.sequences import build

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from flows.context import Job
 from flows.inputs import read_sequences, retriever_sequences, split_settings
 from sealr import tracking
 from sealr.config import to_dict
@@ -23,12 +24,9 @@ from sealr.retrieve.models.fusion import part_configs
 from sealr.retrieve.train import load, train
 from sealr.settings import RetrieveConfig
 
-if TYPE_CHECKING:
-    from flows.steps import Job
-
 SHARED = (
     "data/sequences.py",
-    *(f"retrieve/{name}.py" for name in ("train", "loss", "start", "candidates", "index", "retriever")),
+    *(f"retrieve/{name}.py" for name in ("train", "batches", "loss", "start", "candidates", "index", "retriever")),
     *(f"retrieve/models/{name}.py" for name in ("base", "layers", "neighbours", "popularity", "fusion")),
 )
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from prefect import task
@@ -20,6 +18,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
+from flows.context import Job
 from flows.inputs import ranking_inputs, read_sequences, split_settings, user_split
 from flows.retrievers import item_content, labelled_feelings, reads_feelings, train_retriever
 from flows.retry import FIRST_WAIT, RETRIES, worth_retrying
@@ -28,7 +27,6 @@ from sealr.config import to_dict
 from sealr.data import ingest as ingesting
 from sealr.data.manifest import Manifest, Output, run_stage, state_dir
 from sealr.data.tables import read_json, read_table, write_json
-from sealr.data.validate import EXPECTATION_DIR, validate
 from sealr.emotion import label as labelling
 from sealr.emotion.plots import distribution_plot
 from sealr.evaluate.evaluate import evaluate as evaluate_tables
@@ -43,7 +41,7 @@ from sealr.rerank.rerank import rerank as rerank_lists
 from sealr.retrieve.candidates import write_candidates
 from sealr.retrieve.index import faiss
 from sealr.retrieve.train import load
-from sealr.settings import Config, RetrieveConfig
+from sealr.settings import RetrieveConfig
 
 log = logging.getLogger("sealr.flows")
 step = partial(
@@ -57,42 +55,6 @@ step = partial(
 
 PART = 16  # batches of the scoring ranker to a checkpoint: they take a fraction of a second each
 NOT_TRAINED = ("decode_batch", "top_k", "checkpoint_steps")  # settings of rerank that the adapter does not depend on
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every step of one job shares."""
-
-    config: Config
-    run_id: str  # the job's MLflow run
-    cell: str = ""  # of a table whose cells are chains of their own, all in one job; else empty
-
-    @property
-    def name(self) -> str:
-        return self.config.data.name
-
-    def stage(self, name: str, config: Any) -> AbstractContextManager[None]:
-        """The MLflow run of a stage. It says which cell it belongs to."""
-        return tracking.stage(f"{name} {self.cell}".strip(), self.run_id, config)
-
-    def gate(self, made: Manifest, table: str) -> None:
-        """Validates a table that a stage made, once for each content and suite; its Data Docs go to MLflow either way.
-
-        A changed expectation checks the table again and repeats no other work.
-        """
-        inputs = {"table": made.path(f"{table}.parquet"), "suite": EXPECTATION_DIR / f"{table}.json"}
-        folders: list[Path] = []
-
-        def work(folder: Path) -> Output:
-            folders.append(folder)
-            report = validate(read_table(inputs["table"], table), table, folder)
-            return Output({"rows": report.rows}, {"expectations": report.checked})
-
-        try:
-            folders.append(run_stage(f"gate-{table}", self.name, {}, inputs, ("data/validate.py",), work).folder)
-        finally:
-            for folder in folders[-1:]:
-                tracking.log_folder(folder / table, f"data_docs/{table}")
 
 
 @step(name="ingest")

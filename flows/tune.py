@@ -17,10 +17,10 @@ import typer
 from prefect import flow
 
 from flows import steps
+from flows.context import Job
 from flows.inputs import read_sequences
 from flows.job import Base, Data, Overrides, open_job, run
 from flows.retrievers import item_content, labelled_feelings, reads_feelings
-from flows.steps import Job
 from sealr import tracking
 from sealr.config import to_dict
 from sealr.data.manifest import state_dir, text_digest

@@ -14,12 +14,12 @@ import pandas as pd
 from prefect import flow
 
 from flows import steps
+from flows.context import Job
 from flows.inputs import read_sequences
 from flows.job import open_job
 from flows.retrievers import train_retriever
 from flows.sheets import report, write
 from flows.specs import read_spec, wanted
-from flows.steps import Job
 from sealr.data.manifest import Manifest, state_dir
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json, read_table

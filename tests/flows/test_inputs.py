@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flows import inputs
+from flows.context import Job
 from flows.retrievers import identity
-from flows.steps import Job
 from sealr.config import ConfigError, load_config
 from tests.retrieve.toy_sequences import make_sequences
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from flows import papertables, steps
+from flows.context import Job
 from flows.papertables import PAPER, Sheet, figures, times
 from flows.specs import configuration, read_spec, wanted
-from flows.steps import Job
 from sealr import tracking
 from sealr.config import ConfigError, load_config
 from sealr.data.manifest import Manifest

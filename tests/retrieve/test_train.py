@@ -10,7 +10,8 @@ import torch
 from toy_sequences import make_sequences
 
 from sealr.data.tables import read_json
-from sealr.retrieve.train import Batches, learning_rate, load, popularity, train, validate
+from sealr.retrieve.batches import Batches
+from sealr.retrieve.train import learning_rate, load, popularity, train, validate
 from sealr.settings import RetrieveConfig
 
 
