@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -37,7 +38,7 @@ def whole_system(data: str = "", overrides: str = "") -> None:
     spec = read_spec(WHOLE)
     for name in wanted(data, spec, "configuration"):
         given = spec[name]
-        settings = f"{given.get('overrides', '')} {overrides}".strip()
+        settings = f"{shlex.join(given.get('overrides', []))} {overrides}".strip()
         with open_job(f"benchmark-{WHOLE}", given.get("configuration", name), "", settings) as job:
             compare(job, name, given, settings)
 

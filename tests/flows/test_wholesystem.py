@@ -76,7 +76,7 @@ def test_without_a_fusion_there_is_no_row_for_one(made, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", read_spec(WHOLE))
 def test_every_configuration_of_the_table_loads(name):
     given = read_spec(WHOLE)[name]
-    config = load_config(given.get("configuration", name), "", given.get("overrides", ""))
+    config = load_config(given.get("configuration", name), "", given.get("overrides", []))
     assert config.rerank.ranker == "scoring"
 
 
