@@ -56,6 +56,9 @@ def main() -> None:
     parser.add_argument(
         "--accuracy", type=int, default=0, metavar="EPOCHS", help="also train both to early stopping, at most so long, a seed a turn"
     )
+    parser.add_argument(
+        "--start", choices=("random", "cooccurrence"), default="random", help="of SEALR's item embeddings with --accuracy"
+    )
     parser.add_argument("--batch-size", type=int, default=2048, help="predictions a step")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="file for all figures")
@@ -89,7 +92,7 @@ def compare(arguments: argparse.Namespace, path: Path) -> None:
     for turn in range(arguments.rounds):
         how = ["--accuracy", str(arguments.accuracy), "--seed", str(turn)]
         results["theirs"].append(child([str(arguments.recbole_python.absolute()), str(RECBOLE), *theirs, *how], arguments.threads))
-        task = {"what": "speed", "accuracy": arguments.accuracy, "seed": turn} | ours
+        task = {"what": "speed", "accuracy": arguments.accuracy, "seed": turn, "start": arguments.start} | ours
         results["ours"].append(child_of("benchmarks.speed", task, arguments.threads))
     profile = child_of("benchmarks.speed", {"what": "profile"} | ours, arguments.threads)
     if arguments.json:
@@ -119,8 +122,10 @@ def worker(task: dict[str, Any]) -> dict[str, Any]:
     sequences = read_sequences(Path(task["sequences"]))
     # A batch here is rows: so many that a step has as many predictions as a step of RecBole
     rows = Batches(sequences, RetrieveConfig())
-    config = RetrieveConfig(batch_size=round(task["predictions"] * len(rows.starts) / rows.positions), seed=task.get("seed", 0))
-    return profile(sequences, config) if task["what"] == "profile" else speed(sequences, config, task["accuracy"])
+    size = round(task["predictions"] * len(rows.starts) / rows.positions)
+    if task["what"] == "profile":
+        return profile(sequences, RetrieveConfig(batch_size=size))
+    return speed(sequences, RetrieveConfig(batch_size=size, seed=task["seed"], start=task["start"]), task["accuracy"])
 
 
 def speed(sequences: Sequences, config: RetrieveConfig, accuracy: int) -> dict[str, Any]:
