@@ -35,6 +35,7 @@ from sealr.settings import RerankConfig
 
 log = logging.getLogger(__name__)
 VALID_USERS = 2000  # of the transductive setting, at most
+FEW = 50  # validation items by which no epoch can be told from the next
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ def train_scoring(
     """
     train, valid = training_rows(sequences, *users, config)
     check_users(len(train), len(valid))
+    judged = len(valid) if config.setting == "transductive" else 2 * len(valid)
+    if judged < FEW:
+        log.warning("the epoch to keep is chosen by %d validation items, which is nearly by chance: raise rerank.valid_share", judged)
     torch.manual_seed(config.seed)
     model = build(config, add_lora(config), category, item_table(retriever, sequences), content)
     task = NextItems(model, config, sequences, feelings, train, valid, sequence_model(retriever), retriever.config.exclude_seen)

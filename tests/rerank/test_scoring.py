@@ -192,6 +192,16 @@ def test_rows_of_the_two_settings(config):
     assert valid.ends.tolist() == [6, 13, 20, 27, 34]
 
 
+def test_few_validation_items_are_said_to_be_few(config, tmp_path, caplog):
+    sequences, feelings = walks(40)
+    for count, said in ((24, True), (25, False)):
+        caplog.clear()
+        train_scoring(
+            replace(config, epochs=1), "things", sequences, feelings, ([38, 39], list(range(count))), retriever(), None, tmp_path / str(count)
+        )
+        assert (f"chosen by {2 * count} validation items" in caplog.text) == said
+
+
 def test_transductive_training_validates_on_the_last_but_one_item(config, tmp_path):
     sequences, feelings = walks(300)
     settings = replace(config, setting="transductive", epochs=6)
