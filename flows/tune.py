@@ -18,7 +18,7 @@ from prefect import flow
 
 from flows import steps
 from flows.context import Job
-from flows.inputs import read_sequences
+from flows.inputs import retriever_sequences
 from flows.job import Base, Data, Overrides, open_job, run
 from flows.retrievers import item_content, labelled_feelings, reads_feelings
 from sealr import tracking
@@ -61,7 +61,7 @@ def tune_retriever(job: Job, trials: int, hours: float) -> tuple[optuna.Study, P
     config = job.config.retrieve
     reviews = steps.ingest(job)
     labels = steps.label(job, reviews) if reads_feelings(config) else None
-    sequences = read_sequences(reviews)
+    sequences = retriever_sequences(job, reviews, config)
     content = torch.from_numpy(np.load(item_content(job, reviews).path("content.npy"))) if config.content else None
 
     @contextmanager
