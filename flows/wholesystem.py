@@ -21,11 +21,13 @@ from flows.job import open_job
 from flows.retrievers import train_retriever
 from flows.sheets import report, write
 from flows.specs import read_spec, wanted
+from sealr.config import load_config
 from sealr.data.manifest import Manifest, state_dir
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json, read_table
 from sealr.evaluate import retrievers as comparing
 from sealr.evaluate.retrievers import Trained
+from sealr.retrieve.feelings import feelings
 from sealr.retrieve.models.fusion import part_configs
 
 WHOLE = "sealr"  # the table's name
@@ -37,30 +39,38 @@ def whole_system(data: str = "", overrides: str = "") -> None:
     """Best single retriever (by validation), fused retrievers, the LLM alone, and everything fused, with intervals."""
     spec = read_spec(WHOLE)
     for name in wanted(data, spec, "configuration"):
-        given = spec[name]
-        settings = f"{shlex.join(given.get('overrides', []))} {overrides}".strip()
-        with open_job(f"benchmark-{WHOLE}", given.get("configuration", name), "", settings) as job:
-            compare(job, name, given, settings)
+        settings = f"{shlex.join(spec[name].get('overrides', []))} {overrides}".strip()
+        with open_job(f"benchmark-{WHOLE}", spec[name].get("configuration", name), "", settings) as job:
+            compare(job, name, spec[name], settings)
 
 
 def compare(job: Job, name: str, spec: dict[str, Any], settings: str) -> None:
-    """One configuration's page. settings: what differs from the configuration file, for the reader."""
+    """One configuration's page. settings: what differs from the configuration file, for the reader.
+
+    spec["variants"]: names and settings of other LLMs, such as placebos, each with rows of its own over the same retrievers.
+    """
     trained: list[Trained] = []
     notes = [f"settings beside the configuration's: `{settings}`"] if settings else []
+    variants = {"": []} | spec.get("variants", {})
     for seed in range(spec.get("seeds", 1)):
-        config = replace(
-            job.config, retrieve=replace(job.config.retrieve, seed=seed), rerank=replace(job.config.rerank, seed=seed)
-        )
-        seeded = replace(job, config=config)
-        made = steps.through_evaluation(seeded)
-        parts = part_configs(config.retrieve) if config.retrieve.model == "fusion" else []
-        retrievers = [train_retriever(seeded, c, made["reviews"], made["labels"]) for c in [*parts, config.retrieve]]
-        trained += systems(made, *retrievers, seed=seed)
-        weight = read_json(made["rankings"].path("fusion.json"))["weight"]
-        single = best_of(retrievers).config["model"]
-        notes.append(f"seed {seed}: best single retriever, by validation: {single}; the LLM's weight in the fusion: {weight:g}")
+        for variant, changes in variants.items():
+            config = load_config(spec.get("configuration", name), "", f"{settings} {shlex.join(changes)}")
+            config = replace(config, retrieve=replace(config.retrieve, seed=seed), rerank=replace(config.rerank, seed=seed))
+            seeded = replace(job, config=config)
+            made = steps.through_evaluation(seeded)
+            parts = part_configs(config.retrieve) if config.retrieve.model == "fusion" else []
+            retrievers = [train_retriever(seeded, c, made["reviews"], made["labels"]) for c in [*parts, config.retrieve]]
+            found = systems(made, *retrievers, seed=seed)
+            own = [replace(run, system=f"{run.system}, {variant}") for run in found if run.system in (LLM, EVERYTHING)]
+            trained += own if variant else found
+            weight, single = read_json(made["rankings"].path("fusion.json"))["weight"], best_of(retrievers).config["model"]
+            notes.append(
+                f"seed {seed}, {variant or 'as configured'}: the LLM's weight in the fusion is {weight:g}; best single retriever, "
+                f"by validation: {single}"
+            )
     pairs = [(EVERYTHING, SINGLE), (EVERYTHING, RETRIEVED), (RETRIEVED, SINGLE), (LLM, SINGLE)]
-    table = comparing.comparison(trained, None, spec.get("published", {}))
+    pairs += [(system, f"{system}, {variant}") for system in (LLM, EVERYTHING) for variant in variants if variant]
+    table = comparing.comparison(trained, target_feelings(made), spec.get("published", {}))
     text = report(job, spec, table, comparing.differences(trained, pairs) + notes)
     folder = state_dir() / "benchmarks" / f"{WHOLE}-{name}"
     write(folder, job, table, text)
@@ -75,9 +85,7 @@ def best_of(retrievers: Sequence[Manifest]) -> Manifest:
 def systems(made: dict[str, Manifest], *retrievers: Manifest, seed: int) -> list[Trained]:
     """The compared systems of one seed over the evaluated users. retrievers: parts of a fusion, and what gave the candidates."""
     sequences = read_sequences(made["reviews"])
-    users = read_json(made["rankings"].path("fusion.json"))["test_users"]
-    place = {sequences.users[u]: i for i, u in enumerate(sequences.split("test").users)}
-    rows = [place[user] for user in users]
+    users, rows = evaluated(made, sequences)
     named = [(SINGLE, best_of(retrievers))] + [(RETRIEVED, r) for r in retrievers if r.config["model"] == "fusion"]
     found = []
     for name, manifest in named:
@@ -90,6 +98,21 @@ def systems(made: dict[str, Manifest], *retrievers: Manifest, seed: int) -> list
             ranks, share = target_ranks(lists[lists["ranker"] == ranker], users, sequences)
             found.append(Trained(EVERYTHING if ranker == "fused" else LLM, seed, ranks, share, seconds))
     return found
+
+
+def evaluated(made: dict[str, Manifest], sequences: Sequences) -> tuple[list[str], list[int]]:
+    """The users that the lists are of, and their rows in the split "test"."""
+    users = read_json(made["rankings"].path("fusion.json"))["test_users"]
+    place = {sequences.users[u]: i for i, u in enumerate(sequences.split("test").users)}
+    return users, [place[user] for user in users]
+
+
+def target_feelings(made: dict[str, Manifest]) -> np.ndarray | None:
+    """(users,) sentiment class of each evaluated user's target, NaN without a label; None where no review has one."""
+    sequences = read_sequences(made["reviews"])
+    felt = feelings(read_table(made["labels"].path("labels.parquet"), "labels"), sequences, "class", 0)
+    targets = felt[sequences.split("test").ends, 0][evaluated(made, sequences)[1]]
+    return None if np.isnan(targets).all() else targets
 
 
 def target_ranks(lists: pd.DataFrame, users: list[str], sequences: Sequences) -> tuple[np.ndarray, float]:

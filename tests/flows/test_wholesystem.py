@@ -9,8 +9,9 @@ import pytest
 import typer
 
 from flows.benchmark import main
+from flows.context import Job
 from flows.specs import read_spec
-from flows.wholesystem import EVERYTHING, LLM, RETRIEVED, SINGLE, WHOLE, systems
+from flows.wholesystem import EVERYTHING, LLM, RETRIEVED, SINGLE, WHOLE, compare, systems
 from sealr.config import load_config
 from sealr.data.tables import write_json
 
@@ -52,9 +53,7 @@ def test_rows_of_the_page(made, tmp_path, monkeypatch):
         monkeypatch.setattr(f"flows.{module}.read_table", lambda path, schema: tables[path.name])
     parts = [manifest(tmp_path / "1", "sasrec", [9, 9, 9], 0.1), manifest(tmp_path / "2", "bsarec", [4, 5, 6], 0.2)]
     fused = manifest(tmp_path / "3", "fusion", [1, 2, 3], 0.9)
-    found = {
-        run.system: run for run in systems({"reviews": stage, "rankings": stage, "adapter": stage}, *parts, fused, seed=7)
-    }
+    found = {run.system: run for run in systems({"reviews": stage, "rankings": stage, "adapter": stage}, *parts, fused, seed=7)}
     assert list(found) == [SINGLE, RETRIEVED, LLM, EVERYTHING]
     assert found[SINGLE].ranks.tolist() == [6, 4]  # bsarec's, the better one on validation, of c and a
     assert found[RETRIEVED].ranks.tolist() == [3, 1]
@@ -73,11 +72,39 @@ def test_without_a_fusion_there_is_no_row_for_one(made, tmp_path, monkeypatch):
     assert [run.system for run in found] == [SINGLE, LLM, EVERYTHING]
 
 
+def test_variants_have_rows_of_their_own_and_their_differences(made, tmp_path, monkeypatch):
+    stage, reviews, rankings = made
+    labels = reviews.assign(sentiment=np.where(reviews["user"] == "a", -1, 1), expected=0.5)
+    tables = {"reviews.parquet": reviews, "rankings.parquet": rankings, "labels.parquet": labels}
+    for module in ("inputs", "wholesystem"):
+        monkeypatch.setattr(f"flows.{module}.read_table", lambda path, schema: tables[path.name])
+    sentiments, written = [], {}
+
+    def through_evaluation(job):
+        sentiments.append((job.config.rerank.sentiment, job.config.rerank.seed))
+        write_json({"test_users": ["c", "a"], "weight": 0.5}, tmp_path / "r" / "fusion.json")
+        return dict.fromkeys(("reviews", "labels", "candidates", "adapter", "rankings", "results"), stage)
+
+    sasrec = manifest(tmp_path / "1", "sasrec", [9, 8, 7])
+    monkeypatch.setattr("flows.wholesystem.steps.through_evaluation", through_evaluation)
+    monkeypatch.setattr("flows.wholesystem.train_retriever", lambda *given: sasrec)
+    monkeypatch.setattr("flows.wholesystem.write", lambda folder, job, table, text: written.update(table=table, text=text))
+    spec = {"configuration": "demo", "seeds": 2, "variants": {"shuffled (placebo)": ["rerank.sentiment=shuffled"]}}
+    compare(Job(load_config("demo"), "run"), "two", spec, "")
+    assert sentiments == [("class", 0), ("shuffled", 0), ("class", 1), ("shuffled", 1)]
+    placebo = [f"{LLM}, shuffled (placebo)", f"{EVERYTHING}, shuffled (placebo)"]
+    assert written["table"]["system"].tolist() == [SINGLE, LLM, EVERYTHING, *placebo]
+    assert written["table"]["satisfied HR@10"].notna().all() and written["table"]["seeds"].tolist() == [2] * 5
+    assert f"NDCG@10, {LLM} minus {placebo[0]}: +0.0000 (+0.0000 to +0.0000), 2 seeds" in written["text"]
+    assert "seed 1, shuffled (placebo): the LLM's weight in the fusion is 0.5" in written["text"]
+
+
 @pytest.mark.parametrize("name", read_spec(WHOLE))
 def test_every_configuration_of_the_table_loads(name):
     given = read_spec(WHOLE)[name]
-    config = load_config(given.get("configuration", name), "", given.get("overrides", []))
-    assert config.rerank.ranker == "scoring"
+    for changes in ([], *given.get("variants", {}).values()):
+        config = load_config(given.get("configuration", name), "", [*given.get("overrides", []), *changes])
+        assert config.rerank.ranker == "scoring"
 
 
 def test_systems_cannot_be_chosen_from_the_whole():
