@@ -24,6 +24,7 @@ from flows.retrievers import item_content, labelled_feelings, reads_feelings
 from sealr import tracking
 from sealr.config import to_dict
 from sealr.data.manifest import state_dir, text_digest
+from sealr.data.tables import read_json
 from sealr.rerank import tune as reranker
 from sealr.retrieve import tune as retriever
 from sealr.retrieve.train import OnEpoch
@@ -77,20 +78,23 @@ def tune_retriever(job: Job, trials: int, hours: float) -> tuple[optuna.Study, P
 
 
 def tune_reranker(job: Job, trials: int, hours: float) -> tuple[optuna.Study, Path, str]:
-    """As `tune_retriever`. A trial is the stage ``finetune`` under other settings: it resumes, and a job finds the best one done."""
+    """As `tune_retriever`. A trial is the stages of the job under other settings: it resumes, and a job finds the best LLM done."""
     config = job.config.rerank
     reviews = steps.ingest(job)
     labels = steps.label(job, reviews)
     candidates = steps.retrieve(job, reviews, labels)
     folder = state_dir() / job.name / "tune" / candidates.digest[:16]
-    study = open_study(folder, f"reranker-{text_digest(to_dict(config))[:8]}", config.seed, reranker.current(config))
+    study = open_study(folder, f"fused-{text_digest(to_dict(config))[:8]}", config.seed, reranker.current(config))
 
     def objective(trial: optuna.Trial) -> float:
-        chosen = replace(job, config=replace(job.config, rerank=reranker.suggest(trial, config)))
-        return steps.finetune(chosen, reviews, labels, candidates).metrics["valid_ndcg@10"]
+        chosen = replace(job.config, rerank=reranker.suggest(trial, config), evaluate=replace(job.config.evaluate, users=1))
+        one = replace(job, config=chosen)  # only validation counts: no more test lists than the stage cannot do without
+        adapter = steps.finetune(one, reviews, labels, candidates)
+        rankings = steps.rerank(one, reviews, labels, candidates, adapter)
+        return max(read_json(rankings.path("fusion.json"))["validation_ndcg_at_10"].values())
 
     search(study, objective, trials, hours)
-    return study, folder, reranker.overrides(study.best_params)
+    return study, folder, reranker.overrides(reranker.suggest(study.best_trial, config))
 
 
 def main(

@@ -87,6 +87,12 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
             f"configuration {where}: retrieve.index=approximate searches vectors, and {config.retrieve.model} has none; "
             f"set retrieve.model to one of {', '.join(VECTOR_MODELS)}, or retrieve.index=exact"
         )
+    scoring = config.rerank.scoring
+    if config.rerank.ranker == "scoring" and scoring.negatives == "hard" and scoring.hard < config.rerank.candidates:
+        raise ConfigError(
+            f"configuration {where}: rerank.scoring.hard ({scoring.hard}) is less than rerank.candidates ({config.rerank.candidates}): "
+            "the LLM would learn nothing of the other candidates and put them anywhere"
+        )
     if config.rerank.processes > 1 and config.rerank.ranker == "palr":
         raise ConfigError(f"configuration {where}: rerank.processes is for rerank.ranker scoring and generative, not for palr")
     if config.rerank.processes > config.rerank.batch_size:

@@ -1,6 +1,7 @@
-"""Search space of the scoring ranker's settings. A trial's value is the validation NDCG@10 of the LLM alone.
+"""Search space of the scoring ranker's settings. A trial's value is the validation NDCG@10 of what is registered: retriever and LLM,
+fused under the weight that is best there.
 
-The fusion's weight is not searched here: it is found on validation for every adapter anew (`sealr.rerank.rankers.tune_weight`).
+Not the LLM's own: what ranks better alone need not add more to the retriever.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sealr.settings import RerankConfig
 
 RANKS = (4, 8, 16, 32)  # of LoRA
 DEPTHS = (1, 2, 4, 6, 12)  # layers of the LLM
-HARD = (0, 50, 200)  # of the retriever's best items that a target is compared with; 0: with the whole catalogue
+POOLS = (0, 2, 5)  # what a target is compared with: the retriever's best, so many pools of them, or with 0 the whole catalogue
 
 
 def suggest(trial: Trial, config: RerankConfig) -> RerankConfig:
@@ -23,12 +24,12 @@ def suggest(trial: Trial, config: RerankConfig) -> RerankConfig:
     if config.ranker != "scoring":
         raise ConfigError(f"tune searches the settings of rerank.ranker scoring, not of {config.ranker}")
     rank = trial.suggest_categorical("lora.r", RANKS)
-    hard = trial.suggest_categorical("scoring.hard", HARD)
+    pools = trial.suggest_categorical("scoring.pools", POOLS)
     scoring = replace(
         config.scoring,
         dropout=trial.suggest_float("scoring.dropout", 0.1, 0.6, step=0.1),
-        negatives="hard" if hard else "full",
-        hard=hard or config.scoring.hard,
+        negatives="hard" if pools else "full",
+        hard=pools * config.candidates or config.scoring.hard,
     )
     return replace(
         config,
@@ -42,16 +43,14 @@ def suggest(trial: Trial, config: RerankConfig) -> RerankConfig:
 def current(config: RerankConfig) -> dict[str, Any]:
     """The values of ``config`` under the names that `suggest` uses; one outside of its range is drawn at random instead."""
     values: dict[str, Any] = {"lr": config.lr, "scoring.dropout": config.scoring.dropout}
-    hard = config.scoring.hard if config.scoring.negatives == "hard" else 0
-    choices = {"lora.r": (config.lora.r, RANKS), "layers": (config.layers, DEPTHS), "scoring.hard": (hard, HARD)}
-    return values | {name: value for name, (value, allowed) in choices.items() if value in allowed}
+    pools = config.scoring.hard / config.candidates if config.scoring.negatives == "hard" else 0
+    choices = {"lora.r": (config.lora.r, RANKS), "layers": (config.layers, DEPTHS), "scoring.pools": (pools, POOLS)}
+    return values | {name: allowed[allowed.index(value)] for name, (value, allowed) in choices.items() if value in allowed}
 
 
-def overrides(found: dict[str, Any]) -> str:
+def overrides(chosen: RerankConfig) -> str:
     """What to set to get a trial's settings."""
-    values = {f"rerank.{name}": value for name, value in found.items() if name != "scoring.hard"}
-    if hard := found["scoring.hard"]:
-        values |= {"rerank.scoring.negatives": "hard", "rerank.scoring.hard": hard}
-    else:
-        values["rerank.scoring.negatives"] = "full"
-    return " ".join(f"{name}={value}" for name, value in values.items())
+    scoring = chosen.scoring
+    values = {"lr": chosen.lr, "layers": chosen.layers, "lora.r": chosen.lora.r, "scoring.dropout": scoring.dropout}
+    values |= {"scoring.negatives": scoring.negatives} | ({"scoring.hard": scoring.hard} if scoring.negatives == "hard" else {})
+    return " ".join(f"rerank.{name}={value}" for name, value in values.items())

@@ -7,24 +7,29 @@ from sealr.settings import RerankConfig
 
 
 def test_a_trial_is_what_its_overrides_say():
-    found = {"lora.r": 4, "scoring.hard": 50, "scoring.dropout": 0.3, "lr": 0.0004, "layers": 2}
-    chosen = tune.suggest(optuna.trial.FixedTrial(found), RerankConfig())
-    assert chosen.scoring.negatives == "hard" and chosen.scoring.hard == 50 and chosen.layers == 2
-    assert load_config("demo", "", tune.overrides(found) + " rerank.epochs=9").rerank.scoring.negatives == "hard"
-    found["scoring.hard"] = 0
-    against_all = tune.suggest(optuna.trial.FixedTrial(found), chosen)
-    assert against_all.scoring.negatives == "full"
-    given = load_config("demo", "", tune.overrides(found)).rerank
-    assert (given.lora.r, given.lr, given.layers, given.scoring.dropout) == (4, 0.0004, 2, 0.3)
-    assert given.scoring.negatives == "full"
+    found = {"lora.r": 4, "scoring.pools": 2, "scoring.dropout": 0.3, "lr": 0.0004, "layers": 2}
+    base = load_config("demo").rerank  # pools of 20
+    chosen = tune.suggest(optuna.trial.FixedTrial(found), base)
+    assert chosen.scoring.negatives == "hard" and chosen.scoring.hard == 40 and chosen.layers == 2
+    assert load_config("demo", "", tune.overrides(chosen)).rerank == chosen
+    against_all = tune.suggest(optuna.trial.FixedTrial(found | {"scoring.pools": 0}), chosen)
+    assert against_all.scoring.negatives == "full" and (against_all.lora.r, against_all.lr) == (4, 0.0004)
+    assert load_config("demo", "", tune.overrides(against_all)).rerank.scoring.negatives == "full"
 
 
 def test_the_first_trial_is_what_is_set():
-    config = load_config("demo", "", "rerank.layers=4 rerank.lora.r=8 rerank.scoring.negatives=hard rerank.scoring.hard=50").rerank
+    config = load_config(
+        "demo", "", "rerank.layers=4 rerank.lora.r=8 rerank.scoring.negatives=hard rerank.scoring.hard=100"
+    ).rerank
     first = tune.current(config)
-    assert tune.suggest(optuna.trial.FixedTrial(first), RerankConfig()).layers == 4
-    assert first["scoring.hard"] == 50 and first["lr"] == config.lr
+    assert first["scoring.pools"] == 5 and first["lr"] == config.lr
+    assert tune.suggest(optuna.trial.FixedTrial(first), config) == config
     assert "layers" not in tune.current(RerankConfig(layers=0))  # all layers are not among the depths searched
+
+
+def test_fewer_hard_negatives_than_candidates_are_refused():
+    with pytest.raises(ConfigError, match=r"rerank.scoring.hard \(10\) is less than rerank.candidates \(20\)"):
+        load_config("demo", "", "rerank.scoring.negatives=hard rerank.scoring.hard=10")
 
 
 def test_other_rankers_are_refused():
