@@ -44,7 +44,12 @@ Searched = Annotated[What, typer.Option(help="Whose settings: the retriever's, o
 
 @flow(name="tune", flow_run_name="tune-{what}-{data}")
 def tune(
-    what: What = What.retriever, data: str = "demo", base: str = "", trials: int = 20, hours: float = 0.0, overrides: str = ""
+    what: What = What.retriever,
+    data: str = "demo",
+    base: str = "smollm2-135m",
+    trials: int = 20,
+    hours: float = 0.0,
+    overrides: str = "",
 ) -> None:
     """Optuna on the validation NDCG@10; every trial is a nested MLflow run."""
     with open_job("tune", data, base, overrides) as job:
@@ -100,7 +105,7 @@ def tune_reranker(job: Job, trials: int, hours: float) -> tuple[optuna.Study, Pa
 def main(
     what: Searched = What.retriever,
     data: Data = "demo",
-    base: Base = "",
+    base: Base = "smollm2-135m",
     trials: Trials = 20,
     hours: Hours = 0.0,
     overrides: Overrides = "",
