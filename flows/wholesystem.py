@@ -53,13 +53,15 @@ def compare(job: Job, name: str, spec: dict[str, Any], settings: str) -> None:
     notes = [f"settings beside the configuration's: `{settings}`"] if settings else []
     variants = {"": []} | spec.get("variants", {})
     for seed in range(spec.get("seeds", 1)):
+        retrievers: list[Manifest] = []
         for variant, changes in variants.items():
             config = load_config(spec.get("configuration", name), "", f"{settings} {shlex.join(changes)}")
             config = replace(config, retrieve=replace(config.retrieve, seed=seed), rerank=replace(config.rerank, seed=seed))
             seeded = replace(job, config=config)
             made = steps.through_evaluation(seeded)
-            parts = part_configs(config.retrieve) if config.retrieve.model == "fusion" else []
-            retrievers = [train_retriever(seeded, c, made["reviews"], made["labels"]) for c in [*parts, config.retrieve]]
+            if not retrievers:  # variants differ in the LLM alone
+                parts = part_configs(config.retrieve) if config.retrieve.model == "fusion" else []
+                retrievers = [train_retriever(seeded, c, made["reviews"], made["labels"]) for c in [*parts, config.retrieve]]
             found = systems(made, *retrievers, seed=seed)
             own = [replace(run, system=f"{run.system}, {variant}") for run in found if run.system in (LLM, EVERYTHING)]
             trained += own if variant else found

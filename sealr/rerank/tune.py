@@ -45,6 +45,7 @@ def current(config: RerankConfig) -> dict[str, Any]:
     values: dict[str, Any] = {"lr": config.lr, "scoring.dropout": config.scoring.dropout}
     pools = config.scoring.hard / config.candidates if config.scoring.negatives == "hard" else 0
     choices = {"lora.r": (config.lora.r, RANKS), "layers": (config.layers, DEPTHS), "scoring.pools": (pools, POOLS)}
+    # allowed[...]: Optuna wants the choice itself, and 2.0 pools are 2
     return values | {name: allowed[allowed.index(value)] for name, (value, allowed) in choices.items() if value in allowed}
 
 
