@@ -60,7 +60,7 @@ def generate_lists(
             input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
         )
         cache = out.past_key_values
-        chosen = _choose(out.logits[:, -1], lists, ids.separator, pad)  # (B,)
+        chosen = _choose(out.logits[:, -1], lists, ids, pad)  # (B,)
         if all(len(one.written) == one.wanted for one in lists):
             return [one.written for one in lists]
         tokens = chosen[:, None]
@@ -68,15 +68,21 @@ def generate_lists(
         positions = positions[:, -1:] + 1
 
 
-def _choose(logits: Tensor, lists: list[_List], separator: int, pad: int) -> Tensor:
-    """The best allowed token of each user, (B, V) -> (B,); full lists get the pad token."""
+def _choose(logits: Tensor, lists: list[_List], ids: ListTokens, pad: int) -> Tensor:
+    """The best allowed token of each user, (B, V) -> (B,); full lists get the pad token.
+
+    An item is over at the separator or at the end of the list, and answers that were trained on are shorter than ``top_k``: so the
+    end counts for the separator, or an item that another one begins with (12, 123) would go on for want of it.
+    """
+    logits = logits.float()
+    logits[:, ids.separator] = torch.logaddexp(logits[:, ids.separator], logits[:, ids.end])
     chosen = []
     for row, one in zip(logits, lists, strict=True):
-        allowed = one.allowed(separator)
+        allowed = one.allowed(ids.separator)
         if not allowed:
             chosen.append(pad)
             continue
         token = allowed[0] if len(allowed) == 1 else allowed[int(row[allowed].argmax())]
-        one.take(token, separator)
+        one.take(token, ids.separator)
         chosen.append(token)
     return torch.tensor(chosen, device=logits.device)

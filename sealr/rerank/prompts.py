@@ -47,9 +47,10 @@ def prompt(request: Request, order: Sequence[int], category: str, max_history: i
 
 
 class ListTokens(Protocol):
-    """How a list of items is written in tokens: each item's own, then a separator that is in no item's."""
+    """How a list of items is written in tokens: each item's own, then a separator that is in no item's; ``end`` after the last."""
 
     separator: int
+    end: int
 
     def of(self, item: int) -> list[int]: ...
 

@@ -1,3 +1,6 @@
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -22,6 +25,7 @@ def naive_list(model, ids, prompt, pool, top_k):
             done = [i for i, t in unused.items() if t == prefix]
             options = sorted(allowed | ({ids.separator} if done else set()))
             logits = model(torch.tensor([tokens])).logits[0, -1]
+            logits[ids.separator] = torch.logaddexp(logits[ids.separator], logits[ids.end])  # over is over
             token = max(options, key=lambda t: logits[t].item())
             tokens.append(token)
             if token == ids.separator:
@@ -40,6 +44,25 @@ def test_batched_cached_lists_equal_naive_decoding(llm):
     lists = generate_lists(model, ids, prompts, pools, top_k=4, pad=tokenizer.pad_token_id)
     with torch.inference_mode():
         assert lists == [naive_list(model, ids, p, pool, 4) for p, pool in zip(prompts, pools, strict=False)]
+
+
+def test_an_item_that_another_one_begins_with_ends_where_the_model_would_end_the_list(llm):
+    """As after a training answer's last item: end of sequence .9, one more digit .05, the separator .001."""
+    ids = IdTokens(llm[1])
+    digit = ids.of(3)[0]
+
+    class Sure(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, input_ids, **rest):
+            logits = torch.full((len(input_ids), 1, len(llm[1])), -30.0)
+            for token, chance in ((ids.end, 0.9), (digit, 0.05), (ids.separator, 0.001), (ids.of(1)[0], 0.01), (ids.of(2)[0], 0.01)):
+                logits[..., token] = math.log(chance)
+            return SimpleNamespace(logits=logits, past_key_values=None)
+
+    assert generate_lists(Sure(), ids, [[1]], [[123, 12, 4]], 1, llm[1].pad_token_id) == [[12]]
 
 
 def test_lists_hold_only_candidates_and_none_twice(llm):
