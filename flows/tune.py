@@ -20,14 +20,15 @@ from flows import steps
 from flows.context import Job
 from flows.inputs import retriever_sequences
 from flows.job import Base, Data, Overrides, open_job, run
-from flows.retrievers import item_content, labelled_feelings, reads_feelings
+from flows.retrievers import identity, item_content, labelled_feelings, reads_feelings
 from sealr import tracking
 from sealr.config import to_dict
 from sealr.data.manifest import state_dir, text_digest
 from sealr.data.tables import read_json
 from sealr.rerank import tune as reranker
+from sealr.rerank.scoring import hard_model
 from sealr.retrieve import tune as retriever
-from sealr.retrieve.train import OnEpoch
+from sealr.retrieve.train import OnEpoch, load
 from sealr.settings import RetrieveConfig
 from sealr.study import open_study, search, summary
 
@@ -77,7 +78,8 @@ def tune_retriever(job: Job, trials: int, hours: float) -> tuple[optuna.Study, P
 
     felt = labelled_feelings(config, labels, sequences)
     folder = state_dir() / job.name / "tune" / reviews.digest[:16]
-    name = f"{config.model}-{text_digest(to_dict(config))[:8]}"  # other fixed settings are another study
+    # Other fixed settings, labels or users are another study
+    name = f"{config.model}-{text_digest([identity(job, config), labels and labels.digest])[:8]}"
     study = retriever.tune(config, sequences, trials, folder, name, track, content, felt, hours)
     return study, folder, " ".join(f"retrieve.{name}={value}" for name, value in study.best_params.items())
 
@@ -89,17 +91,19 @@ def tune_reranker(job: Job, trials: int, hours: float) -> tuple[optuna.Study, Pa
     labels = steps.label(job, reviews)
     candidates = steps.retrieve(job, reviews, labels)
     folder = state_dir() / job.name / "tune" / candidates.digest[:16]
-    study = open_study(folder, f"fused-{text_digest(to_dict(config))[:8]}", config.seed, reranker.current(config))
+    judged = [job.config.evaluate.valid_users, job.config.evaluate.seed, labels.digest]
+    study = open_study(folder, f"fused-{text_digest([to_dict(config), *judged])[:8]}", config.seed, reranker.current(config))
+    hard = hard_model(load(candidates.folder)) is not None
 
     def objective(trial: optuna.Trial) -> float:
-        chosen = replace(job.config, rerank=reranker.suggest(trial, config), evaluate=replace(job.config.evaluate, users=1))
+        chosen = replace(job.config, rerank=reranker.suggest(trial, config, hard), evaluate=replace(job.config.evaluate, users=1))
         one = replace(job, config=chosen)  # only validation counts: no more test lists than the stage cannot do without
         adapter = steps.finetune(one, reviews, labels, candidates)
         rankings = steps.rerank(one, reviews, labels, candidates, adapter)
         return max(read_json(rankings.path("fusion.json"))["validation_ndcg_at_10"].values())
 
     search(study, objective, trials, hours)
-    return study, folder, reranker.overrides(reranker.suggest(study.best_trial, config))
+    return study, folder, reranker.overrides(reranker.suggest(study.best_trial, config, hard))
 
 
 def main(

@@ -18,8 +18,8 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 def open_study(folder: Path, name: str, seed: int, first: dict[str, Any], warmup: int = 0) -> optuna.Study:
     """The study ``name`` of ``folder/study.db``, to be maximised; a new one begins with the values of ``first``.
 
-    A trial that a kill cut off is asked for again with the same values and the same ``user_attrs``. warmup: epochs that no trial
-    is pruned before.
+    A trial that a kill or Ctrl-C cut off is asked for again with the same values and the same ``user_attrs``. warmup: epochs that
+    no trial is pruned before.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
@@ -28,26 +28,43 @@ def open_study(folder: Path, name: str, seed: int, first: dict[str, Any], warmup
         storage=f"sqlite:///{folder / 'study.db'}",
         direction="maximize",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warmup),
     )
-    if not study.get_trials(deepcopy=False):
+    before = study.get_trials(deepcopy=False)
+    # A sampler begins anew in every process: with the same seed it would draw what it drew in the first one
+    study.sampler = optuna.samplers.TPESampler(seed=seed + 1_000_003 * len(before), multivariate=True)
+    if not before:
         study.enqueue_trial(first)
-    for trial in [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]:
+    for trial in [t for t in before if t.state == TrialState.RUNNING]:
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
     return study
 
 
 def search(study: optuna.Study, objective: Callable[[Trial], float], trials: int, hours: float = 0.0) -> optuna.Study:
-    """Runs trials until the study has ``trials`` finished ones, or until this call has used its hours (0: no limit)."""
+    """Runs trials until the study has ``trials`` finished ones, or until this call has used its hours (0: no limit).
+
+    A trial whose training diverges (FloatingPointError) counts as a pruned one.
+    """
+
+    def tried(trial: Trial) -> float:
+        try:
+            return objective(trial)
+        except FloatingPointError as error:
+            log.warning("trial %d: %s", trial.number, error)
+            raise optuna.TrialPruned(str(error)) from None
+        except BaseException as error:
+            if not isinstance(error, Exception):  # Ctrl-C and the like, which Optuna writes down as a failure
+                study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
+            raise
+
     end = time.monotonic() + hours * 3600
     while (missing := trials - len(finished(study))) > 0:
         left = end - time.monotonic() if hours else None
         if left is not None and left <= 0:
             log.info("the search has used its %g hours with %d trials to go", hours, missing)
             break
-        study.optimize(objective, n_trials=missing, timeout=left, show_progress_bar=False)
+        study.optimize(tried, n_trials=missing, timeout=left, show_progress_bar=False)
     return study
 
 
@@ -62,5 +79,6 @@ def summary(study: optuna.Study) -> str:
     lines = ["| trial | NDCG@10 (validation) | state | " + " | ".join(names) + " |", "|" + "---|" * (3 + len(names))]
     for t in trials:
         values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (t.params.get(n, "-") for n in names)]
-        lines.append(f"| {t.number} | {t.value:.4f} | {t.state.name.lower()} | " + " | ".join(values) + " |")
+        value = "-" if t.value is None else f"{t.value:.4f}"
+        lines.append(f"| {t.number} | {value} | {t.state.name.lower()} | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"

@@ -1,6 +1,8 @@
 import logging
 import time
 
+import pytest
+
 from sealr.study import finished, open_study, search, summary
 
 
@@ -16,3 +18,36 @@ def test_a_search_ends_when_its_time_is_over(tmp_path, caplog):
     assert "has used its" in caplog.text
     more = search(open_study(tmp_path, "s", 0, {"x": 0.25}), slow, trials=len(done) + 2)  # goes on with what is there
     assert len(finished(more)) == len(done) + 2 and summary(more).count("\n") == len(done) + 4
+
+
+def test_a_search_that_goes_on_draws_what_it_has_not_drawn(tmp_path):
+    def run(trials):
+        return search(open_study(tmp_path, "s", 0, {"x": 0.25}), lambda trial: trial.suggest_float("x", 0, 1), trials)
+
+    run(3)
+    assert len({t.params["x"] for t in finished(run(6))}) == 6
+
+
+def test_a_trial_that_diverges_is_put_aside(tmp_path, caplog):
+    def objective(trial):
+        if trial.suggest_float("x", 0, 1) == 0.25:
+            raise FloatingPointError("the training loss is not finite")
+        return 0.5
+
+    study = search(open_study(tmp_path, "s", 0, {"x": 0.25}), objective, 3)
+    assert [t.state.name for t in finished(study)] == ["PRUNED", "COMPLETE", "COMPLETE"]
+    assert "trial 0: the training loss is not finite" in caplog.text and "| 0 | - | pruned | 0.25 |" in summary(study)
+
+
+def test_an_interrupted_trial_is_asked_for_again(tmp_path):
+    def objective(trial):
+        trial.suggest_float("x", 0, 1)
+        if "folder" not in trial.user_attrs:
+            trial.set_user_attr("folder", "trial-0")
+            raise KeyboardInterrupt
+        return 0.5
+
+    with pytest.raises(KeyboardInterrupt):
+        search(open_study(tmp_path, "s", 0, {"x": 0.25}), objective, 1)
+    study = search(open_study(tmp_path, "s", 0, {"x": 0.25}), objective, 1)
+    assert [(t.params["x"], t.user_attrs["folder"]) for t in finished(study)] == [(0.25, "trial-0")]

@@ -1,7 +1,8 @@
-"""Search space of the scoring ranker's settings. A trial's value is the validation NDCG@10 of what is registered: retriever and LLM,
-fused under the weight that is best there.
+"""Search space of the scoring ranker's settings. A trial's value is the validation NDCG@10 of retriever and LLM, fused under the weight
+that is best there.
 
-Not the LLM's own: what ranks better alone need not add more to the retriever.
+Not the LLM's own: what ranks better alone need not add more to the retriever. The evaluation is stricter and takes weight 0 unless the
+gain is clear of 0; as a value that would make all trials below that alike.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ DEPTHS = (1, 2, 4, 6, 12)  # layers of the LLM
 POOLS = (0, 2, 5)  # what a target is compared with: the retriever's best, so many pools of them, or with 0 the whole catalogue
 
 
-def suggest(trial: Trial, config: RerankConfig) -> RerankConfig:
-    """The settings of one trial: ``config`` with the searched fields replaced. Raises ConfigError for other rankers."""
+def suggest(trial: Trial, config: RerankConfig, hard: bool = True) -> RerankConfig:
+    """The settings of one trial: ``config`` with the searched fields replaced. Raises ConfigError for other rankers.
+
+    hard: whether there is a retriever that hard negatives can come from.
+    """
     if config.ranker != "scoring":
         raise ConfigError(f"tune searches the settings of rerank.ranker scoring, not of {config.ranker}")
     rank = trial.suggest_categorical("lora.r", RANKS)
-    pools = trial.suggest_categorical("scoring.pools", POOLS)
+    pools = trial.suggest_categorical("scoring.pools", POOLS if hard else POOLS[:1])
     scoring = replace(
         config.scoring,
         dropout=trial.suggest_float("scoring.dropout", 0.1, 0.6, step=0.1),
@@ -41,7 +45,8 @@ def suggest(trial: Trial, config: RerankConfig) -> RerankConfig:
 
 
 def current(config: RerankConfig) -> dict[str, Any]:
-    """The values of ``config`` under the names that `suggest` uses; one outside of its range is drawn at random instead."""
+    """The values of ``config`` under the names that `suggest` uses; a choice that it does not know is drawn at random instead,
+    and a number outside of its range is tried as it is."""
     values: dict[str, Any] = {"lr": config.lr, "scoring.dropout": config.scoring.dropout}
     pools = config.scoring.hard / config.candidates if config.scoring.negatives == "hard" else 0
     choices = {"lora.r": (config.lora.r, RANKS), "layers": (config.layers, DEPTHS), "scoring.pools": (pools, POOLS)}

@@ -45,7 +45,8 @@ def suggest(trial: Trial, config: RetrieveConfig) -> RetrieveConfig:
 
 
 def current(config: RetrieveConfig) -> dict[str, object]:
-    """The values of ``config`` under the names that `suggest` uses; one outside of its range is drawn at random instead."""
+    """The values of ``config`` under the names that `suggest` uses; a batch size that it does not know is drawn at random
+    instead, and a number outside of its range is tried as it is."""
     values = {"lr": config.lr, "dropout": config.dropout, "layers": config.layers}
     values |= {"batch_size": config.batch_size} if config.batch_size in BATCH_SIZES else {}
     values |= {"bsarec.alpha": config.bsarec.alpha, "bsarec.cutoff": config.bsarec.cutoff}
@@ -86,7 +87,7 @@ def tune(
 
             try:
                 value = train(chosen, sequences, folder / place, on_epoch, content, feelings).metrics["valid_ndcg@10"]
-            except optuna.TrialPruned:
+            except (optuna.TrialPruned, FloatingPointError):
                 shutil.rmtree(folder / place, ignore_errors=True)
                 raise
         log.info("trial %d: NDCG@10 %.4f with %s", trial.number, value, trial.params)
