@@ -40,8 +40,6 @@ class Timing:
     system: str
     train_seconds: float  # a prompt and epoch
     rank_seconds: float  # a list
-    train_tokens: float = float("nan")  # a prompt
-    note: str = ""
 
 
 def retriever_cell(system: str, ranks: np.ndarray, candidates: int) -> Cell:
@@ -102,17 +100,15 @@ def timing_frame(timings: Sequence[Timing], users: int, prompts: int) -> pd.Data
     """Seconds by prompt and list, and hours for all ``prompts`` of an epoch and all ``users``, with ratios to the first system."""
     rows = []
     for timing in timings:
-        row: dict[str, object] = {"system": timing.system, "tokens a prompt": timing.train_tokens}
+        row: dict[str, object] = {"system": timing.system}
         for what, seconds, count in (("training", timing.train_seconds, prompts), ("inference", timing.rank_seconds, users)):
             row[f"{what}, s each"] = seconds
             row[f"{what}, hours for {count:,}"] = seconds * count / 3600
-        row["note"] = timing.note or None
         rows.append(row)
     table = pd.DataFrame(rows)
     for what in ("training", "inference"):
         table[f"{what}, times faster"] = table[f"{what}, s each"].iloc[0] / table[f"{what}, s each"]
-    table = table.drop(columns=[c for c in ("note", "tokens a prompt") if table[c].isna().all()])
-    return table[[c for c in table if c != "note"] + [c for c in table if c == "note"]]
+    return table
 
 
 def records(table: pd.DataFrame) -> list[dict[str, object]]:
@@ -121,7 +117,7 @@ def records(table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def plot(tables: Mapping[str, pd.DataFrame], title: str, path: Path, metric: str = "NDCG@10") -> None:
-    """Writes a PNG: a panel a protocol, a bar a system, the paper's figure as a hollow bar, and the chance line dashed."""
+    """Writes a PNG: a panel a protocol, a bar a system, the paper's figure as a hollow bar, and chance dashed, each for its pools."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: it is slow to import
     from matplotlib.figure import Figure
 
@@ -130,10 +126,13 @@ def plot(tables: Mapping[str, pd.DataFrame], title: str, path: Path, metric: str
     FigureCanvasAgg(figure)
     for axes, (protocol, table) in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
         part = table[table[metric].notna()].iloc[::-1]
-        chance = part["system"].str.startswith("random order")
-        for value in part.loc[chance, metric]:
-            axes.axvline(value, color="black", linestyle="--", linewidth=1, label=f"chance {value:.4f}")
-        part = part[~chance]
+        random = part["system"].str.startswith("random order")
+        chances, part = part[random], part[~random]
+        for name, value in zip(chances["system"], chances[metric], strict=True):
+            pool = name.rpartition(" ")[2] if len(chances) > 1 else ""  # such as Can50: chance depends on it
+            beside = np.flatnonzero(part["system"].str.contains(rf"\b{pool}\b"))
+            label = f"chance {value:.4f} {pool}"
+            axes.vlines([value] * len(beside), beside - 0.5, beside + 0.5, "black", "--", label=label, linewidth=1)
         bars = axes.barh(part["system"], part[metric], color="C0", height=0.5, label="ours")
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the dashed lines
         axes.bar_label(bars, fmt="%.4f", fontsize=8, padding=3, bbox=box, zorder=3)

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from sealr.evaluate.metrics import chance
 from sealr.evaluate.report import markdown_table
@@ -74,6 +75,18 @@ def test_times_are_compared_with_the_first_system():
     assert table["training, times faster"].tolist() == [1.0, 16.0] and table["inference, times faster"][1] == pytest.approx(100)
     assert table["inference, hours for 3,600"].tolist() == pytest.approx([10.0, 0.1])
     assert table["training, hours for 720"].tolist() == pytest.approx([1.6, 0.1]) and "note" not in table
+
+
+def test_each_bar_of_the_plot_has_chance_for_its_own_pool(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "vlines", lambda self, x, low, high, *args, label, **kwargs: drawn.append((label, x[0], [*low])))
+    names = ["random order, Can20", "SEALR Can20", "random order, Can200", "SEALR Can200, fused", "SEALR Can200"]
+    cells = [Cell(name, {INJECTED: dict.fromkeys(METRICS, 0.1 * i)}) for i, name in enumerate(names)]
+    plot({INJECTED: frame(cells, INJECTED, {})}, "Table 3", tmp_path / "a.png")
+    assert drawn == [("chance 0.2000 Can200", 0.2, [-0.5, 0.5]), ("chance 0.0000 Can20", 0.0, [1.5])]
+    drawn.clear()
+    plot({INJECTED: frame(cells[1:], INJECTED, {})}, "Table 2", tmp_path / "a.png")
+    assert [(x, low) for _, x, low in drawn] == [(0.2, [-0.5, 0.5, 1.5])]  # one chance line is everybody's
 
 
 def test_plots_are_written(tmp_path):
