@@ -1,6 +1,6 @@
 """Labels reviews in one process and on two Ray workers of which one is killed in the middle, and compares the tables.
 
-``python -m benchmarks.cluster --reviews <reviews .json.gz> [--count 300] [--model embedded]`` (needs ``sealr[ray]``)
+``python -m benchmarks.cluster --reviews <reviews .json.gz> [--count 300] [--model embedded]`` (needs ``pip install -e '.[ray]'``)
 """
 
 from __future__ import annotations

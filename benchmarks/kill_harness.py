@@ -40,7 +40,7 @@ from tests import toys
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "tiny"
 REGISTER = "register"  # no stage folder of its own: it starts when the last stage has its manifest
-OF_THE_ATTEMPT = ("per_second", "cache.")  # metrics that say how the last attempt went, not what came out of it
+OF_THE_ATTEMPT = ("second", "cache.")  # metrics that say how the last attempt went, not what came out of it
 POLL = 0.005
 TRIES = 4  # draws of a moment, when the next stage had begun sooner than it should
 

@@ -1,6 +1,6 @@
 """How time and memory grow with the catalogue and with the length of sequences: synthetic data, each cell in its own process.
 
-    pip install 'sealr[index]' && python -m benchmarks.scale
+    pip install -e '.[index]' && python -m benchmarks.scale
 
 Prints Markdown. Training: items by a power law, steps of 2,048 predictions until ``--seconds`` are over; the first step is
 not counted, and what a million predictions take is extrapolated from the median of the others. Retrieval: the 100 best

@@ -22,6 +22,7 @@ from flows.retrievers import train_retriever
 from flows.sheets import report, write
 from flows.specs import configuration, read_spec, wanted
 from flows.wholesystem import WHOLE, whole_system
+from sealr.config import ConfigError
 from sealr.data.manifest import state_dir
 from sealr.data.tables import read_table
 from sealr.evaluate import retrievers as comparing
@@ -44,6 +45,8 @@ def benchmark(table: str = "retrievers", data: str = "", only: str = "", overrid
 
 def compare(job: Job, spec: dict[str, Any], only: str, folder: Path) -> None:
     """All cells of one data set, then results.md, results.json and results.png in ``folder`` and in the job's MLflow run."""
+    if job.config.retrieve.tuning_users == "whole":
+        raise ConfigError("this table judges retrievers on all users, of whom retrieve.tuning_users=whole would train some on their test item")
     systems = {name: dict(settings) for name, settings in spec["systems"].items()}
     reviews = steps.ingest(job)
     labels = steps.label(job, reviews) if spec.get("labels") else None

@@ -11,9 +11,11 @@ from flows.context import Job
 from sealr.data.manifest import Manifest
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_table
-from sealr.evaluate.protocols import UserSplit, split_users
+from sealr.evaluate.protocols import UserSplit, draw_users, split_users
 from sealr.rerank.requests import Pools, sentiment_values
 from sealr.settings import RetrieveConfig
+
+DRAWN = ("ratio", "valid_share", "max_users")  # settings of rerank that say who is fine-tuned on, in the inductive setting
 
 
 def read_sequences(reviews: Manifest) -> Sequences:
@@ -51,10 +53,17 @@ def user_split(job: Job, sequences: Sequences) -> UserSplit:
     return replace(split, train=split.train[: config.max_users or None])
 
 
+def evaluated_users(job: Job, sequences: Sequences) -> list[str]:
+    """Who is evaluated, in a random order: ``evaluate.users`` and ``evaluate.valid_users`` count from its start."""
+    return draw_users(user_split(job, sequences).evaluate, job.config.evaluate.seed)
+
+
 def split_settings(job: Job) -> dict[str, Any]:
     """The settings that ``user_split`` follows."""
     rerank = job.config.rerank
-    names = ("setting", "ratio", "valid_share", "max_users")
+    if rerank.setting == "transductive":
+        return {"setting": rerank.setting}
+    names = ("setting", *DRAWN)
     return {name: getattr(rerank, name) for name in names} | {"seed": job.config.evaluate.seed}
 
 

@@ -21,16 +21,16 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows import steps
 from flows.context import Job
-from flows.inputs import read_sequences, user_split
+from flows.inputs import evaluated_users, read_sequences
 from flows.job import MISTAKES, open_job, outside
 from flows.retrievers import train_retriever
+from flows.retry import transient
 from flows.specs import configuration, read_spec, wanted
 from sealr import tracking
 from sealr.config import load_config
 from sealr.data.manifest import Manifest, state_dir
 from sealr.data.tables import atomic_path, read_json, write_json
 from sealr.evaluate import tables
-from sealr.evaluate.protocols import draw_users
 from sealr.evaluate.report import markdown_table
 from sealr.evaluate.tables import Cell, Timing
 
@@ -116,8 +116,8 @@ def times(sheet: Sheet, reviews: Manifest, only: str) -> tuple[dict[str, pd.Data
             notes += f"- {system}: {_not_run(system, error).note}\n"
             continue
         adapter, ranked = made["adapter"], made["rankings"]
-        training = adapter.seconds / (adapter.rows["train_users"] * adapter.metrics["epochs"])
-        timings.append(Timing(system, training, ranked.seconds / max(1, ranked.rows["lists_generated"])))
+        training = adapter.metrics["train_seconds"] / (adapter.rows["train_users"] * adapter.metrics["epochs"])
+        timings.append(Timing(system, training, ranked.metrics.get("seconds_a_list", float("nan"))))
     if not timings:
         return {}, heading(sheet) + notes
     users = reviews.rows["users"]
@@ -136,12 +136,10 @@ def retriever(job: Job, reviews: Manifest, systems: dict[str, dict[str, Any]], s
 
 
 def evaluated(job: Job, reviews: Manifest) -> np.ndarray:
-    """Places, among the users with a test item, of those who are evaluated: as the step `rerank` draws them."""
-    sequences, config = read_sequences(reviews), job.config
-    known = [sequences.users[u] for u in sequences.split("test").users]
-    drawn = draw_users(user_split(job, sequences).evaluate, 0, config.evaluate.seed)[: config.evaluate.users or None]
-    place = {user: i for i, user in enumerate(known)}
-    return np.array([place[user] for user in drawn])
+    """Places, among the users with a test item, of those who are evaluated."""
+    sequences = read_sequences(reviews)
+    place = {sequences.users[u]: i for i, u in enumerate(sequences.split("test").users)}
+    return np.array([place[user] for user in evaluated_users(job, sequences)[: job.config.evaluate.users or None]])
 
 
 def heading(sheet: Sheet) -> str:
@@ -183,7 +181,7 @@ def write(sheet: Sheet, table: str, made: dict[str, pd.DataFrame], text: str) ->
 
 def _not_run(system: str, error: Exception) -> Cell:
     """A cell that says why it has no figures. A full disk or a server that went away is no cell's fault, and ends the run."""
-    if outside(error):
+    if outside(error) or transient(error, scheduled=False):
         raise error
     log.warning("%s was not run: %s", system, error)
     return Cell(system, paper=system, note=f"not run: {' '.join(str(error).split())[:200]}")

@@ -26,8 +26,9 @@ from sealr.settings import RetrieveConfig
 
 SHARED = (
     "data/sequences.py",
-    *(f"retrieve/{name}.py" for name in ("train", "batches", "loss", "start", "candidates", "index", "retriever")),
-    *(f"retrieve/models/{name}.py" for name in ("base", "layers", "neighbours", "popularity", "fusion")),
+    "evaluate/metrics.py",
+    *(f"retrieve/{name}.py" for name in ("train", "batches", "loss", "start", "candidates", "feelings", "index", "retriever")),
+    *(f"retrieve/models/{name}.py" for name in ("__init__", "base", "layers", "neighbours", "popularity", "fusion")),
 )
 
 
@@ -66,7 +67,12 @@ def train_retriever(job: Job, config: RetrieveConfig, reviews: Manifest, labels:
 
 def identity(job: Job, config: RetrieveConfig) -> dict[str, Any]:
     """What a retriever depends on: its settings, and where it learns from tuning users, how those are drawn."""
-    return to_dict(config) | ({"drawn": split_settings(job)} if config.tuning_users == "whole" else {})
+    return to_dict(config) | drawn(job, config)
+
+
+def drawn(job: Job, config: RetrieveConfig) -> dict[str, Any]:
+    """How tuning users are drawn, where the retriever learns from them."""
+    return {"drawn": split_settings(job)} if config.tuning_users == "whole" else {}
 
 
 def parts_of(config: RetrieveConfig) -> list[RetrieveConfig]:

@@ -19,8 +19,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from flows.context import Job
-from flows.inputs import ranking_inputs, read_sequences, split_settings, user_split
-from flows.retrievers import item_content, labelled_feelings, reads_feelings, train_retriever
+from flows.inputs import (
+    DRAWN,
+    evaluated_users,
+    ranking_inputs,
+    read_sequences,
+    retriever_sequences,
+    split_settings,
+    user_split,
+)
+from flows.retrievers import drawn, item_content, labelled_feelings, reads_feelings, train_retriever
 from flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 from sealr import tracking, weights
 from sealr.config import to_dict
@@ -30,7 +38,6 @@ from sealr.data.tables import read_json, read_table, write_json
 from sealr.emotion import label as labelling
 from sealr.emotion.plots import distribution_plot
 from sealr.evaluate.evaluate import evaluate as evaluate_tables
-from sealr.evaluate.protocols import draw_users
 from sealr.rerank.finetune import ADAPTER
 from sealr.rerank.launch import finetune as finetune_adapter
 from sealr.rerank.launch import train_scoring
@@ -54,7 +61,8 @@ step = partial(
 )
 
 PART = 16  # batches of the scoring ranker to a checkpoint: they take a fraction of a second each
-NOT_TRAINED = ("decode_batch", "top_k", "checkpoint_steps")  # settings of rerank that the adapter does not depend on
+NOT_TRAINED = ("decode_batch", "top_k", "checkpoint_steps")  # settings of rerank that no adapter depends on
+NOT_READ = ("candidates", "candidate_order")  # and one of the scoring ranker neither: it learns against the catalogue
 
 
 @step(name="ingest")
@@ -113,11 +121,12 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
                 shutil.copyfile(trained.path(name), folder / name)
             write_json(read_json(folder / "retriever.json") | {"config": to_dict(config)}, folder / "retriever.json")
             felt = labelled_feelings(config, labels, sequences := read_sequences(reviews))
-            return write_candidates(load(folder), sequences, config, folder, felt)
+            learned = retriever_sequences(job, reviews, config).whole
+            return write_candidates(load(folder), sequences, config, folder, felt, learned)
 
         inputs = {"reviews": reviews, "retriever": trained} | ({"labels": labels} if reads_feelings(config) else {})
         code = ("data", "retrieve", "evaluate/metrics.py")
-        manifest = run_stage("retrieve", job.name, config, inputs, code, work)
+        manifest = run_stage("retrieve", job.name, {"retrieve": config} | drawn(job, config), inputs, code, work)
         tracking.log_manifest(manifest, {"retriever.json": ""})
         job.gate(manifest, "candidates")
         return manifest
@@ -148,9 +157,10 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
         category = job.config.data.category
         content = item_content(job, reviews) if config.ranker == "scoring" and config.scoring.content else None
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates} | ({"content": content} if content else {})
-        trained = {k: v for k, v in to_dict(config).items() if k not in NOT_TRAINED}
+        unused = {*NOT_TRAINED, *DRAWN, *(NOT_READ if config.ranker == "scoring" else ())}
+        trained = {k: v for k, v in to_dict(config).items() if k not in unused}
         settings = {"rerank": trained, "users": split_settings(job), "category": category, "base": weights.digest(config.base)}
-        code = ("data", "rerank", "retrieve", "evaluate/protocols.py", "emotion/sentiment.py")
+        code = ("data", "rerank", "retrieve", "evaluate/protocols.py", "evaluate/metrics.py", "emotion/sentiment.py")
         manifest = run_stage("finetune", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {ADAPTER: ADAPTER, "history.json": ""})
         return manifest
@@ -165,7 +175,7 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
         def work(folder: Path) -> Output:
             given = ranking_inputs(job, reviews, labels, candidates)
             row = {u: i for i, u in enumerate(given.sequences.users)}
-            drawn = draw_users(user_split(job, given.sequences).evaluate, 0, config.evaluate.seed)
+            drawn = evaluated_users(job, given.sequences)
             test, valid = ([row[u] for u in drawn[: n or None]] for n in (config.evaluate.users, config.evaluate.valid_users))
             items = read_table(reviews.path("items.parquet"), "items")
             ranker = load_ranker(config.rerank, config.data.category, adapter.path(ADAPTER), items, _preferences())
@@ -205,10 +215,12 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             ranks = np.load(candidates.path("test_ranks.npy"), allow_pickle=False)
             fusion = read_json(rankings.path("fusion.json"))
             table = read_table(rankings.path("rankings.parquet"), "rankings")
-            return evaluate_tables(table, ranks, fusion["test_users"], fusion["validity"], sequences, felt, config, folder)
+            learned = retriever_sequences(job, reviews, job.config.retrieve).whole
+            return evaluate_tables(table, ranks, fusion["test_users"], fusion["validity"], sequences, felt, config, folder, learned)
 
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "rankings": rankings}
-        manifest = run_stage("evaluate", job.name, config, inputs, ("data", "evaluate", "rerank/requests.py"), work)
+        settings = {"evaluate": config} | drawn(job, job.config.retrieve)
+        manifest = run_stage("evaluate", job.name, settings, inputs, ("data", "evaluate", "rerank/requests.py"), work)
         tracking.log_manifest(manifest, {"results.md": "", "results.json": "", "results.png": "plots"})
         if not job.cell:  # cells would overwrite each other's
             tracking.log_metrics(manifest.metrics, job.run_id)

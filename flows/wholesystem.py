@@ -85,20 +85,27 @@ def best_of(retrievers: Sequence[Manifest]) -> Manifest:
 
 
 def systems(made: dict[str, Manifest], *retrievers: Manifest, seed: int) -> list[Trained]:
-    """The compared systems of one seed over the evaluated users. retrievers: parts of a fusion, and what gave the candidates."""
+    """The compared systems of one seed over the evaluated users. retrievers: parts of a fusion, and what gave the candidates.
+
+    Coverage is known of retrievers over everybody's lists, and so is only given, of all systems, where everybody is evaluated.
+    """
     sequences = read_sequences(made["reviews"])
     users, rows = evaluated(made, sequences)
-    named = [(SINGLE, best_of(retrievers))] + [(RETRIEVED, r) for r in retrievers if r.config["model"] == "fusion"]
+    everybody = len(users) == len(sequences.split("test"))
+    retrieval = sum(r.seconds for r in retrievers)
+    named = [(SINGLE, m := best_of(retrievers), m.seconds)]
+    named += [(RETRIEVED, r, retrieval) for r in retrievers if r.config["model"] == "fusion"]
     found = []
-    for name, manifest in named:
+    for name, manifest, seconds in named:
         ranks = np.load(manifest.path("test_ranks.npy"), allow_pickle=False)[rows]
-        found.append(Trained(name, seed, ranks, manifest.metrics["coverage@10"], manifest.seconds))
+        found.append(Trained(name, seed, ranks, manifest.metrics["coverage@10"] if everybody else np.nan, seconds))
     lists = read_table(made["rankings"].path("rankings.parquet"), "rankings").query("split == 'test'")
-    seconds = made["adapter"].seconds + made["rankings"].seconds
+    seconds = retrieval + made["adapter"].seconds + made["rankings"].seconds  # the LLM ranks what was retrieved
     for ranker in lists["ranker"].unique():
         if ranker != "retriever":
             ranks, share = target_ranks(lists[lists["ranker"] == ranker], users, sequences)
-            found.append(Trained(EVERYTHING if ranker == "fused" else LLM, seed, ranks, share, seconds))
+            name = EVERYTHING if ranker == "fused" else LLM
+            found.append(Trained(name, seed, ranks, share if everybody else np.nan, seconds))
     return found
 
 

@@ -93,6 +93,11 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
             f"configuration {where}: rerank.scoring.hard ({scoring.hard}) is less than rerank.candidates ({config.rerank.candidates}): "
             "the LLM would learn nothing of the other candidates and put them anywhere"
         )
+    if config.rerank.ranker == "scoring" and scoring.negatives == "hard" and config.retrieve.max_len < config.rerank.max_history:
+        raise ConfigError(
+            f"configuration {where}: rerank.max_history ({config.rerank.max_history}) is more than retrieve.max_len "
+            f"({config.retrieve.max_len}), but with rerank.scoring.negatives=hard the retriever reads the LLM's histories"
+        )
     if config.rerank.processes > 1 and config.rerank.ranker == "palr":
         raise ConfigError(f"configuration {where}: rerank.processes is for rerank.ranker scoring and generative, not for palr")
     if config.rerank.processes > config.rerank.batch_size:

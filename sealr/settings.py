@@ -180,7 +180,7 @@ class RerankConfig:
     processes: int = Field(1, ge=1)  # of fine-tuning, one a GPU, through accelerate launch (docs/team.md)
     epochs: int = Field(3, ge=1)  # at most
     max_users: int = Field(0, ge=0)  # cap on fine-tuning users, for small budgets; 0: no cap
-    patience: int = Field(2, ge=1)  # validations without a lower loss before stopping
+    patience: int = Field(2, ge=1)  # validations without a better one before stopping
     checkpoint_steps: int = Field(20, ge=1)  # optimizer steps between checkpoints: what a kill can lose
     decode_batch: int = Field(16, ge=1)  # users decoded together
     top_k: int = Field(10, ge=1)  # items generated per list

@@ -126,3 +126,9 @@ def _save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Pa
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def timeless(metrics: dict[str, float]) -> dict[str, float]:
+    """A fine-tuning's metrics without what no two have in common."""
+    assert metrics["train_seconds"] > 0
+    return {name: value for name, value in metrics.items() if name != "train_seconds"}

@@ -150,7 +150,7 @@ def code_digest(parts: tuple[str, ...]) -> str:
 
 
 def work_digest(work: Callable[..., Any]) -> str:
-    """Hash of a function and of the functions of its own module that it uses, as compiled.
+    """Hash of a function and of the functions of its own package that it uses, as compiled. Those of sealr are ``run_stage``'s ``code``.
 
     Not of their source: the file may have been edited since the process started.
     """
@@ -164,7 +164,7 @@ def work_digest(work: Callable[..., Any]) -> str:
             visit(inner, scope)
         for name in code.co_names:
             used = scope.get(name)
-            if isinstance(used, FunctionType) and used.__module__ == scope.get("__name__") and used not in visited:
+            if isinstance(used, FunctionType) and _package(used.__module__) == _package(scope["__name__"]) and used not in visited:
                 visited.append(used)
                 visit(used.__code__, used.__globals__)
 
@@ -172,6 +172,10 @@ def work_digest(work: Callable[..., Any]) -> str:
     visited = [first]
     visit(first.__code__, first.__globals__)
     return text_digest(seen)[:16]
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _is_code(value: Any) -> bool:

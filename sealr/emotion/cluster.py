@@ -58,7 +58,7 @@ def _on_ray(labeller: Labeller, config: LabelConfig, parts: list[Part]) -> Itera
         import ray
     except ImportError:
         raise ClusterError(
-            "label.engine is ray, and ray is not installed: pip install 'sealr[ray]', or set label.engine=local"
+            "label.engine is ray, and ray is not installed: pip install -e '.[ray]', or set label.engine=local"
         ) from None
     started = not ray.is_initialized()
     workers = config.workers or 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,14 @@ def evaluate(
     sentiments: np.ndarray,
     config: EvaluateConfig,
     folder: Path,
+    learned: Collection[int] = (),
 ) -> Output:
     """Writes results.json, results.md and results.png, and returns the metrics under flat names.
 
     rankings: the table `rerank` wrote. retriever_ranks (test users,): the targets' ranks in the whole catalogue.
     users: who was evaluated. validity: share of the items the LLM named that were candidates. sentiments: class per interaction,
-    aligned with ``sequences.flat``; metrics about feelings that nobody had are left out.
+    aligned with ``sequences.flat``; metrics about feelings that nobody had are left out. learned: rows of ``sequences.users`` whose
+    test items the retriever was trained on; they are nobody's test.
     """
     split = sequences.split("test")
     row_of = {sequences.users[u]: i for i, u in enumerate(split.users)}
@@ -58,7 +60,8 @@ def evaluate(
             values = of(ranks, felt, TOP)
             if len(values):  # nobody felt that way, or there are no feelings at all
                 row[name] = float(values.mean())
-    rows.insert(0, {"protocol": "full", "system": EVERYBODY, "users": len(retriever_ranks)} | summary(retriever_ranks))
+    tested = retriever_ranks[~np.isin(split.users, list(learned))]
+    rows.insert(0, {"protocol": "full", "system": EVERYBODY, "users": len(tested)} | summary(tested))
     if full.ceiling > 0:  # otherwise nobody's target was retrieved
         inverted = {protocols.INVERTED: protocols.inverted(pools)}
         rows += protocols.retrieved(pools, targets, inverted | lists).rows()

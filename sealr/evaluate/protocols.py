@@ -73,11 +73,10 @@ def split_users(users: Sequence[str], ratio: float, valid_share: float, seed: in
     return UserSplit(train=tuned[held_out:], valid=tuned[:held_out], evaluate=shuffled[:half])
 
 
-def draw_users(users: Sequence[str], count: int, seed: int) -> list[str]:
-    """``count`` users at random, or all of them when count is 0 or too large. A smaller draw is the start of a larger one."""
+def draw_users(users: Sequence[str], seed: int) -> list[str]:
+    """The users in a random order, which depends on who they are and on the seed: a sample is the start of it."""
     names = sorted(users)
-    shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    return shuffled[:count] if count else shuffled
+    return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
 
 
 def rank_in(lists: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -114,23 +113,13 @@ def injected(pools: np.ndarray, targets: np.ndarray, lists: Mapping[str, np.ndar
     return Protocol("injected", np.ones(len(targets), dtype=bool), ranks, ceiling, (pools > 0).sum(axis=1))
 
 
-def injected_pool(pool: np.ndarray, target: int | np.ndarray, candidates: int) -> np.ndarray:
-    """The first C of the retriever's pool with the target in it, in the retriever's order.
+def injected_pool(pool: np.ndarray, target: int, candidates: int) -> np.ndarray:
+    """The first C of the retriever's pool (W,) with the target in it, in the retriever's order; at most (C,).
 
-    pool (W,) and a target, or (N, W) and (N,) -> (C,) or (N, C). Where the target is not among the first C it replaces
-    the last of them; where the pool is shorter than C it is added at the end.
+    Where the target is not among the first C it replaces the last of them; where the pool is shorter than C it is added at the end.
     """
-    single = np.ndim(pool) == 1
-    pools, targets = np.atleast_2d(pool), np.atleast_1d(target)
-    out = np.zeros((len(pools), min(candidates, pools.shape[1] + 1)), dtype=pools.dtype)
-    width = min(out.shape[1], pools.shape[1])
-    out[:, :width] = pools[:, :width]
-    missing = np.flatnonzero(rank_in(out, targets) == 0)
-    last = np.minimum((out[missing] > 0).sum(axis=1), out.shape[1] - 1)  # the first free place, else the last one
-    out[missing, last] = targets[missing]
-    if not (out[:, -1] > 0).any() and out.shape[1] > pools.shape[1]:
-        out = out[:, :-1]  # no pool needed the additional place
-    return out[0] if single else out
+    first = pool[:candidates]
+    return first if target in first else np.append(first[: candidates - 1], target)
 
 
 def inverted(pools: np.ndarray) -> np.ndarray:

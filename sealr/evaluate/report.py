@@ -40,15 +40,6 @@ def markdown_table(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def text(rows: Rows) -> str:
-    """The table for a terminal: four decimals, two spaces between columns."""
-    frame = metrics_table(rows)
-    cells = _cells(frame)
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    numeric = [pd.api.types.is_numeric_dtype(frame[c]) for c in frame]
-    return "\n".join("  ".join(_aligned(row, widths, numeric)).rstrip() for row in cells) + "\n"
-
-
 def plot(rows: Rows, path: Path, metric: str = "NDCG@10") -> None:
     """Writes a PNG: a panel a protocol, a bar a system, the chance line dashed, the ceiling of two-stage systems dotted."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: it is slow to import, and most callers draw nothing

@@ -28,8 +28,8 @@ class Trained:
     system: str
     seed: int
     ranks: np.ndarray  # (N,) the test targets' ranks in the whole catalogue, 0 where masked
-    coverage: float  # share of the catalogue in anyone's first ten
-    seconds: float  # of training and ranking
+    coverage: float  # share of the catalogue in anyone's first ten; NaN where it cannot be compared
+    seconds: float  # of training and ranking, with all that it builds on
 
 
 def per_user(ranks: Sequence[np.ndarray], metric: str) -> np.ndarray:
@@ -54,7 +54,8 @@ def comparison(trained: Sequence[Trained], felt: np.ndarray | None, published: M
         if felt is not None:
             row["satisfied HR@10"] = float(np.mean([satisfied_hit_rate(r, felt, 10).mean() for r in ranks]))
             row["regret@10"] = float(np.mean([regret(r, felt, 10).mean() for r in ranks]))
-        row["coverage@10"] = float(np.mean([run.coverage for run in runs]))
+        if not np.isnan(covered := float(np.mean([run.coverage for run in runs]))):
+            row["coverage@10"] = covered
         row["seconds"] = round(float(np.mean([run.seconds for run in runs])))
         rows.append(row)
     rows += [{"system": f"published: {name}"} | dict(zip(COLUMNS, values, strict=True)) for name, values in published.items()]

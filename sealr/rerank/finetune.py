@@ -47,11 +47,11 @@ def finetune(
     task = Instructions(add_lora(config), encoder, train, valid)
     rows = {"train_users": len(train), "valid_users": len(valid)} | count_parameters(task.model)
     log.info("fine-tuning %s of %s parameters on %d prompts, seed %d", *sizes(rows), len(train), config.seed)
-    history, best = fit(task, config, folder, on_epoch)
+    done = fit(task, config, folder, on_epoch)
     if parallel.rank() == 0:
         save_adapter(task.model, folder / ADAPTER)
-        write_json(history, folder / "history.json")
-    return Output(rows, {"valid_loss": history[best - 1]["valid_loss"], "epochs": len(history)})
+        write_json(done.history, folder / "history.json")
+    return Output(rows, done.metrics("valid_loss"))
 
 
 class Instructions:

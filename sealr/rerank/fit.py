@@ -8,6 +8,7 @@ share every batch: the same steps but for rounding and other dropout masks.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class Progress:
     best: dict[str, Tensor] | None = None  # weights
     best_epoch: int = 0  # from 1
     lowest: float = float("inf")  # what the task judged that epoch to be
+    seconds: float = 0.0  # of the training steps, validation not counted, over all attempts
 
     def end_epoch(self, scores: dict[str, float], judged: float, weights: dict[str, Tensor]) -> None:
         self.history = [*(self.history or []), scores]
@@ -80,13 +82,19 @@ class Progress:
         else:
             self.stale += 1
 
+    def metrics(self, *names: str) -> dict[str, float]:
+        """Those figures of the best epoch, and what it took to find it."""
+        best = {name: self.history[self.best_epoch - 1][name] for name in names}
+        return best | {"epochs": len(self.history), "best_epoch": self.best_epoch, "train_seconds": round(self.seconds, 3)}
 
-def fit(task: Task, config: RerankConfig, folder: Path, on_epoch: OnEpoch | None = None) -> tuple[list[dict[str, float]], int]:
-    """Trains, loads the weights of the best epoch into the task's model, and returns a dict an epoch and the best one's number.
+
+def fit(task: Task, config: RerankConfig, folder: Path, on_epoch: OnEpoch | None = None) -> Progress:
+    """Trains, loads the weights of the best epoch into the task's model, and returns how it went.
 
     Where several processes call this, number 0 alone writes.
 
-    folder: gets the checkpoints; a call on one that has a checkpoint goes on from there. Raises ValueError on a loss that is not finite.
+    folder: gets the checkpoints; a call on one that has a checkpoint goes on from there. Raises
+    FloatingPointError on a loss or a gradient that is not finite.
     """
     trainable = [p for p in task.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=config.lr, weight_decay=task.weight_decay)
@@ -101,6 +109,7 @@ def fit(task: Task, config: RerankConfig, folder: Path, on_epoch: OnEpoch | None
     bar = tqdm(total=total_steps, initial=progress.step, desc="fine-tune", unit="step", disable=None if first_process else True)
     while progress.step < total_steps and progress.stale < config.patience:
         epoch, first = divmod(progress.step, steps_an_epoch)
+        started = time.monotonic()
         for rows in task.batches(epoch)[first:]:
             torch.manual_seed(config.seed * 1_000_003 + progress.step + RANK_SEED * parallel.rank())  # dropout
             for group in optimizer.param_groups:
@@ -111,9 +120,10 @@ def fit(task: Task, config: RerankConfig, folder: Path, on_epoch: OnEpoch | None
                 loss = task.loss(mine, rows, epoch)
                 loss.backward()
             loss = parallel.add_up_gradients(trainable, loss)  # the mean over the whole batch, and its gradient
-            if not torch.isfinite(loss):  # before it gets into a checkpoint
-                raise ValueError(f"the fine-tuning loss is not finite at step {progress.step}: lower rerank.lr (now {config.lr})")
-            torch.nn.utils.clip_grad_norm_(trainable, CLIP)
+            norm = torch.nn.utils.clip_grad_norm_(trainable, CLIP)
+            if not torch.isfinite(loss + norm):  # before it gets into a checkpoint
+                text = f"the fine-tuning loss is not finite at step {progress.step}: lower rerank.lr (now {config.lr})"
+                raise FloatingPointError(text)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             progress.step += 1
@@ -121,7 +131,9 @@ def fit(task: Task, config: RerankConfig, folder: Path, on_epoch: OnEpoch | None
             bar.update(1)
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
             if first_process and progress.step % config.checkpoint_steps == 0 and progress.step % steps_an_epoch:
+                progress.seconds, started = progress.seconds + time.monotonic() - started, time.monotonic()
                 _save(checkpoint, task, optimizer, progress)
+        progress.seconds += time.monotonic() - started
         task.model.eval()
         scores = {"train_loss": progress.loss_sum / steps_an_epoch} | task.validate()
         progress.end_epoch(scores, task.judge(scores), task.state())
@@ -133,7 +145,7 @@ def fit(task: Task, config: RerankConfig, folder: Path, on_epoch: OnEpoch | None
     bar.close()
     task.load(progress.best)
     task.model.eval()
-    return progress.history, progress.best_epoch
+    return progress
 
 
 def shuffled(count: int, size: int, seed: int, epoch: int, lengths: Sequence[int] | None = None) -> list[np.ndarray]:

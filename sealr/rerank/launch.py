@@ -95,7 +95,7 @@ def _in_processes(
 ) -> Output:
     """Hands the work over in files and waits; epochs are reported at the end.
 
-    Raises ValueError on what the processes found wrong, and ChildProcessError where they ended without a word.
+    Raises what the processes raised, ValueError or FloatingPointError, and ChildProcessError where they ended without a word.
     """
     if torch.cuda.is_available() and config.processes > torch.cuda.device_count():
         raise ValueError(f"rerank.processes is {config.processes}, but this machine has {torch.cuda.device_count()} GPUs")
@@ -106,8 +106,9 @@ def _in_processes(
     write_json({"config": to_dict(config), "category": category, "folder": str(folder)} | inputs, job)
     code = launch(config.processes, job)
     said = read_json(result) if result.exists() else {}
-    if "error" in said:
-        raise ValueError(said["error"])
+    for kind, error in (("error", ValueError), ("diverged", FloatingPointError)):
+        if kind in said:
+            raise error(said[kind])
     if code or not said:
         raise ChildProcessError(f"fine-tuning in {config.processes} processes ended with code {code}; what they said is above")
     for epoch, scores in enumerate(read_json(folder / "history.json"), start=1):
@@ -148,8 +149,8 @@ def main(job: Path) -> None:
         logging.getLogger("sealr").setLevel(logging.INFO)
     try:
         said = vars(work(job))
-    except ValueError as error:
-        said = {"error": str(error)}
+    except (ValueError, FloatingPointError) as error:
+        said = {"error" if isinstance(error, ValueError) else "diverged": str(error)}
     if parallel.rank() == 0:
         write_json(said, job.with_name(RESULT))
     distributed.destroy_process_group()

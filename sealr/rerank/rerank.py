@@ -8,6 +8,7 @@ weight can help the others.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,8 +40,10 @@ def rerank(
     """Writes ``rankings.parquet`` (rankers: retriever, the LLM, fused) and ``fusion.json``.
 
     users, valid_users: rows of ``sequences.users``; the first are ranked for test, the second tune the fusion weight.
-    batch: users of one checkpoint. sentiments, expected: see ``ranking_request``.
+    batch: users of one checkpoint. sentiments, expected: see ``ranking_request``. The metric ``seconds_a_list`` is that of the LLM, over
+    the lists that this call had it make.
     """
+    timed = Timed(ranker)
 
     def request(user: int, split: str) -> Request:
         return ranking_request(user, split, sequences, sentiments, pools, expected)
@@ -50,7 +53,7 @@ def rerank(
 
     tuning = [u for u in valid_users if target(u, "valid") in request(u, "valid").pool]
     valid = [request(u, "valid") for u in tuning]
-    valid_llm = score_parts(ranker, valid, folder, "valid", batch)
+    valid_llm = score_parts(timed, valid, folder, "valid", batch)
     weight, tried = tune_weight(valid, [s.values for s in valid_llm], [target(u, "valid") for u in tuning], len(valid_users))
     log.info(
         "fusion weight %.2f: validation NDCG@10 %.4f, retriever alone %.4f, over %d users",
@@ -60,10 +63,10 @@ def rerank(
         len(valid_users),
     )
     test = [request(u, "test") for u in users]
-    test_llm = score_parts(ranker, test, folder, "test", batch)
+    test_llm = score_parts(timed, test, folder, "test", batch)
     missed = [(u, r) for u, r in zip(users, test, strict=True) if target(u, "test") not in r.pool]
     injected_only = [inject(r, target(u, "test")) for u, r in missed]
-    injected_llm = dict(zip([u for u, _ in missed], score_parts(ranker, injected_only, folder, "injected", batch), strict=True))
+    injected_llm = dict(zip([u for u, _ in missed], score_parts(timed, injected_only, folder, "injected", batch), strict=True))
     replaced = dict(zip([u for u, _ in missed], injected_only, strict=True))
     injected = [replaced.get(u, r) for u, r in zip(users, test, strict=True)]  # the target was retrieved: the same list
     frames = [
@@ -95,10 +98,24 @@ def rerank(
         "valid_users": len(valid_users),
         "lists_generated": len(valid) + len(test) + len(injected_only),
     }
-    return Output(rows, {"fusion_weight": weight, "valid_ndcg@10": tried[weight], "valid_ndcg@10_retriever": tried[0.0]})
+    metrics = {"fusion_weight": weight, "valid_ndcg@10": tried[weight], "valid_ndcg@10_retriever": tried[0.0]}
+    return Output(rows, metrics | ({"seconds_a_list": timed.seconds / timed.lists} if timed.lists else {}))
 
 
-def score_parts(ranker: Ranker, requests: Sequence[Request], folder: Path, name: str, size: int) -> list[Scored]:
+class Timed:
+    """A ranker, how many lists it made and what they took."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        self.ranker, self.lists, self.seconds = ranker, 0, 0.0
+
+    def score(self, requests: Sequence[Request]) -> list[Scored]:
+        started = time.monotonic()
+        scores = self.ranker.score(requests)
+        self.lists, self.seconds = self.lists + len(requests), self.seconds + time.monotonic() - started
+        return scores
+
+
+def score_parts(ranker: Ranker | Timed, requests: Sequence[Request], folder: Path, name: str, size: int) -> list[Scored]:
     """`ranker.score`, part by part; finished parts are kept, so a run that was killed goes on after the last one."""
     scores: list[Scored] = []
     bar = tqdm(total=len(requests), desc=f"re-rank {name}", unit="user", disable=None)

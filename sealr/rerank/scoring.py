@@ -7,7 +7,7 @@ Transductive: the histories of all users without their last two items; validated
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,25 +90,34 @@ def train_scoring(
     check_users(len(train), len(valid))
     judged = len(valid) if config.setting == "transductive" else 2 * len(valid)
     if judged < FEW:
-        log.warning("the epoch to keep is chosen by %d validation items, which is nearly by chance: raise rerank.valid_share", judged)
+        more = "these data have too few users" if config.setting == "transductive" else "raise rerank.valid_share"
+        log.warning("the epoch to keep is chosen by %d validation items, which is nearly by chance: %s", judged, more)
     torch.manual_seed(config.seed)
     model = build(config, add_lora(config), category, item_table(retriever, sequences), content)
-    task = NextItems(model, config, sequences, feelings, train, valid, sequence_model(retriever), retriever.config.exclude_seen)
+    task = NextItems(model, config, sequences, feelings, train, valid, hard_model(retriever), retriever.config.exclude_seen)
     rows = {"train_users": len(train), "valid_users": len(valid), "positions": int(train.lengths.sum())} | count_parameters(model)
     log.info("fine-tuning %s of %s parameters on %d positions, seed %d", *sizes(rows), rows["positions"], config.seed)
-    history, best = fit(task, config, folder, on_epoch)
+    done = fit(task, config, folder, on_epoch)
     if parallel.rank() == 0:
         save_adapter(model.llm, folder / ADAPTER)
         save_tokens(model.tokens, folder / ADAPTER)
-        write_json(history, folder / "history.json")
-    metrics = {n: history[best - 1][n] for n in ("valid_loss", "valid_ndcg@10")}
-    return Output(rows, metrics | {"epochs": len(history), "best_epoch": best})
+        write_json(done.history, folder / "history.json")
+    return Output(rows, done.metrics("valid_loss", "valid_ndcg@10"))
 
 
 def sequence_model(retriever: Retriever) -> SequenceModel | None:
     """The neural retriever, or the first neural part of a fusion."""
+    return next(_neural(retriever), None)
+
+
+def hard_model(retriever: Retriever) -> SequenceModel | None:
+    """The same where hard negatives come from it: it must not see, at a position, what comes later."""
+    return next((part for part in _neural(retriever) if part.causal), None)
+
+
+def _neural(retriever: Retriever) -> Iterator[SequenceModel]:
     parts = getattr(retriever.model, "parts", [retriever.model])
-    return next((part for part in parts if isinstance(part, SequenceModel)), None)
+    return (part for part in parts if isinstance(part, SequenceModel))
 
 
 @torch.inference_mode()
@@ -137,8 +146,9 @@ class NextItems:
         exclude_seen: bool = False,
     ) -> None:
         if config.scoring.negatives == "hard" and retriever is None:
-            raise ValueError("rerank.scoring.negatives: hard needs a neural retriever, or a fusion with one")
-        self.model, self.config, self.flat, self.feelings = model, config, sequences.flat, feelings
+            raise ValueError("rerank.scoring.negatives: hard needs a neural retriever other than bert4rec, or a fusion with one")
+        self.model, self.config, self.feelings = model, config, feelings
+        self.flat, self.offsets = sequences.flat, sequences.offsets
         self.train, self.valid, self.retriever, self.exclude_seen = train, valid, retriever, exclude_seen
         self.weight_decay = config.scoring.weight_decay
 
@@ -156,32 +166,47 @@ class NextItems:
         table = self.model.tokens.table()
         losses = torch.zeros((), device=query.device)
         if (~bad).any():
-            losses = losses + self._likely(query[~bad], table, wanted[~bad], weights[~bad], items, targets, ~bad)
+            losses = losses + self._likely(query[~bad], table, wanted[~bad], weights[~bad], items, felt, targets, ~bad)
         if bad.any():
             share = (query[bad] @ table[1:].T).log_softmax(1).gather(1, wanted[bad, None] - 1)  # (n, 1) log p
             losses = losses - torch.log1p(-share.exp().clamp(max=1 - 1e-4)).sum()
         return losses / int(self.train.lengths[batch].sum())
 
     def _likely(
-        self, query: Tensor, table: Tensor, wanted: Tensor, weights: Tensor, items: Tensor, targets: Tensor, kept: Tensor
+        self,
+        query: Tensor,
+        table: Tensor,
+        wanted: Tensor,
+        weights: Tensor,
+        items: Tensor,
+        felt: Tensor,
+        targets: Tensor,
+        kept: Tensor,
     ) -> Tensor:
         """Sum of weighted -log softmax of the targets, over the catalogue or over the retriever's best items there."""
         if self.config.scoring.negatives == "full":
             if self.config.scoring.target_feeling != "weight":
                 return softmax_loss(query, table[1:], wanted - 1) * len(wanted)
             return (F.cross_entropy(query @ table[1:].T, wanted - 1, reduction="none") * weights).sum()
-        against = self._hard(items)[targets > 0][kept]  # (N, K)
+        against = self._hard(items, felt[..., 0, :])[targets > 0][kept]  # (N, K)
         chosen = torch.cat([wanted[:, None], against], 1)  # (N, K + 1), the target first
         logits = torch.einsum("nd,nkd->nk", query, table[chosen])
         logits = logits.masked_fill(F.pad(against == wanted[:, None], (1, 0)), -torch.inf)
         return (F.cross_entropy(logits, torch.zeros_like(wanted), reduction="none") * weights).sum()
 
     @torch.no_grad()
-    def _hard(self, items: Tensor) -> Tensor:
-        """(B, T) -> (B, T, K) the items that the retriever ranks highest after each position; zeros at padding."""
+    def _hard(self, items: Tensor, felt: Tensor) -> Tensor:
+        """(B, T), (B, T, 2) -> (B, T, K) the items that the retriever ranks highest after each position; zeros at padding.
+
+        Without those of the row so far where ``retrieve.exclude_seen``. felt: what the LLM knows of the feelings.
+        """
         count = min(self.config.scoring.hard, len(self.model.tokens.items.weight) - 1)
         packed = Packed(items)
-        best = (self.retriever(packed) @ self.retriever.item_weights()[1:].T).topk(count, dim=1).indices + 1
+        scores = self.retriever(packed, felt) @ self.retriever.item_weights().T  # (N, items + 1)
+        scores[:, 0] = -torch.inf
+        if self.exclude_seen:
+            _mask_seen(scores, items, packed.row, packed.column)
+        best = scores.topk(count, dim=1).indices
         out = items.new_zeros((*items.shape, count))
         out[packed.row, packed.column] = best
         return out
@@ -190,20 +215,22 @@ class NextItems:
     def validate(self) -> dict[str, float]:
         """Loss and NDCG@10 in the whole catalogue, of the positions that no retriever has learned: a row's last two (inductive), or one.
 
-        As in the evaluation, items before a position are not ranked there where ``retrieve.exclude_seen``.
+        As in the evaluation, items before a position are not ranked there where ``retrieve.exclude_seen``, those that a long history has
+        before the row's start included.
         """
         table, losses, ranks = self.model.tokens.table(), [], []
         by_length, size = np.argsort(self.valid.lengths, kind="stable"), 4 * self.config.batch_size
         for start in range(0, len(self.valid), size):
-            items, targets, felt = self._batch(self.valid, by_length[start : start + size])
+            chosen = by_length[start : start + size]
+            items, targets, felt = self._batch(self.valid, chosen)
             real = targets > 0
             real &= real.flip(1).cumsum(1).flip(1) <= (1 if self.config.setting == "transductive" else 2)
             logits = F.pad(self.model(items, felt[..., 0, :])[real] @ table[1:].T, (1, 0), value=-torch.inf)  # (N, items + 1)
             losses.append(F.cross_entropy(logits, targets[real], reduction="none"))
             if self.exclude_seen:
                 row, column = real.nonzero(as_tuple=True)
-                earlier = torch.arange(items.shape[1], device=items.device) <= column[:, None]  # (N, T)
-                logits.scatter_(1, items[row] * earlier, -torch.inf)  # what is later lands on padding, which is at -inf already
+                _mask_seen(logits, items, row, column)
+                logits.scatter_(1, self._older(self.valid.starts[chosen]).to(items.device)[row], -torch.inf)
             ranks.append(ranks_among(logits, targets[real]))
         return {
             "valid_loss": torch.cat(losses).mean().item(),
@@ -224,6 +251,12 @@ class NextItems:
         both = np.stack([felt[:, :-1], felt[:, 1:]], axis=2).astype(np.float32)
         return tuple(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (inputs, targets, both))
 
+    def _older(self, starts: np.ndarray) -> Tensor:
+        """(B, W) items of each row's user that lie before its start in ``flat``, zeros to the right."""
+        begins = self.offsets[np.searchsorted(self.offsets, starts, side="right") - 1]
+        where = begins[:, None] + np.arange((starts - begins).max())  # (B, W)
+        return torch.from_numpy(np.where(where < starts[:, None], self.flat[where], 0))
+
     def judge(self, scores: dict[str, float]) -> float:
         """By NDCG: the order still gets better when the loss, which also wants honest probabilities, has begun to rise."""
         return -scores["valid_ndcg@10"]
@@ -236,3 +269,9 @@ class NextItems:
         soft = {n.removeprefix("tokens."): t for n, t in state.items() if n.startswith("tokens.")}
         self.model.tokens.load_state_dict(soft, strict=False)  # frozen embeddings and texts are there already
         set_peft_model_state_dict(self.model.llm, {n: t for n, t in state.items() if not n.startswith("tokens.")})
+
+
+def _mask_seen(scores: Tensor, items: Tensor, row: Tensor, column: Tensor) -> None:
+    """Puts what a row of items (B, T) has up to a column at -inf, in place. scores (N, items + 1) of the positions row, column (N,)."""
+    so_far = torch.arange(items.shape[1], device=items.device) <= column[:, None]  # (N, T)
+    scores.scatter_(1, items[row] * so_far, -torch.inf)  # what is later lands on padding, which is at -inf already

@@ -52,14 +52,16 @@ def workload(config: Config, vocabulary: int, width: int, sequences: Sequences |
         sequences, items = _stand_in()
     rerank = config.rerank
     names = [sequences.users[u] for u in sequences.split("test").users]
+    held_out = 3 if rerank.setting == "transductive" else 1  # of a user's items: two, and the first one follows none
     if rerank.setting == "transductive":
-        train, valid = len(names), min(len(names), VALID_USERS)
+        train, valid = int((sequences.lengths > held_out).sum()), min(len(names), VALID_USERS)
     else:
         split = split_users(names, rerank.ratio, rerank.valid_share, config.evaluate.seed)
         train, valid = len(split.train[: rerank.max_users or None]), len(split.valid)
     count, how = token_counter(rerank.base)
     if rerank.ranker == "scoring":
-        lengths = np.minimum(sequences.lengths[sequences.split("test").users] - 1, rerank.max_history).mean()
+        lengths = sequences.lengths[sequences.split("test").users] - held_out
+        lengths = np.minimum(lengths[lengths > 0], rerank.max_history).mean()
         instruction = count(INSTRUCTION.format(category=config.data.category)) / rerank.batch_size  # once a step
         inner, n = config.retrieve.hidden, sequences.n_items
         soft = 2 * inner * width + inner + (7 * width if rerank.sentiment != "none" else 0)

@@ -10,7 +10,7 @@ it the retriever's metrics, stay exact. ``write_candidates`` measures what is mi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,9 +78,16 @@ def _best(
 
 
 def write_candidates(
-    retriever: Retriever, sequences: Sequences, config: RetrieveConfig, folder: Path, feelings: np.ndarray | None = None
+    retriever: Retriever,
+    sequences: Sequences,
+    config: RetrieveConfig,
+    folder: Path,
+    feelings: np.ndarray | None = None,
+    learned: Collection[int] = (),
 ) -> Output:
     """Writes ``candidates.parquet`` for valid and test, with the pools' recall (the ceiling of any re-ranker) as metrics.
+
+    learned: rows of ``sequences.users`` whose targets the retriever was trained on; they do not count for the metrics.
 
     An approximate index adds ``test_index_recall@<pool>``: the share of the exact pools that it found.
     """
@@ -89,8 +96,10 @@ def write_candidates(
         frames.append(candidates(retriever, sequences, split, config.pool, config.exclude_seen, feelings))
         ids = frames[-1]["item"].map(retriever.index).to_numpy()
         users = pd.Index([sequences.users[u] for u in sequences.split(split).users])
-        targets = sequences.split(split).targets[users.get_indexer(frames[-1]["user"])]
-        metrics[f"{split}_hr@{config.pool}"] = float((ids == targets).sum() / len(users))
+        row = users.get_indexer(frames[-1]["user"])
+        tested = ~np.isin(sequences.split(split).users, list(learned))
+        hits = (ids == sequences.split(split).targets[row]) & tested[row]
+        metrics[f"{split}_hr@{config.pool}"] = float(hits.sum() / tested.sum())
     if config.index == "approximate":
         metrics[f"test_index_recall@{config.pool}"] = index_recall(retriever, sequences, "test", feelings)
     frame = pd.concat(frames, ignore_index=True)
@@ -127,12 +136,12 @@ def target_ranks(
 
 
 def ranks_among(scores: Tensor, targets: Tensor) -> Tensor:
-    """scores (B, items + 1), targets (B,) -> (B,) int64 rank of each target in its row, from 1; 0 where it is at -inf."""
+    """scores (B, items + 1), targets (B,) -> (B,) int64 rank of each target in its row, from 1; 0 where it is at -inf, or no number."""
     targets = targets[:, None]
     value = scores.gather(1, targets)  # (B, 1)
     items = torch.arange(scores.shape[1], device=scores.device)  # (items + 1,)
     ahead = (scores > value).sum(1) + ((scores == value) & (items < targets)).sum(1)  # (B,)
-    return torch.where(value[:, 0] == -torch.inf, 0, ahead + 1)
+    return torch.where(value[:, 0] > -torch.inf, ahead + 1, 0)
 
 
 def pools_for(

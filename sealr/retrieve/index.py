@@ -72,7 +72,7 @@ class ExactIndex:
 
 
 class ApproximateIndex:
-    """An inverted file (faiss, ``pip install sealr[index]``): items in lists around k-means centres, of which the nearest are searched.
+    """An inverted file (faiss, ``pip install -e '.[index]'``): items in lists around k-means centres; the nearest are searched.
 
     Inverted files and graphs find nearest neighbours, and with inner products they lose the items of great norm. So each
     item gets one more coordinate that brings all of them to the same norm (Bachrach et al., RecSys 2014): the nearest
@@ -178,6 +178,6 @@ def faiss() -> Any:
         import faiss as library
     except ImportError:
         raise ConfigError(
-            "retrieve.index is approximate, and faiss is not installed: pip install 'sealr[index]', or set retrieve.index=exact"
+            "retrieve.index is approximate, and faiss is not installed: pip install -e '.[index]', or set retrieve.index=exact"
         ) from None
     return library

@@ -124,7 +124,7 @@ def metrics(project, home):
     for path in sorted((project / home / "tiny").glob("*/*/manifest.json"), key=lambda p: p.stat().st_mtime):
         values = json.loads(path.read_text())
         found[values["stage"]] = (
-            {k: v for k, v in values["metrics"].items() if "per_second" not in k and not k.startswith("cache.")},
+            {k: v for k, v in values["metrics"].items() if "second" not in k and not k.startswith("cache.")},
             values["rows"],
         )
     return found

@@ -15,7 +15,7 @@ from tests.emotion.test_label import reviews
 @pytest.fixture(scope="module")
 def cluster():
     """A local cluster for this module: starting one takes longer than all else here."""
-    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'sealr[ray]'")
+    ray = pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[ray]'")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()

@@ -28,10 +28,10 @@ def asked(tmp_path):
     ]
     table = pd.DataFrame(rows, columns=["user", "item", "rank", "score", "ranker", "split"])
 
-    def run(felt: list[int]):
+    def run(felt: list[int], learned: tuple[int, ...] = ()):
         sentiments = np.zeros(16, dtype=np.int64)
         sentiments[3::4] = felt  # about the test items
-        return evaluate(table, np.array([1, 1, 2, 9]), USERS, 1.0, sequences, sentiments, EvaluateConfig(bootstrap=100), tmp_path)
+        return evaluate(table, np.array([1, 1, 2, 9]), USERS, 1.0, sequences, sentiments, EvaluateConfig(bootstrap=100), tmp_path, learned)
 
     return run
 
@@ -43,6 +43,11 @@ def test_full_protocol_by_hand(asked, tmp_path):
     assert metrics["full.scoring.satisfied_HR@10"] == 0.5  # of a and d, who liked it, only a's list has it
     assert metrics["full.retriever.regret@10"] == 1.0  # b and c regret theirs
     assert metrics["ceiling_HR@2"] == 0.75
+
+
+def test_users_learned_whole_are_nobodys_test(asked):
+    assert asked([0, 0, 0, 0]).metrics["full.retriever_all_users.HR@5"] == 0.75
+    assert asked([0, 0, 0, 0], (1, 3)).metrics["full.retriever_all_users.HR@5"] == 1.0  # d, whose target is ninth, was one of them
 
 
 def test_without_feelings_there_are_no_metrics_about_them(asked, tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from sealr.evaluate.report import markdown, metrics_table, plot, text
+from sealr.evaluate.report import markdown, metrics_table, plot
 
 ROWS = [
     {"protocol": "full", "system": "retriever", "users": 1429, "ceiling": 0.31, "HR@10": 0.0922, "NDCG@10": 0.05},
@@ -17,12 +17,6 @@ def test_markdown():
     assert lines[2] == "| full     | retriever |  1429 | 0.0922 |  0.0500 |  0.3100 |"
     assert lines[3].split(" | ")[1].strip() == "a\\|b" and lines[5].endswith("       - |")
     assert len({len(line) for line in lines}) == 1
-
-
-def test_text():
-    lines = text(metrics_table(ROWS)).splitlines()
-    assert lines[0].split() == ["protocol", "system", "users", "HR@10", "NDCG@10", "ceiling"]
-    assert lines[4] == "injected  chance       700  0.2000   0.0909        -"
 
 
 def test_missing_column():

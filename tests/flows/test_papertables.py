@@ -65,8 +65,8 @@ def sheet(tmp_path, monkeypatch):
     """Cells whose chain is done at once; PALR's fails."""
     write_json({"rows": ROWS}, tmp_path / "results.json")
     results = SimpleNamespace(path=lambda name: tmp_path / name)
-    adapter = SimpleNamespace(seconds=80.0, rows={"train_users": 10}, metrics={"epochs": 2.0})
-    ranked = SimpleNamespace(seconds=30.0, rows={"lists_generated": 15})
+    adapter = SimpleNamespace(rows={"train_users": 10}, metrics={"epochs": 2.0, "train_seconds": 80.0})
+    ranked = SimpleNamespace(metrics={"seconds_a_list": 2.0})
 
     def chain(job):
         if job.config.rerank.ranker == "palr":
@@ -102,6 +102,15 @@ def test_times_are_by_prompt_and_list(sheet):
     made, text = times(sheet, SimpleNamespace(rows={"users": 100}), "")
     assert made["times"]["training, s each"].tolist() == [4.0] and made["times"]["inference, s each"].tolist() == [2.0]
     assert "PALR: not run: no weights for it" in text
+
+
+def test_a_tracking_server_that_went_away_is_no_cells_fault(sheet, monkeypatch):
+    def away(job):
+        raise tracking.TrackingError("API request to http://127.0.0.1:5000 failed with exception refused")
+
+    monkeypatch.setattr(papertables.steps, "through_evaluation", away)
+    with pytest.raises(tracking.TrackingError, match="refused"):
+        figures(sheet, None, "PALR")
 
 
 def test_a_full_disk_is_no_cells_fault(sheet, monkeypatch):

@@ -58,7 +58,9 @@ def test_rows_of_the_page(made, tmp_path, monkeypatch):
     assert found[SINGLE].ranks.tolist() == [6, 4]  # bsarec's, the better one on validation, of c and a
     assert found[RETRIEVED].ranks.tolist() == [3, 1]
     assert found[LLM].ranks.tolist() == [0, 1]  # c's x is not in the LLM's list
-    assert found[EVERYTHING].ranks.tolist() == [2, 2] and found[EVERYTHING].coverage == 1.0
+    assert found[EVERYTHING].ranks.tolist() == [2, 2]
+    assert [run.seconds for run in found.values()] == [3, 9, 13, 13]  # with all that each builds on
+    assert all(np.isnan(run.coverage) for run in found.values())  # b has lists of the retrievers alone
     assert {run.seed for run in found.values()} == {7}
 
 
@@ -68,8 +70,12 @@ def test_without_a_fusion_there_is_no_row_for_one(made, tmp_path, monkeypatch):
     for module in ("inputs", "wholesystem"):
         monkeypatch.setattr(f"flows.{module}.read_table", lambda path, schema: tables[path.name])
     alone = manifest(tmp_path / "1", "sasrec", [9, 8, 7])
+    everybody = rankings.query("user == 'a'").assign(user="b")
+    tables["rankings.parquet"] = pd.concat([rankings, everybody])
+    write_json({"test_users": ["c", "a", "b"]}, tmp_path / "r" / "fusion.json")
     found = systems({"reviews": stage, "rankings": stage, "adapter": stage}, alone, seed=0)
     assert [run.system for run in found] == [SINGLE, LLM, EVERYTHING]
+    assert [run.coverage for run in found] == [0.5, 1.0, 1.0]
 
 
 def test_variants_have_rows_of_their_own_and_their_differences(made, tmp_path, monkeypatch):

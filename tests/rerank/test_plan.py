@@ -112,6 +112,8 @@ def test_workload_counts_the_prompts_that_training_reads(config):
     assert names.tokens > 2 * ids.tokens > 10 * soft.tokens
     assert soft.choices == 40 and soft.soft > 41 * 64 and names.read_once > 32
     assert "by the tokenizer" in ids.source
+    later = of(ranker="scoring", setting="transductive")  # histories of 5 items as a rule, of 3 without the two held out
+    assert (later.prompts, later.answer, soft.answer) == (60, 3, 5)
 
 
 def test_without_data_or_tokenizer_the_plan_says_so():

@@ -10,7 +10,7 @@ from toy_sequences import make_sequences
 
 from sealr.data.tables import read_table
 from sealr.retrieve import candidates as module
-from sealr.retrieve.candidates import candidates, pools_for, target_ranks, top, top_lists, write_candidates
+from sealr.retrieve.candidates import candidates, pools_for, ranks_among, target_ranks, top, top_lists, write_candidates
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever
 from sealr.retrieve.train import popularity
@@ -139,6 +139,22 @@ def test_index_out_of_range(retriever):
 def test_other_catalogue_is_refused(retriever):
     with pytest.raises(ValueError, match="another catalogue"):
         candidates(retriever, make_sequences([[1, 2, 3]], 3), "test", 5, True)
+
+
+def test_a_target_without_a_number_is_missed():
+    scores = torch.tensor([[-torch.inf, 0.5, torch.nan, 0.1], [-torch.inf, 0.5, 0.2, 0.1]])
+    assert ranks_among(scores, torch.tensor([2, 2])).tolist() == [0, 2]
+
+
+def test_users_learned_whole_do_not_count(retriever, sequences, tmp_path):
+    frame = candidates(retriever, sequences, "test", 12, True)
+    part = sequences.split("test")
+    hit = [sequences.items[t - 1] in set(frame["item"][frame["user"] == sequences.users[u]]) for u, t in zip(part.users, part.targets, strict=True)]
+    assert any(hit) and not all(hit)
+    learned = [int(u) for u, found in zip(part.users, hit, strict=True) if found]
+    config = retriever.config
+    assert write_candidates(retriever, sequences, config, tmp_path).metrics["test_hr@12"] == pytest.approx(np.mean(hit))
+    assert write_candidates(retriever, sequences, config, tmp_path, None, learned).metrics["test_hr@12"] == 0
 
 
 def test_write_candidates(retriever, sequences, tmp_path):

@@ -173,11 +173,18 @@ def test_part_configs():
         (({"dropout": 0.1},), r"needs a model other than fusion"),
         (({"model": "fusion"},), r"needs a model other than fusion"),
         (({"model": "sasrec", "max_len": 80},), r"max_len: 80 is more than the 50"),
+        (({"model": "sasrec", "sentiment": "class"}, {"model": "caser", "sentiment": "shuffled"}), r"must read the same"),
+        (({"model": "sasrec", "sentiment": "shuffled", "seed": 1},), r"must read the same"),
     ],
 )
 def test_mistakes_in_parts(parts, message):
     with pytest.raises(ConfigError, match=message):
         part_configs(RetrieveConfig(model="fusion", parts=parts))
+
+
+def test_parts_may_read_feelings_or_not():
+    parts = ({"model": "sasrec", "sentiment": "shuffled"}, {"model": "caser", "seed": 1})
+    assert [part.sentiment for part in part_configs(RetrieveConfig(model="fusion", parts=parts))] == ["shuffled", "none"]
 
 
 def test_a_fusion_without_weights_is_its_first_part():

@@ -132,5 +132,5 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 def test_without_faiss_the_error_says_what_to_do(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ConfigError, match=r"sealr\[index\].*retrieve.index=exact"):
+    with pytest.raises(ConfigError, match=r"-e '\.\[index\]'.*retrieve.index=exact"):
         ApproximateIndex(weights)

@@ -50,6 +50,8 @@ class SequenceModel(nn.Module):
     expected sentiment of each past item are added to its embedding.
     """
 
+    causal = True  # a hidden state depends on the items up to its own, not on later ones
+
     def __init__(self, n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> None:
         super().__init__()
         self.config = config

@@ -27,6 +27,8 @@ LAST_ONLY = 0.1
 
 
 class BERT4Rec(SequenceModel):
+    causal = False
+
     def __init__(self, n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> None:
         super().__init__(n_items, config, content)
         self.positions = nn.Embedding(config.max_len + 1, config.hidden)

@@ -60,7 +60,15 @@ def part_configs(config: RetrieveConfig) -> list[RetrieveConfig]:
     """The configuration of each part: that of the fusion with what ``parts`` says. Raises ConfigError naming part and field."""
     if not config.parts:
         raise ConfigError("retrieve.parts: a fusion needs parts, e.g. retrieve.parts=[{model: sasrec}, {model: ease}]")
-    return [_part(config, number, values) for number, values in enumerate(config.parts)]
+    parts = [_part(config, number, values) for number, values in enumerate(config.parts)]
+    kinds = {part.sentiment for part in (config, *parts)} - {"none"}
+    seeds = {part.seed for part in parts if part.sentiment == "shuffled"}
+    if len(kinds) > 1 or seeds - {config.seed}:  # one array of feelings goes to all of them
+        raise ConfigError(
+            "retrieve.parts: those that read feelings must read the same: one retrieve.sentiment, and if that is shuffled, the "
+            "fusion's seed"
+        )
+    return parts
 
 
 def _part(config: RetrieveConfig, number: int, values: dict[str, Any]) -> RetrieveConfig:
