@@ -105,15 +105,21 @@ job.run(waits)
 """
 
 
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory):
+    """One for all jobs that are stopped: the first start of a server migrates its database."""
+    return tmp_path_factory.mktemp("prefect")
+
+
 @pytest.mark.parametrize(
     ("send", "number"),
     [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGINT)],
     ids=["kill", "kill all", "ctrl-c"],
 )
-def test_a_stopped_job_leaves_no_server_behind(send, number, tmp_path):
+def test_a_stopped_job_leaves_no_server_behind(send, number, prefect_home):
     """A signal to the whole group of processes ends the server, too, and the job must not wait for its answers then."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}  # no server: a temporary one is started
-    environment |= {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"}
+    environment |= {"PREFECT_HOME": str(prefect_home), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"}
     command = [sys.executable, "-u", "-c", STOPPED]
     child = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
