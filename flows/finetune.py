@@ -33,7 +33,7 @@ def summary(results: Manifest, registration: Registration | None) -> None:
     """What a newcomer wants to see at the end: the table, the model, and what to type next."""
     print("\n" + results.path("results.md").read_text(encoding="utf-8"))
     if registration is None:
-        print("a placebo run (rerank.sentiment: shuffled): nothing was registered")
+        print("a placebo run (a sentiment is shuffled): nothing was registered")
         return
     aliases = " and ".join(f"@{a}" for a in registration.aliases) or "without an alias"
     print(f"registered model {registration.name}, version {registration.version}, now {aliases}: {registration.reason}\n")

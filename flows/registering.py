@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.context import Job
 from flows.inputs import user_split
+from flows.retrievers import parts_of
 from flows.steps import step
 from sealr import tracking
 from sealr.data.manifest import Manifest, Output, run_stage, text_digest
@@ -19,8 +20,14 @@ from sealr.registry import gate, promote
 from sealr.registry.package import register_model
 from sealr.registry.promote import Registration
 from sealr.rerank.requests import sentiment_values
+from sealr.settings import Config
 
 log = logging.getLogger("sealr.flows")
+
+
+def is_placebo(config: Config) -> bool:
+    """Whether the re-ranker, the retriever or a part of it learns from shuffled feelings."""
+    return any(part.sentiment == "shuffled" for part in (config.rerank, config.retrieve, *parts_of(config.retrieve)))
 
 
 @step(name="drift")
@@ -56,7 +63,7 @@ def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> Registra
 
     drifted: what `drift` said; with registry.drift_hold it holds the promotion.
     """
-    if job.config.rerank.sentiment == "shuffled":
+    if is_placebo(job.config):
         return None
     with job.stage("register", job.config.registry):
         reviews = read_table(made["reviews"].path("reviews.parquet"), "reviews")

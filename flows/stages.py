@@ -18,6 +18,7 @@ from flows.retrievers import reads_feelings
 from sealr import tracking
 from sealr.data.manifest import Manifest
 from sealr.data.prune import remove, unused
+from sealr.redact import redact
 from sealr.registry.promote import stage_keys
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -69,7 +70,7 @@ def prune(
     try:
         found = unused(tracking.stage_keys(keep) | stage_keys())
     except tracking.TrackingError as error:  # without the references nothing may be called unused
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(redact(f"error: {error}")) from None
     gone = remove(found) if delete else found
     for folder in gone:
         print(f"  {folder.bytes / 1e6:10,.1f} MB  {folder.path}")

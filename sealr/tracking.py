@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pandas as pd
@@ -25,8 +26,17 @@ DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's page of a run shows
 
 
 def setup() -> None:
-    """Points MLflow at MLFLOW_TRACKING_URI, or at ``mlflow.db`` in the working folder."""
-    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
+    """Points MLflow at MLFLOW_TRACKING_URI, or at ``mlflow.db`` in the working folder.
+
+    A server's user name and password move to the variables that MLflow has for them: it repeats addresses in its errors.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and parts.username is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+        os.environ["MLFLOW_TRACKING_URI"] = uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    mlflow.set_tracking_uri(uri)
 
 
 @contextmanager

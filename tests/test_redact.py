@@ -1,6 +1,7 @@
 """Passwords and tokens stay out of logs, tags and printed lines."""
 
 import logging
+import os
 
 import mlflow
 import pytest
@@ -44,6 +45,17 @@ def test_nested_values():
 def test_the_tracking_address_is_shown_without_its_password(monkeypatch):
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"postgresql://sealr:{SECRET}@db.example/mlflow")
     assert tracking.address() == "postgresql://sealr:***@db.example/mlflow"
+
+
+def test_a_servers_password_leaves_its_address(monkeypatch):
+    """MLflow repeats the address in its errors, which reach logs and tags."""
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")  # to be put back
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:p%40ss@127.0.0.1:5000/mlflow")
+    tracking.setup()
+    assert mlflow.get_tracking_uri() == os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000/mlflow"
+    assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("ann", "p@ss")
+    mlflow.set_tracking_uri(None)
 
 
 def test_what_a_run_keeps_holds_no_secret(tmp_path, monkeypatch):

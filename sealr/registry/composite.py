@@ -124,10 +124,13 @@ class Recommender:
 
     def predict(self, frame: pd.DataFrame, params: dict[str, Any], limits: Limits | None = None) -> pd.DataFrame:
         """frame: one row a request with ``user`` and/or ``history``. limits: None for batch scoring. Raises BadRequest."""
-        asked, options = read(frame, params, limits)
-        answers = self._answer(self._queries(asked), options)
+        answers = self.answer(*read(frame, params, limits, self.config.retrieve.exclude_seen))
         users = pd.Series([a["user"] for a in answers], dtype=object)  # a string column would turn None into NaN
         return pd.DataFrame(answers, columns=ANSWER).assign(user=users)
+
+    def answer(self, asked: list[Asked], options: Options) -> list[dict[str, Any]]:
+        """A dict of ANSWER for each request, all of them ranked together."""
+        return self._answer(self._queries(asked), options)
 
     def _queries(self, asked: list[Asked]) -> list[_Query]:
         """Looks up stored histories, and reads those that came with a request; all texts of the call are labelled together."""
@@ -139,9 +142,8 @@ class Recommender:
             if a.events is not None:
                 query.history = [self.index[e.item] for e in events]
                 for e in events:
-                    labelled = (
-                        next(felt) if e.text and e.sentiment is None else {"sentiment": e.sentiment, "expected": e.sentiment}
-                    )
+                    given = {"sentiment": e.sentiment, "expected": e.sentiment if e.expected is None else e.expected}
+                    labelled = next(felt) if e.text and e.sentiment is None else given
                     query.sentiments.append(labelled["sentiment"] or 0)  # where neither a sentiment nor a readable text came, 0
                     query.felt.append(_felt(labelled["sentiment"], labelled["expected"]))
         return queries

@@ -8,6 +8,7 @@ champion's LLM was fine-tuned on are left out then: their validation items were 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +21,10 @@ from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json
 from sealr.evaluate.metrics import ndcg
 from sealr.evaluate.statistics import paired_bootstrap
+from sealr.redact import redact
 from sealr.registry.composite import Recommender
 from sealr.registry.drift import Statistics
-from sealr.registry.request import MAX_HISTORY
+from sealr.registry.request import MAX_HISTORY, Asked, Event, Options
 
 log = logging.getLogger(__name__)
 TOP = 10  # depth of the list that counts
@@ -62,18 +64,27 @@ def evidence(
 
 
 def judge(
-    challenger: Evidence, champion: str, sequences: Sequences, sentiments: np.ndarray, resamples: int, hold: str = ""
+    challenger: Evidence,
+    champion: str,
+    sequences: Sequences,
+    sentiments: np.ndarray,
+    expected: np.ndarray,
+    resamples: int,
+    hold: str = "",
 ) -> Verdict:
     """The challenger against the registered version with the URI ``champion``. hold: why nobody may be promoted now.
+
+    sentiments, expected (interactions,): class, and expected sentiment, NaN without a label; aligned with ``sequences.flat``.
 
     A champion that cannot be scored, for whatever reason, holds the promotion: nothing moves without a comparison.
     """
     try:
-        users, old, known = _champion_ranks(challenger, champion, sequences, sentiments)
+        users, old, known = _champion_ranks(challenger, champion, sequences, sentiments, expected)
     except Exception as error:
         log.warning("the champion %s cannot be scored", champion, exc_info=True)
         return Verdict(
-            HELD, f"the champion cannot be scored on these users ({type(error).__name__}: {' '.join(str(error).split())[:500]})"
+            HELD,
+            f"the champion cannot be scored on these users ({type(error).__name__}: {redact(' '.join(str(error).split()))[:500]})",
         )
     figures: dict[str, float | int] = {"users": len(users), "known": round(known, 4)}
     if known < MIN_KNOWN or not users:
@@ -94,11 +105,13 @@ def judge(
     return Verdict(PROMOTED if wins else REFUSED, said, figures)
 
 
-def rescore(model: Recommender, users: Sequence[str], sequences: Sequences, sentiments: np.ndarray) -> tuple[list[int], float]:
+def rescore(
+    model: Recommender, users: Sequence[str], sequences: Sequences, sentiments: np.ndarray, expected: np.ndarray
+) -> tuple[list[int], float]:
     """Places of the users' validation items in the model's own lists (0: not in the first TOP), and the share of histories it knows.
 
-    The history of each user ends before the validation item and is given item by item, with the sentiments at hand. A
-    target that the model has never seen is a miss, as it would be when served. Below MIN_KNOWN there are no places.
+    The history of each user ends before the validation item and is given item by item, with the feelings as they were evaluated:
+    class and expected sentiment, or neither. A target that the model has never seen is a miss, as it would be when served. Below MIN_KNOWN there are no places.
     """
     rows = {u: i for i, u in enumerate(sequences.users)}
     histories, targets, known = [], [], 0
@@ -106,16 +119,16 @@ def rescore(model: Recommender, users: Sequence[str], sequences: Sequences, sent
         stop = sequences.offsets[rows[user] + 1] - 2
         first = max(sequences.offsets[rows[user]], stop - MAX_HISTORY)
         items = [sequences.items[i - 1] for i in sequences.flat[first:stop]]
-        histories.append([{"item": i, "sentiment": int(s)} for i, s in zip(items, sentiments[first:stop], strict=True)])
+        felt = zip(items, sentiments[first:stop].tolist(), expected[first:stop].tolist(), strict=True)
+        histories.append([Event(i, "", None if np.isnan(e) else s, None if np.isnan(e) else e) for i, s, e in felt])
         targets.append(sequences.items[_target(sequences, rows[user]) - 1])
         known += any(i in model.retriever.index for i in items)
     share = known / max(1, len(users))
     if share < MIN_KNOWN:
         return [], share
-    answers = model.predict(
-        pd.DataFrame({"history": histories}), {"top_k": TOP, "exclude_seen": model.config.retrieve.exclude_seen}
-    )
-    return [items.index(t) + 1 if t in items else 0 for items, t in zip(answers["items"], targets, strict=True)], share
+    options = Options(TOP, model.config.retrieve.exclude_seen, explain=False)
+    answers = model.answer([Asked(None, events) for events in histories], options)
+    return [a["items"].index(t) + 1 if t in a["items"] else 0 for a, t in zip(answers, targets, strict=True)], share
 
 
 def read_evidence(uri: str) -> Evidence | None:
@@ -131,7 +144,7 @@ def read_statistics(uri: str) -> Statistics | None:
 
 
 def _champion_ranks(
-    challenger: Evidence, uri: str, sequences: Sequences, sentiments: np.ndarray
+    challenger: Evidence, uri: str, sequences: Sequences, sentiments: np.ndarray, expected: np.ndarray
 ) -> tuple[list[str], list[int], float]:
     """(users who can be compared, the champion's ranks of their validation items, share of histories it knows)."""
     kept = read_evidence(uri)
@@ -140,17 +153,18 @@ def _champion_ranks(
     log.info("users or reviews are not the champion's: scoring %s on the new validation users", uri)
     tuned = set(kept.tuned) if kept else set()
     users = [u for u in challenger.users if u not in tuned]
-    folder = Path(mlflow.artifacts.download_artifacts(uri))
-    model = Recommender.load(next((folder / "artifacts").glob("*/model.json")).parent)
-    ranks, known = rescore(model, users, sequences, sentiments)
-    return users, ranks, known
+    with tempfile.TemporaryDirectory(prefix="sealr-gate-") as scratch:
+        folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch))
+        model = Recommender.load(next((folder / "artifacts").glob("*/model.json")).parent)
+        return users, *rescore(model, users, sequences, sentiments, expected)
 
 
 def _read_note(uri: str, name: str) -> dict | None:
     found = [f.path for f in mlflow.artifacts.list_artifacts(f"{uri}/artifacts/{NOTES}")]
     if not any(path.endswith(name) for path in found):
         return None
-    return read_json(Path(mlflow.artifacts.download_artifacts(f"{uri}/artifacts/{NOTES}/{name}")))
+    with tempfile.TemporaryDirectory(prefix="sealr-gate-") as scratch:
+        return read_json(Path(mlflow.artifacts.download_artifacts(f"{uri}/artifacts/{NOTES}/{name}", dst_path=scratch)))
 
 
 def _target(sequences: Sequences, user: int) -> int:

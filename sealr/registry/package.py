@@ -29,22 +29,21 @@ from sealr.settings import Config
 
 log = logging.getLogger(__name__)
 
-# history is a list of {item, text or sentiment}. Its type is left open, because MLflow cannot convert a list column in
-# which some rows have none; composite.py checks it and says what is wrong in a sentence.
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.string, "user", required=False), ColSpec(AnyType(), "history", required=False)]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "user", required=False),
-            ColSpec(Array(DataType.string), "items"),
-            ColSpec(Array(DataType.string), "titles"),
-            ColSpec(Array(DataType.double), "scores"),
-            ColSpec(Array(DataType.string), "reasons"),
-            ColSpec(Array(DataType.string), "warnings"),
-        ]
-    ),
-    params=ParamSchema([ParamSpec("top_k", DataType.long, 10), ParamSpec("exclude_seen", DataType.boolean, True), ParamSpec("explain", DataType.boolean, False)]),
-)
+
+def signature(exclude_seen: bool) -> ModelSignature:
+    """Of a model whose answers leave out the items of a history, or do not, unless a call says otherwise.
+
+    history is a list of {item, text or sentiment}. Its type is left open, because MLflow cannot convert a list column in which
+    some rows have none; composite.py checks it and says what is wrong in a sentence.
+    """
+    texts = Array(DataType.string)
+    answer = {"items": texts, "titles": texts, "scores": Array(DataType.double), "reasons": texts, "warnings": texts}
+    params = [("top_k", DataType.long, 10), ("exclude_seen", DataType.boolean, exclude_seen), ("explain", DataType.boolean, False)]
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "user", required=False), ColSpec(AnyType(), "history", required=False)]),
+        outputs=Schema([ColSpec(DataType.string, "user", required=False), *(ColSpec(t, name) for name, t in answer.items())]),
+        params=ParamSchema([ParamSpec(*param) for param in params]),
+    )
 
 
 def register_model(
@@ -77,7 +76,13 @@ def register_model(
         version = _log_and_create(config, sequences, sentiments, expected, evidence, statistics, stages, content)
     mlflow.set_tags({"sealr.version": version})
     judge = partial(
-        gate.judge, evidence, sequences=sequences, sentiments=sentiments, resamples=config.evaluate.bootstrap, hold=hold
+        gate.judge,
+        evidence,
+        sequences=sequences,
+        sentiments=sentiments,
+        expected=expected,
+        resamples=config.evaluate.bootstrap,
+        hold=hold,
     )
     return promote.settle(name, version, judge)
 
@@ -109,8 +114,8 @@ def _log_and_create(
             artifacts={"sealr": str(packed), gate.NOTES: str(notes)},
             code_paths=[str(PACKAGE)],
             pip_requirements=requirements(),
-            signature=SIGNATURE,
-            input_example=(example(sequences), {"top_k": 5, "exclude_seen": True}),
+            signature=signature(config.retrieve.exclude_seen),
+            input_example=(example(sequences), {"top_k": 5}),
             metadata={"data": config.data.name, "base": config.rerank.base},
         )
     tags = {

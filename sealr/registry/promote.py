@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from sealr import tracking
+from sealr.redact import redact
 from sealr.registry.gate import HELD, PROMOTED, REFUSED, Verdict
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -28,7 +29,8 @@ CONTENT = "sealr.content"  # tag of a version: digest of everything that went in
 DIGEST = "sealr.digest."  # tags of a version: the digest of what each stage made, such as sealr.digest.reviews
 STAGE = "sealr.stage."  # tags of a version: the key of each stage's folder, such as sealr.stage.retrieve
 GATE = "sealr.gate."  # tags of a version: decision, reason, against, at, and the figures of the comparison
-ROLLED_BACK = "sealr.rolled_back"  # tag of a version: why; it is never promoted again but by hand
+ROLLED_BACK = "sealr.rolled_back"  # tag of a version that was taken back, or replaced, by hand: why; it is promoted only by hand again
+TRIES = 3  # comparisons with a champion that others change meanwhile
 HISTORY = "sealr.champions"  # tag of the registered model
 HISTORY_LENGTH = 100  # champions remembered
 
@@ -90,18 +92,23 @@ def settle(name: str, version: str, judge: Callable[[str], Verdict]) -> Registra
     judge: asked with the champion's URI, when there is another champion of the same data set.
     """
     client = MlflowClient()
-    tags = dict(client.get_model_version(name, version).tags)
-    aliases = {alias: str(v) for alias, v in client.get_registered_model(name).aliases.items()}
-    if int(version) >= int(aliases.get(CHALLENGER, 0)):
+    challenger = client.get_registered_model(name).aliases.get(CHALLENGER, 0)
+    if int(version) >= int(challenger):
         client.set_registered_model_alias(name, CHALLENGER, version)
-    now = aliases.get(CHAMPION)
-    if now == version:
-        return _registration(name, version, "it was champion already")
-    if ROLLED_BACK in tags:
-        return _registration(name, version, f"it was rolled back ({tags[ROLLED_BACK]}) and comes back only by hand")
-    if tags.get(GATE + "decision") == REFUSED and tags.get(GATE + "against") == now:
-        return _registration(name, version, tags[GATE + "reason"])
-    verdict = Verdict(PROMOTED, "there was no champion") if now is None else _judged(name, tags, now, judge)
+    for _ in range(TRIES):
+        tags, now = dict(client.get_model_version(name, version).tags), champion(name)
+        if now == version:
+            return _registration(name, version, "it was champion already")
+        if ROLLED_BACK in tags:
+            return _registration(name, version, f"it was rolled back ({tags[ROLLED_BACK]}) and comes back only by hand")
+        if tags.get(GATE + "decision") == REFUSED and tags.get(GATE + "against") == now:
+            return _registration(name, version, tags[GATE + "reason"])
+        verdict = Verdict(PROMOTED, "there was no champion") if now is None else _judged(name, tags, now, judge)
+        rolled_back = ROLLED_BACK in client.get_model_version(name, version).tags
+        if champion(name) == now and not rolled_back:  # a comparison takes minutes: another job or a hand may have been faster
+            break
+    else:
+        verdict = Verdict(HELD, f"the champion changed {TRIES} times while it was being compared with")
     _record(name, version, now, verdict)
     if verdict.decision == PROMOTED:
         _crown(name, version)
@@ -109,7 +116,7 @@ def settle(name: str, version: str, judge: Callable[[str], Verdict]) -> Registra
 
 
 def by_hand(name: str, version: str, reason: str) -> str | None:
-    """Makes a version champion without a comparison. Returns the champion before. Raises PromotionError."""
+    """Makes a version champion without a comparison. Returns the champion before, which comes back only by hand. Raises PromotionError."""
     client = MlflowClient()
     tags = dict(client.get_model_version(name, version).tags)
     now = champion(name)
@@ -118,6 +125,8 @@ def by_hand(name: str, version: str, reason: str) -> str | None:
     _record(name, version, now, Verdict(PROMOTED, f"by hand: {_reason(reason)}"))
     if ROLLED_BACK in tags:
         client.delete_model_version_tag(name, version, ROLLED_BACK)
+    if now is not None:  # or the next night's run would compare again and undo this
+        client.set_model_version_tag(name, now, ROLLED_BACK, f"version {version} took its place by hand: {_reason(reason)}")
     _crown(name, version)
     return now
 
@@ -135,6 +144,8 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
         raise PromotionError(f"{name} has no earlier champion to go back to")
     client.set_model_version_tag(name, now, ROLLED_BACK, reason)
     client.set_registered_model_alias(name, CHAMPION, earlier[-1])
+    if ROLLED_BACK in client.get_model_version(name, earlier[-1]).tags:  # it had been replaced by hand
+        client.delete_model_version_tag(name, earlier[-1], ROLLED_BACK)
     last = len(history) - 1 - history[::-1].index(earlier[-1])
     client.set_registered_model_tag(name, HISTORY, ",".join(history[: last + 1]))
     client.set_model_version_tag(
@@ -222,7 +233,7 @@ def main(argv: list[str] | None = None) -> None:
             before = by_hand(name, version, arguments.reason)
             said = f"now, after {f'version {before}' if before else 'none'}"
     except (PromotionError, MlflowException) as error:
-        raise SystemExit(f"error: {getattr(error, 'message', error)}") from None
+        raise SystemExit(redact(f"error: {getattr(error, 'message', error)}")) from None
     print(f"models:/{name}@{CHAMPION} is version {version} {said}")
 
 

@@ -16,6 +16,7 @@ FAILED = "MODEL_FAILED"  # MLflow error class of what is the model's fault, not 
 MAX_TOP_K = 1000
 MAX_HISTORY = 10_000  # items of one request
 MAX_ID = 512  # characters of a user or item id
+WARM_UP = {"records": 2, "items": 2, "text": 10, "answers": 10}  # what a model's input example needs (`package.example`)
 SHAPE = "history must be a list of objects like {'item': 'B000', 'text': 'Great!'}"
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
@@ -35,16 +36,21 @@ class Limits:
     texts: int = 256  # review texts to label in one call
     text: int = 100_000  # characters of one review text
     answers: int = 20_000  # requests times top_k
+    explained: int = 4  # requests of one call with explain: each is ranked once more for each of 20 items of its history
 
     @classmethod
     def from_environment(cls) -> Limits:
-        """The defaults, changed by SEALR_LIMITS such as ``"records=256 texts=1000"``. Raises ValueError on a mistake in it."""
+        """The defaults, changed by SEALR_LIMITS such as ``"records=256 texts=1000"``. Raises ValueError on a mistake in it, and on
+        a limit that the request which warms a server up would not keep to.
+        """
         given = {}
         for word in os.environ.get("SEALR_LIMITS", "").split():
             name, _, value = word.partition("=")
             if name not in {f.name for f in fields(cls)} or not value.isdecimal() or not int(value):
                 names = ", ".join(f.name for f in fields(cls))
                 raise ValueError(f"SEALR_LIMITS: {word!r} is not name=number with a name of {names} and a number above 0")
+            if int(value) < (least := WARM_UP.get(name, 1)):
+                raise ValueError(f"SEALR_LIMITS: {word} is too little, a server's own first request needs {least}")
             given[name] = int(value)
         return cls(**given)
 
@@ -56,6 +62,7 @@ class Event:
     item: str
     text: str  # "" where none came
     sentiment: int | None  # -2..2; None where none came
+    expected: float | None = None  # the labeller's expected sentiment where it is known; a request cannot bring it
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,14 @@ class Options:
     explain: bool  # reasons by leaving out each item of the history in turn
 
 
-def read(frame: pd.DataFrame, params: Mapping[str, Any], limits: Limits | None = None) -> tuple[list[Asked], Options]:
-    """The requests of a call (one row each, ``user`` and/or ``history``) and its options. Raises BadRequest."""
-    options = _options(params)
+def read(
+    frame: pd.DataFrame, params: Mapping[str, Any], limits: Limits | None = None, exclude_seen: bool = True
+) -> tuple[list[Asked], Options]:
+    """The requests of a call (one row each, ``user`` and/or ``history``) and its options. Raises BadRequest.
+
+    exclude_seen: what holds where the call does not say.
+    """
+    options = _options(params, exclude_seen)
     if not frame.columns.is_unique:
         raise BadRequest("a column is there twice; name each of 'user' and 'history' once")
     columns = [c for c in ("user", "history") if c in frame.columns]
@@ -90,6 +102,10 @@ def read(frame: pd.DataFrame, params: Mapping[str, Any], limits: Limits | None =
             f"{len(frame)} requests with top_k {options.top_k} ask for more than {limits.answers} items in one call; "
             "lower top_k or send several calls"
         )
+    if limits and options.explain and len(frame) > limits.explained:
+        raise BadRequest(
+            f"one call with explain holds {len(frame)} requests, at most {limits.explained} are explained; send several calls"
+        )
     rows = frame[columns].to_dict("records")
     asked = [Asked(_user(row.get("user"), n), _events(row.get("history"), n)) for n, row in enumerate(rows)]
     if limits:
@@ -97,7 +113,7 @@ def read(frame: pd.DataFrame, params: Mapping[str, Any], limits: Limits | None =
     return asked, options
 
 
-def _options(params: Mapping[str, Any]) -> Options:
+def _options(params: Mapping[str, Any], usual: bool) -> Options:
     top_k, exclude_seen, explain = (params.get(name) for name in ("top_k", "exclude_seen", "explain"))  # null: the default
     top_k = 10 if top_k is None else top_k
     if not _whole(top_k) or not 1 <= top_k <= MAX_TOP_K:
@@ -105,7 +121,7 @@ def _options(params: Mapping[str, Any]) -> Options:
     for name, value in (("exclude_seen", exclude_seen), ("explain", explain)):
         if value is not None and not isinstance(value, (bool, np.bool_)):
             raise BadRequest(f"{name} must be true or false, got {short(value)}")
-    return Options(int(top_k), exclude_seen is None or bool(exclude_seen), bool(explain))
+    return Options(int(top_k), usual if exclude_seen is None else bool(exclude_seen), bool(explain))
 
 
 def _within(asked: list[Asked], limits: Limits) -> None:

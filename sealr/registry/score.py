@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from mlflow.exceptions import MlflowException
 
 from sealr import tracking
+from sealr.redact import redact
 
 try:
     from py4j.protocol import Py4JJavaError
@@ -31,6 +32,7 @@ except ImportError:
     raise ImportError("batch scoring needs Spark: pip install -e '.[spark]', and Java 17 or later") from None
 
 ANSWER = "items array<string>, titles array<string>, scores array<double>, reasons array<string>, warnings array<string>"
+ANSWERED = "_sealr_answer"
 ADDED = [*(column.split()[0] for column in ANSWER.split(", ")), "model_version"]
 REASON = re.compile(r"^mlflow\.exceptions\.MlflowException: (.+)$", re.MULTILINE)  # in a worker's stack trace
 
@@ -49,15 +51,15 @@ def score(spark: SparkSession, model: str, users: str | None, out: str, params: 
     version = _version(model)
     with tempfile.TemporaryDirectory(prefix="sealr-score-", ignore_cleanup_errors=True) as scratch:
         # Once, here: the alias may move while Spark works
-        address = model.partition("@")[0] + f"/{version}" if "@" in model else model
+        address = model.partition("@")[0] + f"/{version}" if version and "@" in model else model
         folder = mlflow.artifacts.download_artifacts(address, dst_path=scratch) if version else address
         asked = _read(spark, users) if users else _known(spark, Path(folder))
         predict = mlflow.pyfunc.spark_udf(spark, folder, result_type=f"struct<{ANSWER}>", env_manager="local", params=params)
         columns = [c for c in ("user", "history") if c in asked.columns]
-        kept = [c for c in asked.columns if c != "history"]
-        answered = asked.select(*kept, predict(F.struct(*columns)).alias("answer"))
-        table = answered.select(*kept, "answer.*", F.lit(version).alias("model_version"))
+        kept = [f"`{c.replace('`', '``')}`" for c in asked.columns if c != "history"]  # a name may hold a dot
         try:
+            answered = asked.select(*kept, predict(F.struct(*columns)).alias(ANSWERED))
+            table = answered.select(*kept, f"{ANSWERED}.*", F.lit(version).alias("model_version"))
             table.write.mode("errorifexists").parquet(out)
             return spark.read.parquet(out).count()
         except (PySparkException, Py4JJavaError) as error:
@@ -91,7 +93,7 @@ def _read(spark: SparkSession, path: str) -> DataFrame:
     types = dict(frame.dtypes)
     if not {"user", "history"} & types.keys():
         raise ScoreError(f"{path} needs a column user or history, it has {', '.join(types) or 'none'}")
-    if clash := [c for c in ADDED if c in types]:
+    if clash := [c for c in (*ADDED, ANSWERED) if c in types]:
         raise ScoreError(f"{path} has a column {clash[0]}, which the recommendations have too: rename it")
     if types.get("user", "string") not in ("string", "tinyint", "smallint", "int", "bigint"):
         raise ScoreError(f"{path}: column user has type {types['user']}; ids are texts or whole numbers")
@@ -131,10 +133,10 @@ def main(argv: list[str] | None = None) -> None:
     spark = (builder.master(values.master) if values.master else builder).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     try:
-        params = {"top_k": values.top_k, "exclude_seen": not values.with_seen}
+        params = {"top_k": values.top_k} | ({"exclude_seen": False} if values.with_seen else {})
         rows = score(spark, values.model, values.users, values.out, params)
     except (ScoreError, MlflowException) as error:
-        raise SystemExit(f"error: {getattr(error, 'message', error)}") from None
+        raise SystemExit(redact(f"error: {getattr(error, 'message', error)}")) from None
     finally:
         spark.stop()
     print(f"{rows:,} rows in {values.out}")

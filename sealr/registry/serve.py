@@ -17,7 +17,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -71,6 +71,7 @@ class Follower:
         self.options = options
         self.served: Served | None = None  # replaced as a whole: a call reads it once and keeps what it read
         self.trouble = "the model is being loaded"  # why the newest version is not served; "" where it is
+        self._failed, self._again, self._pause = "", 0.0, 0.0  # a version that could not be loaded, when it is tried again, after how long
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follow", daemon=True)
 
@@ -81,31 +82,40 @@ class Follower:
         self._stop.set()
 
     def _follow(self) -> None:
-        pause = 0.0
-        while not self._stop.wait(pause):
+        wait = 0.0
+        while not self._stop.wait(wait):
+            wait = self.options.poll
             try:
                 self.update()
             except Exception as error:  # the registry is away, or a version cannot be loaded: what is served goes on
                 self.trouble = redact(f"{type(error).__name__}: {sentence(str(error))}")
                 log.error("%s cannot be served: %s", self.options.model, self.trouble)
-                pause = min(LONGEST_PAUSE, max(2 * pause, self.options.poll))
             else:
-                if not ALIAS.fullmatch(self.options.model):
+                if self.served and not ALIAS.fullmatch(self.options.model):
                     return
-                pause = self.options.poll
 
     def update(self) -> None:
-        """Loads and warms up what the address means now, unless it is served already, and only then lets it take over."""
+        """Loads and warms up what the address means now, unless it is served already, and only then lets it take over.
+
+        A version that could not be loaded is tried again after pauses that get longer; another one is loaded at once.
+        """
         address = self.options.model
         version = address.rpartition("/")[2] if address.startswith("models:/") else "local"
         if match := ALIAS.fullmatch(address):
             found = mlflow.MlflowClient().get_model_version_by_alias(match["name"], match["alias"])
             address, version = f"models:/{match['name']}/{found.version}", str(found.version)
+        if version == self._failed and time.monotonic() < self._again:
+            return
         if self.served is None or self.served.version != version:
             started = time.monotonic()
-            self.served = load(address, version)
+            try:
+                self.served = load(address, version)
+            except Exception:
+                self._pause = min(LONGEST_PAUSE, max(2 * self._pause, self.options.poll)) if version == self._failed else self.options.poll
+                self._failed, self._again = version, time.monotonic() + self._pause
+                raise
             log.info("serving %s, version %s, ready after %.1f s", self.options.model, version, time.monotonic() - started)
-        self.trouble = ""
+        self.trouble, self._failed = "", ""
 
 
 def load(address: str, version: str) -> Served:
@@ -162,15 +172,15 @@ def create_app(options: Options, follower: Follower | None = None) -> FastAPI:
             return refusal(503, f"the model is not ready: {following.trouble}", retry=5)
         if waiting >= workers + options.waiting:
             return refusal(503, "too many calls are waiting already; try again later", retry=1)
+        waiting += 1  # from here: a body that is being read takes memory, too
         try:
-            async with asyncio.timeout(options.timeout):
-                body = await read_body(request, options.body)
-        except (TimeoutError, ClientDisconnect):
-            return refusal(408, f"the body did not arrive within {options.timeout:g} seconds")
-        if body is None:
-            return refusal(413, f"the body is larger than {options.body} bytes; send several calls")
-        waiting += 1
-        try:
+            try:
+                async with asyncio.timeout(options.timeout):
+                    body = await read_body(request, options.body)
+            except (TimeoutError, ClientDisconnect):
+                return refusal(408, f"the body did not arrive within {options.timeout:g} seconds")
+            if body is None:
+                return refusal(413, f"the body is larger than {options.body} bytes; send several calls")
             async with asyncio.timeout(options.timeout):
                 content_type = request.headers.get("content-type", "")
                 return await asyncio.get_running_loop().run_in_executor(pool, answer, served, body, content_type)
@@ -243,6 +253,17 @@ def refusal(status: int, message: str, code: str = "", retry: int = 0) -> Respon
     return Response(content, status, headers, media_type="application/json")
 
 
+def at_least(least: float, kind: type = float) -> Callable[[str], float]:
+    """A number of the command line that is not below ``least``."""
+
+    def number(text: str) -> float:
+        if not (value := kind(text)) >= least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return value
+
+    return number
+
+
 def main() -> None:
     defaults = Options()
     parser = argparse.ArgumentParser(
@@ -253,11 +274,11 @@ def main() -> None:
     parser.add_argument("--model", default=defaults.model, help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=5001, help="port to listen on")
-    parser.add_argument("--poll", type=float, default=defaults.poll, help="seconds between two looks at the alias")
-    parser.add_argument("--workers", type=int, default=defaults.workers, help="calls at a time; 0: cores / torch's threads")
-    parser.add_argument("--waiting", type=int, default=defaults.waiting, help="calls that may wait; more get 503")
-    parser.add_argument("--timeout", type=float, default=defaults.timeout, help="seconds for one call")
-    parser.add_argument("--body", type=int, default=defaults.body, help="bytes of a body; more get 413")
+    parser.add_argument("--poll", type=at_least(0.1), default=defaults.poll, help="seconds between two looks at the alias")
+    parser.add_argument("--workers", type=at_least(0, int), default=defaults.workers, help="calls at a time; 0: cores / torch's threads")
+    parser.add_argument("--waiting", type=at_least(0, int), default=defaults.waiting, help="calls that may wait; more get 503")
+    parser.add_argument("--timeout", type=at_least(0.1), default=defaults.timeout, help="seconds for one call")
+    parser.add_argument("--body", type=at_least(1, int), default=defaults.body, help="bytes of a body; more get 413")
     values = vars(parser.parse_args())
     host, port = values.pop("host"), values.pop("port")
     try:

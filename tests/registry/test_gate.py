@@ -13,6 +13,7 @@ from sealr.evaluate.metrics import ndcg
 from sealr.registry import card, gate
 from sealr.registry.drift import Statistics
 from sealr.registry.gate import HELD, Evidence
+from sealr.rerank.rankers import Scored
 from sealr.rerank.requests import Pools
 from sealr.rerank.rerank import rerank
 from sealr.retrieve.candidates import write_candidates
@@ -32,6 +33,11 @@ def feelings(sequences):
     return np.zeros(len(sequences.flat), dtype=np.int64)
 
 
+def known(sequences):
+    """Expected sentiments."""
+    return np.zeros(len(sequences.flat))
+
+
 def write_evidence(folder, evidence):
     write_json(vars(evidence), folder / "artifacts" / gate.NOTES / gate.EVIDENCE)
 
@@ -42,8 +48,6 @@ class Half:
     name = "half"
 
     def score(self, requests):
-        from sealr.rerank.rankers import Scored
-
         return [Scored(np.asarray(r.pool, dtype=np.float32)) for r in requests]
 
 
@@ -71,15 +75,47 @@ def test_a_champion_that_has_to_rank_itself_ranks_as_it_was_measured(parts, cham
         scores[history] = -np.inf
         expected.append(int((scores > scores[target]).sum()) + 1)
     model = gate.Recommender.load(champion / "artifacts" / "model")
-    ranks, known = gate.rescore(model, sequences.users, sequences, feelings(sequences))
-    assert known == 1.0 and ranks == [r if r <= gate.TOP else 0 for r in expected]
+    ranks, share = gate.rescore(model, sequences.users, sequences, feelings(sequences), known(sequences))
+    assert share == 1.0 and ranks == [r if r <= gate.TOP else 0 for r in expected]
+
+
+class Moody:
+    """A ranker that ranks by what it is told of the feelings: class and expected sentiment, or that there are none."""
+
+    name = "moody"
+
+    def score(self, requests):
+        made = []
+        for r in requests:
+            mood = sum(s + 0.1 * e if e == e else 5.0 for s, e in zip(r.sentiments, r.expected, strict=True))
+            made.append(Scored(np.sin(mood * np.asarray(r.pool, dtype=np.float64))))
+        return made
+
+
+def test_a_champion_that_has_to_rank_itself_is_told_the_feelings_that_it_was_evaluated_with(parts, champion, tmp_path):
+    sequences, config = parts.sequences, parts.config
+    rng = np.random.default_rng(0)
+    expected = np.where(rng.random(len(sequences.flat)) < 0.4, np.nan, rng.uniform(-2, 2, len(sequences.flat)))
+    classes = np.nan_to_num(expected).round().astype(np.int64)
+    write_candidates(load(parts.retriever), sequences, config.retrieve, tmp_path)
+    pools = Pools(pd.read_parquet(tmp_path / "candidates.parquet"), sequences, config.rerank.candidates)
+    users = list(range(len(sequences.users)))
+    rerank(Moody(), users, users, sequences, classes, pools, 4, tmp_path, expected)
+    table = pd.read_parquet(tmp_path / "rankings.parquet").query("ranker != 'fused'")
+    table = table.assign(ranker=table["ranker"].replace("moody", "fused"))  # the LLM's own list, as weight is all of it below
+    measured = gate.evidence(table, sequences.users, sequences, "digest", []).ranks
+    model = gate.Recommender.load(champion / "artifacts" / "model")
+    model.ranker, model.weight = Moody(), 1e9
+    ranks, _ = gate.rescore(model, sequences.users, sequences, classes, expected)
+    pooled = [r for r, m in zip(ranks, measured, strict=True) if m]
+    assert pooled == [m if m <= gate.TOP else 0 for m in measured if m] and len(set(pooled)) > 2
 
 
 def test_where_users_changed_the_champion_is_scored_without_those_its_llm_was_tuned_on(parts, champion):
     sequences = parts.sequences
     write_evidence(champion, Evidence("old", ["somebody"], [1], ["u0", "u1"]))
     challenger = Evidence("new", list(sequences.users[:12]), [1] * 12, [])
-    verdict = gate.judge(challenger, champion.as_uri(), sequences, feelings(sequences), 500)
+    verdict = gate.judge(challenger, champion.as_uri(), sequences, feelings(sequences), known(sequences), 500)
     assert verdict.figures["users"] == 10 and verdict.figures["known"] == 1.0
     assert verdict.figures["challenger"] == 1.0 and 0 <= verdict.figures["champion"] < 1
     assert verdict.decision == (gate.PROMOTED if verdict.figures["low"] > 0 else gate.REFUSED)
@@ -89,7 +125,7 @@ def test_a_champion_whose_items_are_gone_holds(parts, champion):
     old = parts.sequences
     renamed = Sequences(old.users, [f"new-{i}" for i in old.items], old.flat, old.offsets)
     challenger = Evidence("new", list(old.users), [1] * len(old.users), [])
-    verdict = gate.judge(challenger, champion.as_uri(), renamed, feelings(renamed), 500)
+    verdict = gate.judge(challenger, champion.as_uri(), renamed, feelings(renamed), known(renamed), 500)
     assert (
         verdict.decision == HELD and "100% of the 24 validation histories hold no item that the champion knows" in verdict.reason
     )
@@ -98,7 +134,7 @@ def test_a_champion_whose_items_are_gone_holds(parts, champion):
 def test_a_champion_that_cannot_be_loaded_holds(parts, champion):
     shutil.rmtree(champion / "artifacts" / "model" / "retriever")
     challenger = Evidence("new", list(parts.sequences.users), [1] * 24, [])
-    verdict = gate.judge(challenger, champion.as_uri(), parts.sequences, feelings(parts.sequences), 500)
+    verdict = gate.judge(challenger, champion.as_uri(), parts.sequences, feelings(parts.sequences), known(parts.sequences), 500)
     assert verdict.decision == HELD and "retriever.json" in verdict.reason
 
 

@@ -48,7 +48,7 @@ def register(store, evidence, content="abc", data="demo", hold=""):
 
 def settle(version, evidence, hold=""):
     feelings = np.zeros(len(SEQUENCES.flat), dtype=np.int64)
-    return promote.settle("sealr", version, lambda uri: gate.judge(evidence, uri, SEQUENCES, feelings, 500, hold))
+    return promote.settle("sealr", version, lambda uri: gate.judge(evidence, uri, SEQUENCES, feelings, feelings, 500, hold))
 
 
 def tags(version):
@@ -119,6 +119,41 @@ def test_a_rollback_restores_the_champion_before_and_the_version_does_not_come_b
     assert again.aliases == ("challenger",) and "support calls" in again.reason
     assert promote.by_hand("sealr", "2", "it was the network") == "1"
     assert promote.champion("sealr") == "2" and promote.ROLLED_BACK not in tags("2")
+
+
+def test_a_version_that_was_replaced_by_hand_comes_back_only_by_hand(store):
+    register(store, LOW)
+    register(store, HIGH)
+    promote.by_hand("sealr", "1", "2 shows empty lists")
+    again = promote.settle("sealr", "2", never)  # the next night
+    assert promote.champion("sealr") == "1" and "version 1 took its place by hand: 2 shows empty lists" in again.reason
+    assert promote.rollback("sealr", "it was the shop") == ("2", "1") and promote.ROLLED_BACK not in tags("2")
+
+
+def test_a_champion_that_changes_during_the_comparison_is_compared_with_again(store):
+    register(store, LOW)
+    register(store, LITTLE)
+    with mlflow.start_run() as run:
+        version = promote.create("sealr", "file:///nowhere", run.info.run_id, {promote.DATA: "demo", promote.CONTENT: "other"})
+    asked = []
+
+    def judge(uri):
+        asked.append(uri)
+        if len(asked) == 1:
+            promote.by_hand("sealr", "2", "meanwhile")
+        return Verdict(PROMOTED, "better")
+
+    assert promote.settle("sealr", version, judge).aliases == ("challenger", "champion")
+    assert asked == ["models:/sealr/1", "models:/sealr/2"] and tags(version)[promote.GATE + "against"] == "2"
+    promote.rollback("sealr", "not so")
+
+    def restless(uri):
+        promote.by_hand("sealr", "1" if uri.endswith("/2") else "2", "and again")
+        return Verdict(PROMOTED, "better")
+
+    mlflow.MlflowClient().delete_model_version_tag("sealr", version, promote.ROLLED_BACK)
+    done = promote.settle("sealr", version, restless)
+    assert "changed 3 times" in done.reason and promote.champion("sealr") != version
 
 
 def test_rolling_back_twice_goes_two_champions_back_and_then_says_that_there_is_none(store):

@@ -87,7 +87,7 @@ def test_a_column_that_is_there_twice():
         read(pd.DataFrame([["a", "b"]], columns=["user", "user"]), {})
 
 
-LIMITS = Limits(records=3, items=5, texts=2, text=10, answers=20)
+LIMITS = Limits(records=3, items=5, texts=2, text=10, answers=20, explained=1)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,7 @@ LIMITS = Limits(records=3, items=5, texts=2, text=10, answers=20)
     [
         ([{"user": "a"}] * 4, {}, "4 requests, at most 3"),
         ([{"user": "a"}] * 3, {"top_k": 7}, "more than 20 items"),
+        ([{"user": "a"}] * 2, {"explain": True}, "explain holds 2 requests, at most 1"),
         ([{"history": [{"item": "i"}] * 3}] * 2, {}, "6 items, at most 5"),
         ([{"history": [{"item": "i", "text": "x"}] * 3}], {}, "3 texts to label, at most 2"),
         ([{"history": [{"item": "i", "text": "x" * 11, "sentiment": 1}]}], {}, "request 0: a text has 11 characters"),
@@ -114,10 +115,16 @@ def test_a_million_items_are_refused_at_once():
 def test_limits_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("SEALR_LIMITS", "records=7 texts=8")
     assert Limits.from_environment() == Limits(records=7, texts=8)
-    for mistake in ("records", "records=-1", "records=0", "record=5"):
+    for mistake in ("records", "records=-1", "records=0", "record=5", "records=1", "answers=9"):  # a server warms up with two
         monkeypatch.setenv("SEALR_LIMITS", mistake)
         with pytest.raises(ValueError, match="SEALR_LIMITS"):
             Limits.from_environment()
+
+
+def test_seen_items_are_left_out_where_the_model_was_evaluated_so():
+    frame = pd.DataFrame({"user": ["a"]})
+    assert [read(frame, {}, None, usual)[1].exclude_seen for usual in (True, False)] == [True, False]
+    assert read(frame, {"exclude_seen": True}, None, False)[1].exclude_seen
 
 
 def test_values_are_shown_short():

@@ -60,10 +60,11 @@ def test_all_known_users_are_answered_as_the_model_answers_them(spark, model, mo
 
 def test_a_csv_with_histories_as_json_keeps_ids_and_other_columns(spark, model, model_folder, tmp_path):
     frame = pd.DataFrame({"user": ["007", "u3", "x, y"], "history": [json.dumps(HISTORY), None, json.dumps(HISTORY[:1])]})
-    frame.assign(segment=["a", "b", "c"]).to_csv(tmp_path / "users.csv", index=False)
+    others = {"segment": ["a", "b", "c"], "answer": ["yes", "no", "yes"], "profile.age": ["31", "32", "33"]}
+    frame.assign(**others).to_csv(tmp_path / "users.csv", index=False)
     assert score.score(spark, str(model_folder), str(tmp_path / "users.csv"), str(tmp_path / "out"), PARAMS) == 3
     scored = check(tmp_path / "out", frame, model)
-    assert scored["segment"].tolist() == ["a", "b", "c"] and "history" not in scored
+    assert {name: scored[name].tolist() for name in others} == others and "history" not in scored
 
 
 def test_parquet_with_lists_of_structs_and_number_ids(spark, model, model_folder, tmp_path):

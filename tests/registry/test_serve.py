@@ -1,9 +1,11 @@
 """The server around a real (toy-sized) MLflow model, and MLflow's own server with the same model."""
 
+import asyncio
 import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import mlflow
 import pytest
@@ -134,6 +136,52 @@ def test_waiting_calls_are_bounded_in_number_and_time(follower, monkeypatch):
         assert sorted(w.result().status_code for w in waiting) == [503, 504, 504]
         release.set()
         wait_until(lambda: client.post("/invocations", json=ASK).status_code == 200)
+
+
+def test_a_body_that_is_being_read_counts_as_a_call(follower, monkeypatch):
+    begun, arrived, read_body = threading.Event(), threading.Event(), serve.read_body
+
+    async def slow(request, limit):
+        begun.set()
+        while not arrived.is_set():
+            await asyncio.sleep(0.01)
+        return await read_body(request, limit)
+
+    monkeypatch.setattr(serve, "read_body", slow)
+    with TestClient(create_app(Options(workers=1, waiting=0), follower)) as client, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(client.post, "/invocations", json=ASK)
+        assert begun.wait(30) and client.post("/invocations", json=ASK).status_code == 503
+        arrived.set()
+        assert first.result().status_code == 200 == client.post("/invocations", json=ASK).status_code
+
+
+def test_a_version_that_cannot_be_loaded_does_not_keep_the_next_one_waiting(monkeypatch):
+    follower, loaded, now = Follower(Options(model="models:/toy/3", poll=10)), [], [100.0]
+
+    def load(address, version):
+        loaded.append(version)
+        if version == "3":
+            raise ValueError("broken")
+        return serve.Served(None, None, version)
+
+    monkeypatch.setattr(serve, "load", load)
+    monkeypatch.setattr(serve.time, "monotonic", lambda: now[0])
+    for after, tries in ((0, 1), (5, 1), (6, 2), (15, 2), (6, 3)):  # again after 10 seconds, then after 20
+        now[0] += after
+        with suppress(ValueError):
+            follower.update()
+        assert len(loaded) == tries
+    follower.options = Options(model="models:/toy/4")
+    follower.update()
+    assert follower.served.version == "4" and follower.trouble == ""
+
+
+def test_options_that_make_no_sense(monkeypatch, capsys):
+    for option, value in (("--poll", "0"), ("--workers", "-1"), ("--timeout", "nan")):
+        monkeypatch.setattr("sys.argv", ["serve", option, value])
+        with pytest.raises(SystemExit):
+            serve.main()
+        assert f"argument {option}: {value} is below" in capsys.readouterr().err
 
 
 def test_a_new_champion_takes_over_under_load_and_a_broken_one_does_not(model_folder, tmp_path):

@@ -16,7 +16,7 @@ from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json, write_table
 from sealr.registry import drift, gate
 from sealr.registry.composite import pack
-from sealr.registry.package import SIGNATURE, example, histories, register_model
+from sealr.registry.package import example, histories, register_model, signature
 from sealr.registry.promote import Registration
 from sealr.rerank.finetune import Encoder, finetune
 from sealr.rerank.llm import load_tokenizer
@@ -70,8 +70,8 @@ def toy_pyfunc(parts: Parts, folder: Path, weight: float = 1.0) -> Path:
         python_model=str(PACKAGE / "registry" / "pyfunc.py"),
         artifacts={"sealr": str(parts.pack(folder.with_name(folder.name + "-packed"), weight))},
         pip_requirements=[],
-        signature=SIGNATURE,
-        input_example=(example(parts.sequences), {"top_k": 5, "exclude_seen": True}),
+        signature=signature(exclude_seen=True),
+        input_example=(example(parts.sequences), {"top_k": 5}),
     )
     return folder
 
