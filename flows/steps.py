@@ -113,7 +113,8 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
     if config.index == "approximate":
         faiss()  # where it is missing, that is said before the training
     usual = RetrieveConfig()
-    trained = train_retriever(job, replace(config, index=usual.index, probe=usual.probe), reviews, labels)  # the same either way
+    same = {name: getattr(usual, name) for name in ("index", "probe", "pool")}  # what is trained does not depend on these
+    trained = train_retriever(job, replace(config, **same), reviews, labels)
     with job.stage("retrieve", config):
 
         def work(folder: Path) -> Output:

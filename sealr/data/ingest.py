@@ -1,4 +1,4 @@
-"""From a source's files to the tables reviews, items and rejected: cleaning, k-core, order.
+"""From a source's files to the tables reviews, items and rejected: cleaning (`sealr.data.cleaning`), k-core, order.
 
 Every row read ends up in ``reviews`` or, with a reason and its raw text, in ``rejected``; blank lines are no rows. Metadata is
 optional: bad lines of it are rejected under the metadata file's name, and without the file titles are null.
@@ -8,7 +8,6 @@ A row without text is kept with ``""``, one without a rating with null.
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sealr.data.cleaning import clean, words
 from sealr.data.download import MissingFile, data_dir, fetch
 from sealr.data.manifest import Output
 from sealr.data.rejects import Rejects
@@ -28,7 +28,8 @@ from sealr.settings import DataConfig
 
 log = logging.getLogger(__name__)
 CHUNK = 50_000  # rows held as Python objects before they become columns
-YEAR_2100 = 4_102_444_800  # seconds; what is later was not meant in seconds
+MANY = 0.2  # share of the rows that one reason rejects, to be warned of
+WANTED = ("exact duplicate", "k-core", "before start_date")  # reasons that the settings ask for
 ITEM_FIELDS = ("title", "brand", "categories")
 
 
@@ -86,6 +87,7 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
     write_table(items, folder / "items.parquet", "items")
     if counts:
         log.info("rejected %s of %s reviews: %s", f"{sum(counts.values()):,}", f"{read:,}", _counted(counts))
+        _warn_of_many(counts, read)
     users, n = reviews["user"].nunique(), len(reviews)
     return Output(
         rows={
@@ -104,78 +106,6 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
             "mean_text": float(reviews["text"].str.len().mean()),
         },
     )
-
-
-def clean(values: dict[str, Any], since: int) -> tuple[tuple[str, str, int, float, str] | None, str]:
-    """(user, item, timestamp, rating, text) of a row's raw values, or None and the reason.
-
-    since: earliest timestamp in seconds. Numbers may be text (CSV); a whole float is an integer; a null rating is NaN.
-    """
-    ids = []
-    for name in ("user", "item"):
-        value = values[name]
-        value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        if value is None or (isinstance(value, str) and not value.strip()):
-            return None, f"missing {name}"
-        if not isinstance(value, str) or not _encodable(value):
-            return None, f"{name} is not text"
-        ids.append(value)
-    timestamp, reason = _timestamp(values["timestamp"], since)
-    if reason:
-        return None, reason
-    rating, reason = _rating(values["rating"])
-    if reason:
-        return None, reason
-    text = values["text"]
-    text = "" if text is None or (isinstance(text, float) and math.isnan(text)) else text
-    if not isinstance(text, str):
-        return None, "text is not text"
-    if not _encodable(text):  # half of a surrogate pair, as broken exports hold
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return (ids[0], ids[1], timestamp, rating, text), ""
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _timestamp(value: Any, since: int) -> tuple[int, str]:
-    if value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and math.isnan(value)):
-        return 0, "missing timestamp"
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, str):
-        try:
-            value = int(value)
-        except ValueError:
-            pass
-    if not isinstance(value, int) or isinstance(value, bool):
-        return 0, "timestamp not an integer"
-    if value < 0:
-        return 0, "negative timestamp"
-    if value > YEAR_2100:
-        return 0, "timestamp after 2100: in milliseconds? set data.time_unit to ms"
-    if value < since:
-        return 0, "before start_date"
-    return value, ""
-
-
-def _rating(value: Any) -> tuple[float, str]:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return math.nan, ""
-    try:
-        number = float(value) if not isinstance(value, bool) else None
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if number is None:
-        return 0.0, "rating not a number"
-    if math.isnan(number):
-        return (math.nan, "") if isinstance(value, float) else (0.0, "rating not a number")
-    return (number, "") if 1 <= number <= 5 else (0.0, "rating out of range")
 
 
 def _start(date: str) -> int:
@@ -250,14 +180,18 @@ def _items(
             rejects.add(path.name, row.line, row.reason or "missing item", row.raw)
         elif item in known and not known[item]:
             known[item] = row.values or {}
-    titles = [{"item": item} | {field: _words(values.get(field)) for field in ITEM_FIELDS} for item, values in known.items()]
+    titles = [{"item": item} | {field: words(values.get(field)) for field in ITEM_FIELDS} for item, values in known.items()]
     if read and (missing := sum(not values for values in known.values())):
         log.warning("%s of %s items are not in %s: their titles are empty", f"{missing:,}", f"{len(known):,}", path.name)
     return pd.DataFrame(titles, columns=["item", *ITEM_FIELDS]), read, bad
 
 
-def _words(value: Any) -> str | None:
-    return value if isinstance(value, str) and value.strip() and _encodable(value) else None
+def _warn_of_many(counts: Counter[str], read: int) -> None:
+    """What rejects a large part of the rows is rather a setting than bad rows."""
+    for reason, n in counts.items():
+        if n > MANY * read and reason not in WANTED:
+            advice = '; without ratings: data.columns.rating=""' if reason.startswith("rating") else ""
+            log.warning("%.0f %% of the reviews were rejected for one reason, which leaves a biased rest: %s%s", 100 * n / read, reason, advice)
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -30,6 +30,7 @@ from sealr.data.tables import read_json, write_json
 log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint"  # subfolder for a stage's own checkpoints
 PACKAGE = Path(__file__).resolve().parent.parent
+SOURCES = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ def run_stage(
     code_hash = text_digest([code_digest(code), work_digest(work)])[:16]
     key = text_digest({"stage": stage, "config": plain, "inputs": digests, "code": code_hash})[:16]
     folder = (state or state_dir()) / data_name / stage / key
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
+        folder.mkdir(exist_ok=True)
         done = folder / "manifest.json"
         if done.exists():
             log.info("%s: unchanged, reusing %s", stage, _shown(folder))
@@ -141,11 +143,15 @@ def file_digest(path: Path) -> str:
 
 
 def code_digest(parts: tuple[str, ...]) -> str:
-    """Hash of the code of subpackages ("data") and modules ("evaluate/metrics.py") as parsed: comments do not count."""
+    """Hash of the code of subpackages ("data") and modules ("evaluate/metrics.py") as parsed: comments do not count.
+
+    Of the files as they were when this process began: what runs is not what somebody writes into them meanwhile.
+    """
     code = []
     for part in sorted(parts):
-        for path in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]:
-            code.append((str(path.relative_to(PACKAGE)), ast.dump(ast.parse(path.read_text(encoding="utf-8")))))
+        whole = PACKAGE / part
+        for path in sorted(p for p in SOURCES if whole == p or whole in p.parents):
+            code.append((str(path.relative_to(PACKAGE)), ast.dump(ast.parse(SOURCES[path]))))
     return text_digest(code)[:16]
 
 

@@ -18,7 +18,7 @@ from sealr.data.manifest import file_digest
 from sealr.data.tables import EMOTIONS
 from sealr.emotion import network as net
 from sealr.emotion.quantise import METHOD, quantised, supported, weight_levels
-from sealr.weights import WeightsError, quiet, resolve
+from sealr.weights import TOKENIZERS, WeightsError, quiet, resolve
 
 log = logging.getLogger(__name__)
 HUB = "SamLowe/roberta-base-go_emotions"  # the paper's labeller (Section 2.1)
@@ -86,7 +86,15 @@ def load(source: Source) -> Backend:
 def _embedded(folder: Path, precision: str) -> Source:
     card = net.read_card(folder)
     parts = (net.ADAPTER, net.HEAD) if card.get("adapter", True) else (net.HEAD,)
-    files = [*(folder / part for part in parts), *sorted(resolve(card["base"]).glob("*.safetensors"))]
+    base = resolve(card["base"])
+    files = [*(folder / part for part in parts), *sorted(base.glob("*.safetensors")), *_tokenizer(base)]
+    if net.ADAPTER in parts:
+        files.append(folder / "adapter_config.json")
+    for name, digest in card.get("sha256", {}).items():
+        if file_digest(folder / name) != digest:
+            raise net.AdapterError(
+                f"{folder / name} is not the file that {net.CARD} describes: a training was cut off here? Finish it, or put the files back"
+            )
     if precision == "auto":
         precision = card.get("precision", "float32") if supported() else "float32"
     more = f"{card['temperature']!r} {_exact(precision)}"
@@ -102,8 +110,12 @@ def _embedded(folder: Path, precision: str) -> Source:
 def _classifier(name: str, precision: str) -> Source:
     folder = resolve(name)
     precision = "int8" if precision == "int8" else "float32"  # what 8 bits cost other classifiers was not measured
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors")), *_tokenizer(folder)]
     return Source(name, folder, False, precision, _digest(files, _exact(precision)))
+
+
+def _tokenizer(folder: Path) -> list[Path]:
+    return [path for name in TOKENIZERS if (path := folder / name).is_file()]
 
 
 def _exact(precision: str) -> str:

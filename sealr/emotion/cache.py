@@ -58,7 +58,9 @@ class LabelCache:
         """Adds texts in one transaction. What another process has added meanwhile stays."""
         rows = [(_key(t), row.astype("<f4").tobytes()) for t, row in zip(texts, probabilities, strict=True)]
         with self._said(), self._file:
-            self._file.executemany("INSERT OR IGNORE INTO p VALUES (?, ?)", rows)
+            # A value of another length counts as absent (see get), so it may be replaced
+            statement = "INSERT INTO p VALUES (?, ?) ON CONFLICT (text) DO UPDATE SET p = excluded.p WHERE length(p.p) != length(excluded.p)"
+            self._file.executemany(statement, rows)
 
     def megabytes(self) -> float:
         return self.path.stat().st_size / 1e6

@@ -64,9 +64,11 @@ def fit_head(
         history.append({"epoch": epoch + 1, "train_loss": total / len(x["train"]), "dev_loss": dev, "dev_loss_averaged": dev})
         if on_epoch:
             on_epoch(history[-1])
-        if dev == min(h["dev_loss"] for h in history):
+        losses = [h["dev_loss"] for h in history]
+        best_epoch = losses.index(min(losses)) + 1
+        if best_epoch == len(losses):
             best = {k: v.detach().clone() for k, v in head.state_dict().items()}
-        elif dev > min(h["dev_loss"] for h in history[:-PATIENCE] or history):
+        elif len(losses) - best_epoch >= PATIENCE:
             break
     network.head.weight.data = best["weight"] / spread  # back to vectors as the encoder gives them
     network.head.bias.data = best["bias"] - network.head.weight.data @ centre

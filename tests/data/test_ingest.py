@@ -13,7 +13,7 @@ from sealr.data.tables import read_table
 from sealr.data.validate import validate
 from sealr.settings import DataConfig, RemoteFile
 
-DAY = 86_400
+START = 1_400_000_000
 
 
 def record(user="u", item="i", time=1_400_000_000, text="fine", **more):
@@ -72,6 +72,8 @@ def case(tmp_path, monkeypatch):
         (record(time=1.5), "timestamp not an integer"),
         (record(time=True), "timestamp not an integer"),
         (record(time=-5), "negative timestamp"),
+        (record(time=0), "timestamp before 1990: not known, or not in seconds? see data.time_unit"),
+        (record(time="1400000000.5"), "timestamp not an integer"),
         (record(time=1_400_000_000_000), "timestamp after 2100: in milliseconds? set data.time_unit to ms"),
         (record(time=10**30), "timestamp after 2100: in milliseconds? set data.time_unit to ms"),
         (record(overall=0), "rating out of range"),
@@ -103,12 +105,13 @@ def test_what_is_unusual_but_fine_is_kept(case):
         record(7, item=8),
         record("f", text="half a pair \ud83d, \x00 and 😀"),
         record("g", text=None),
+        record("h", time="1400000000.0"),
     )
     case.run()
     reviews = case.table("reviews").set_index("user")
     assert reviews.loc["a", "text"] == reviews.loc["g", "text"] == "" and pd.isna(reviews.loc["b", "rating"])
     assert reviews.loc["c", ["timestamp", "rating"]].tolist() == [1_400_000_000, 3]
-    assert reviews.loc["d", "timestamp"] == 1_400_000_000
+    assert reviews.loc["d", "timestamp"] == reviews.loc["h", "timestamp"] == 1_400_000_000
     assert reviews.loc["7", "item"] == "8" and reviews.loc["f", "text"] == "half a pair \ufffd, \x00 and 😀"
     validate(case.table("reviews"), "reviews")
 
@@ -120,6 +123,23 @@ def test_ten_megabytes_of_text_survive_and_raw_records_are_cut(case):
     assert case.table("reviews")["text"][0] == text and len(case.table("rejected")["record"][0]) == 10_000
 
 
+def test_a_setting_that_rejects_most_rows_is_warned_of(case, caplog):
+    case.write(*(record(f"u{n}", overall=n) for n in range(1, 9)))  # a scale of ten
+    case.run()
+    assert "38 % of the reviews were rejected for one reason" in caplog.text and 'data.columns.rating=""' in caplog.text
+    caplog.clear()
+    case.write(*(record(f"u{n}", overall=n) for n in range(1, 7)))
+    case.run()
+    assert not caplog.text
+
+
+def test_lists_and_numbers_of_items_are_words(case):
+    case.write({"user": "u", "item": "i", "timestamp": 1_400_000_000, "rating": 5, "text": "t"}, name="r.jsonl")
+    case.write({"item": "i", "title": 1984, "brand": None, "categories": ["Hair", "Shampoo"]}, name="i.jsonl")
+    case.run(source="columns", reviews=RemoteFile("r.jsonl"), items=RemoteFile("i.jsonl"))
+    assert case.table("items").iloc[0][["title", "categories"]].tolist() == ["1984", "Hair > Shampoo"]
+
+
 def test_start_date_is_inclusive_and_utc(case):
     case.write(record("a", time=1_609_459_199), record("b", time=1_609_459_200))
     assert case.run(start_date="2021-01-01").rows["reviews"] == 1
@@ -129,7 +149,7 @@ def test_start_date_is_inclusive_and_utc(case):
 
 
 def test_ties_keep_file_order_and_positions_count_per_user(case):
-    rows = [("b", "i3", 2 * DAY), ("a", "i2", DAY), ("b", "i1", DAY), ("b", "i9", DAY), ("b", "i5", DAY)]
+    rows = [("b", "i3", START + 2), ("a", "i2", START), ("b", "i1", START), ("b", "i9", START), ("b", "i5", START)]
     case.write(*(record(*row) for row in rows))
     output = case.run()
     rows = case.table("reviews")[["user", "item", "position"]].values.tolist()
@@ -141,7 +161,7 @@ def test_ties_keep_file_order_and_positions_count_per_user(case):
 def test_k_core_is_iterative_and_every_drop_is_recorded(case):
     # c leaves for having one review; then item z has one review left, then b has one, then y; a, d and the items w, x stay
     pairs = [("a", "w"), ("a", "x"), ("d", "w"), ("d", "x"), ("b", "y"), ("b", "z"), ("a", "y"), ("c", "z")]
-    case.write(*(record(u, i, DAY + n) for n, (u, i) in enumerate(pairs)))
+    case.write(*(record(u, i, START + n) for n, (u, i) in enumerate(pairs)))
     output = case.run(k_core=2)
     assert set(case.table("reviews")["user"]) == {"a", "d"} and set(case.table("items")["item"]) == {"w", "x"}
     assert case.rejected() == [(n, "k-core") for n in (5, 6, 7, 8)]
@@ -150,7 +170,7 @@ def test_k_core_is_iterative_and_every_drop_is_recorded(case):
 
 
 def test_duplicates_do_not_count_for_k_core(case):
-    case.write(record("a"), record("a"), record("a", text="other"), record("a", time=5 * DAY))
+    case.write(record("a"), record("a"), record("a", text="other"), record("a", time=START + 5))
     with pytest.raises(IngestError, match="read 4, rejected: k-core 3, exact duplicate 1; lower data.k_core .now 4"):
         case.run(k_core=4)
     assert len(case.table("rejected")) == 4  # kept, to look the reasons up
@@ -158,7 +178,7 @@ def test_duplicates_do_not_count_for_k_core(case):
 
 
 def test_one_user(case):
-    case.write(*(record("a", f"i{n}", DAY + n) for n in range(6)))
+    case.write(*(record("a", f"i{n}", START + n) for n in range(6)))
     with pytest.raises(IngestError, match="no review left: read 6, rejected: k-core 6; lower data.k_core"):
         case.run(k_core=5)
     assert case.run(k_core=1).rows["users"] == 1

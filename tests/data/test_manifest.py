@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sealr.data import manifest as stages
 from sealr.data.manifest import CHECKPOINT, Output, code_digest, file_digest, run_stage, work_digest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +76,15 @@ def test_the_next_stages_key_depends_on_content_not_on_the_key(tmp_path):
     other = run(tmp_path, Work("else"), Settings(3))
     assert one.digest == two.digest != other.digest
     assert file_digest(one.path("out.txt")) == one.files["out.txt"]
+
+
+def test_code_is_what_this_process_began_with(monkeypatch):
+    path = stages.PACKAGE / "evaluate" / "metrics.py"
+    before = code_digest(("evaluate/metrics.py",))
+    monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: "edited = True")
+    assert code_digest(("evaluate/metrics.py",)) == before
+    monkeypatch.setitem(stages.SOURCES, path, "edited = True")
+    assert code_digest(("evaluate/metrics.py",)) != before
 
 
 def test_code_digest_is_stable_and_tells_packages_apart():

@@ -128,6 +128,15 @@ def test_bad_csv_records_are_reported_at_the_line_they_start(tmp_path):
     assert rows[3].raw == 'a,b,1,2,"\\xff\n"' and rows[5].raw == 'a,b,1,2,"open\nto the end'
 
 
+def test_a_quote_that_is_not_closed(tmp_path, caplog):
+    """It takes the records after it along until the next quote: all of a file, or some, which is said."""
+    header, rows = "user\titem\ttimestamp\trating\ttext\n", "".join(f"u{n}\ti\t1\t5\tfine\n" for n in range(1100))
+    with pytest.raises(DataFileError, match="r.tsv line 2: a record of more than 1,000 lines: a double quote is not closed"):
+        read(write(tmp_path / "r.tsv", f'{header}u\ti\t1\t5\t"so good\n{rows}'))
+    some = f'{header}u\ti\t1\t5\t"so good\n{rows[:60]}u\ti\t1\t5\twow"\n'
+    assert len(read(write(tmp_path / "s.tsv", some))) == 1 and "s.tsv: 4 lines inside of quoted fields look like records" in caplog.text
+
+
 def test_a_csv_field_of_megabytes(tmp_path):
     text = "long " * 400_000
     (row,) = read(write(tmp_path / "r.csv", f'user,item,timestamp,rating,text\na,b,1,2,"{text}"\n'))

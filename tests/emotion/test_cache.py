@@ -37,6 +37,9 @@ def test_what_was_put_is_there_and_nothing_else(tmp_path):
     assert 0.1 < cache.megabytes() < 1
     cache.put(["text 0"], p[1:2])
     assert np.array_equal(cache.get(["text 0"])[0], p[0])  # the first one stays
+    cache._file.execute("UPDATE p SET p = x'00' WHERE text = (SELECT text FROM p LIMIT 1)")  # but not half a value
+    cache.put(texts[:1100], p[:1100])
+    assert np.array_equal(cache.get(texts)[:1100], p[:1100])
 
 
 def test_another_folder_with_more_reviews_labels_only_what_is_new(labeller, tmp_path, monkeypatch):

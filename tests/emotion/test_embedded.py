@@ -241,6 +241,14 @@ def test_the_shipped_files_are_those_of_the_card():
     assert f"{card['figures']['test']['macro_f1']:.4f}" in (EMBEDDED / "MODEL_CARD.md").read_text()
 
 
+def test_files_that_the_card_does_not_describe_are_refused(shipped, tmp_path):
+    """As a training leaves them that was cut off between an epoch and its card."""
+    copy = shutil.copytree(EMBEDDED, tmp_path / "copy")
+    change_adapter(copy, lambda state: {k: v * 2 for k, v in state.items()})
+    with pytest.raises(net.AdapterError, match="is not the file that labeller.json describes"):
+        Labeller.from_config(LabelConfig(model=str(copy)))
+
+
 @pytest.fixture(scope="module")
 def shipped():
     from sealr.weights import WeightsError, _incomplete, weights_cache

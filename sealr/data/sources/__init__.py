@@ -7,7 +7,7 @@ A source module offers
 * ``HINT``: where a user gets the files, for the message when they are missing
 
 ``path`` is the file that ``sealr.data.download.fetch`` found; the demo source generates its rows and ignores it.
-Readers only read: what a valid review is, is decided in one place, ``sealr.data.ingest``.
+Readers only read: what a valid review is, is decided in one place, ``sealr.data.cleaning``.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Any CSV, TSV, JSON lines or Parquet file, with ``DataConfig.columns`` naming the columns.
 
 The format is the suffix: .csv, .tsv, .jsonl, .json or .ndjson (each also with .gz), or .parquet. CSV and TSV have a header
-line and standard double-quote quoting, so a field may span lines; a bad record is reported at the line it starts at.
+line and standard double-quote quoting, so a field may span lines, at most MAX_LINES; a bad record is reported at the line it starts at.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -21,8 +22,10 @@ from tqdm import tqdm
 from sealr.data.sources.lines import NOT_UTF8, DataFileError, Row, decode, read_lines, read_objects, seconds
 from sealr.settings import DataConfig
 
+log = logging.getLogger(__name__)
 HINT = "Name your own file in data.reviews.path."
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+MAX_LINES = 1000  # of a record: more, and a double quote was not closed and takes the records after it along
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 
 
@@ -84,7 +87,7 @@ class _Lines:
     """Decoded lines for csv.reader that remembers those of the record being read."""
 
     def __init__(self, path: Path):
-        self.lines = read_lines(path)
+        self.path, self.lines = path, read_lines(path)
         self.start()
 
     def start(self) -> None:
@@ -97,6 +100,11 @@ class _Lines:
         number, line = next(self.lines)
         text, valid = decode(line)
         self.first = self.first or number
+        if len(self.raw) == MAX_LINES:
+            raise DataFileError(
+                f"{self.path} line {self.first}: a record of more than {MAX_LINES:,} lines: a double quote is not closed. Write the "
+                'double quotes of a text twice, and a field that holds one in double quotes: 1,"a ""good"" one"'
+            )
         self.raw.append(text)
         self.valid &= valid
         return text + "\n"
@@ -107,6 +115,7 @@ def _read_csv(path: Path, names: dict[str, str], separator: str) -> Iterator[Row
     lines = _Lines(path)
     records = csv.reader(lines, delimiter=separator, strict=True)
     header: list[str] = []
+    swallowed = 0  # lines of accepted records that have a record's number of separators themselves
     while True:
         lines.start()
         try:
@@ -130,11 +139,15 @@ def _read_csv(path: Path, names: dict[str, str], separator: str) -> Iterator[Row
             reason = f"expected {len(header)} columns, found {len(record)}"
         if not lines.valid:
             reason = NOT_UTF8
+        if not reason:
+            swallowed += sum(line.count(separator) == len(header) - 1 for line in lines.raw[1:-1])
         yield (
             Row(lines.first, None, raw, reason)
             if reason
             else Row(lines.first, {field: record[where[field]] if field in where else None for field in names}, raw)
         )
+    if swallowed:
+        log.warning("%s: %d lines inside of quoted fields look like records: are there double quotes that are not closed?", path, swallowed)
 
 
 def _read_json(path: Path, names: dict[str, str]) -> Iterator[Row]:

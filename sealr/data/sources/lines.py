@@ -1,7 +1,7 @@
 """Reading files line by line: gzip or plain, decoded one line at a time, with a progress bar in bytes.
 
 Every reader yields ``Row``s. A row is either values (a dict of raw fields, still to be checked by
-``sealr.data.ingest``) or a reason why the record could not be read; it always carries its line number and raw text.
+``sealr.data.cleaning``) or a reason why the record could not be read; it always carries its line number and raw text.
 """
 
 from __future__ import annotations

@@ -101,9 +101,7 @@ class SequenceModel(nn.Module):
         """(B, L) -> (B, D): what a row's next item is compared with. Zeros for a row without items."""
         packed = Packed(sequences)
         hidden = self.items.weight.new_zeros(len(sequences), self.config.hidden)
-        if not packed.groups:
-            return hidden
-        if not len(packed.rows):  # nobody has a history
+        if not packed.groups:  # nobody has a history
             return hidden
         return hidden.index_copy(0, packed.rows, self(packed, feelings)[packed.last])
 

@@ -1,0 +1,92 @@
+"""What a valid row is: raw values of any source in, clean ones or a reason out. Nothing here knows of files."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+YEAR_1990, YEAR_2100 = 631_152_000, 4_102_444_800  # seconds; what is outside was not meant in seconds, or is not known
+
+
+def clean(values: dict[str, Any], since: int) -> tuple[tuple[str, str, int, float, str] | None, str]:
+    """(user, item, timestamp, rating, text) of a row's raw values, or None and the reason.
+
+    since: earliest timestamp in seconds. Numbers may be text (CSV); a whole float is an integer; a null rating is NaN.
+    """
+    ids = []
+    for name in ("user", "item"):
+        value = values[name]
+        value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None, f"missing {name}"
+        if not isinstance(value, str) or not _encodable(value):
+            return None, f"{name} is not text"
+        ids.append(value)
+    timestamp, reason = _timestamp(values["timestamp"], since)
+    if reason:
+        return None, reason
+    rating, reason = _rating(values["rating"])
+    if reason:
+        return None, reason
+    text = values["text"]
+    text = "" if text is None or (isinstance(text, float) and math.isnan(text)) else text
+    if not isinstance(text, str):
+        return None, "text is not text"
+    if not _encodable(text):  # half of a surrogate pair, as broken exports hold
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return (ids[0], ids[1], timestamp, rating, text), ""
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _timestamp(value: Any, since: int) -> tuple[int, str]:
+    if value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and math.isnan(value)):
+        return 0, "missing timestamp"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str):
+        try:
+            value = int(value)
+        except ValueError:
+            whole = value.strip().removesuffix(".0")  # as a table writes the integers of a column with gaps
+            value = int(whole) if whole.isdecimal() else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return 0, "timestamp not an integer"
+    if value < 0:
+        return 0, "negative timestamp"
+    if value < YEAR_1990:
+        return 0, "timestamp before 1990: not known, or not in seconds? see data.time_unit"
+    if value > YEAR_2100:
+        return 0, "timestamp after 2100: in milliseconds? set data.time_unit to ms"
+    if value < since:
+        return 0, "before start_date"
+    return value, ""
+
+
+def _rating(value: Any) -> tuple[float, str]:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return math.nan, ""
+    try:
+        number = float(value) if not isinstance(value, bool) else None
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None:
+        return 0.0, "rating not a number"
+    if math.isnan(number):
+        return (math.nan, "") if isinstance(value, float) else (0.0, "rating not a number")
+    return (number, "") if 1 <= number <= 5 else (0.0, "rating out of range")
+
+
+def words(value: Any) -> str | None:
+    """A text; of a list, such as categories, its texts; a number as a text."""
+    if isinstance(value, (list, tuple)):
+        value = " > ".join(v for v in value if isinstance(v, str) and v.strip())
+    if isinstance(value, (int, float)) and value == value:
+        value = str(value)
+    return value if isinstance(value, str) and value.strip() and _encodable(value) else None
