@@ -27,7 +27,7 @@ def config(model, **options):
 
 def test_without_ray_the_message_says_how_to_get_it(toy_labeller, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(ClusterError, match=r"sealr\[ray\].*label.engine=local"):
+    with pytest.raises(ClusterError, match=r"pip install -e .\.\[ray\]., or set label.engine=local"):
         label(reviews(), config(toy_labeller, engine="ray"), tmp_path)
 
 

@@ -125,7 +125,7 @@ def test_odd_texts_of_a_file_are_labelled_or_null_with_a_reason(labeller, tmp_pa
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
         rows.writerow(["who", "what", "when", "stars", "comment"])
-        rows.writerows(["u", f"i{n}", n + 1, 5, t] for n, t in enumerate(texts))
+        rows.writerows(["u", f"i{n}", 1_400_000_000 + n, 5, t] for n, t in enumerate(texts))
     config = DataConfig(name="odd", source="columns", k_core=1, columns=Columns("who", "what", "when", "stars", "comment"))
     rows = ingest(config, tmp_path, {"reviews": path}).rows
     assert (rows["reviews"], rows["rejected"]) == (len(texts), 0)
