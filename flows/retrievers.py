@@ -10,11 +10,12 @@ import torch
 
 from flows.context import Job
 from flows.inputs import read_sequences, retriever_sequences, split_settings
-from sealr import tracking
+from sealr import tracking, weights
 from sealr.config import to_dict
 from sealr.data.manifest import Manifest, Output, run_stage
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_table
+from sealr.emotion.network import BASE
 from sealr.evaluate.metrics import coverage
 from sealr.retrieve.candidates import target_ranks, top_lists
 from sealr.retrieve.content import embed_items
@@ -102,7 +103,8 @@ def item_content(job: Job, reviews: Manifest) -> Manifest:
         np.save(folder / "content.npy", embedded.numpy())
         return Output({"items": sequences.n_items, "without_text": int((embedded[1:].abs().sum(1) == 0).sum())})
 
-    return run_stage("content", job.name, {}, {"reviews": reviews}, ("retrieve/content.py",), work)
+    settings = {"base": weights.digest(BASE)}
+    return run_stage("content", job.name, settings, {"reviews": reviews}, ("retrieve/content.py", "emotion/network.py"), work)
 
 
 def _ranks(folder: Path, sequences: Sequences, felt: np.ndarray | None) -> dict[str, float]:

@@ -20,7 +20,7 @@ from sealr import weights
 from sealr.config import from_dict, to_dict
 from sealr.data.tables import read_json, read_table, write_json
 from sealr.emotion.backends import pinned
-from sealr.emotion.label import Labeller, label_texts
+from sealr.emotion.label import Labeller, label_texts, labeller_id
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.redact import redacted
 from sealr.registry.request import Asked, BadRequest, Limits, Options, read, short
@@ -81,8 +81,8 @@ def pack(
     if config.registry.include_base:
         shutil.copytree(weights.resolve(config.rerank.base), folder / "base")
     config = replace(config, label=replace(config.label, model=pinned(config.label.model)))
-    base = {"base_digest": weights.digest(config.rerank.base)}
-    write_json({"config": redacted(to_dict(config)), "fusion_weight": weight} | base, folder / "model.json")
+    made_with = {"base_digest": weights.digest(config.rerank.base), "labeller": labeller_id(config.label)}
+    write_json({"config": redacted(to_dict(config)), "fusion_weight": weight} | made_with, folder / "model.json")
 
 
 class Recommender:
@@ -117,6 +117,8 @@ class Recommender:
                 f"{config.rerank.base} is not the same here as where the adapter was trained (another source of the same name); "
                 "register the model with registry.include_base=true"
             )
+        if (here := labeller_id(config.label)) != (then := values.get("labeller", here)):
+            log.warning("texts in requests are labelled by %s, the model was made with %s: their feelings may differ", here, then)
         # A weight of 0 means validation found no use for the LLM: then it is not loaded either
         items = read_table(folder / "items.parquet", "items")
         ranker = load_ranker(config.rerank, config.data.category, folder / ADAPTER, items) if weight else None

@@ -1,7 +1,7 @@
 """Candidates of each user, over the whole catalogue (paper section 2.2), in blocks of bounded memory.
 
 One order holds everywhere: higher score first, equal scores by lower item index. So a target has rank r in
-``target_ranks`` exactly when it is candidate r, and two runs give the same lists.
+``target_ranks`` exactly when it is candidate r, and two runs of one model give the same lists.
 
 With ``retrieve.index: approximate`` candidates come from an inverted file, which may miss some; ``target_ranks``, and with
 it the retriever's metrics, stay exact. ``write_candidates`` measures what is missed.

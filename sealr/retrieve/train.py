@@ -1,7 +1,7 @@
 """Training a retriever: one loop for all models, early stopping, and a resume that changes nothing.
 
 All that is random in an epoch follows from (seed, epoch), and a checkpoint is written after each epoch. So a run that
-was killed and started again ends with the same bits as one that was not, on the same machine.
+was killed and started again ends with the same bits as one that was not, on the same CPU; a GPU adds up in an order of its own.
 """
 
 from __future__ import annotations

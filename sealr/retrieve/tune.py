@@ -36,8 +36,9 @@ def suggest(trial: Trial, config: RetrieveConfig) -> RetrieveConfig:
         "lr": trial.suggest_float("lr", 3e-4, 4e-3, log=True),
         "dropout": trial.suggest_float("dropout", 0.2, 0.7, step=0.1),
         "batch_size": trial.suggest_categorical("batch_size", BATCH_SIZES),
-        "layers": trial.suggest_int("layers", 1, 3),
     }
+    if config.model != "caser":  # which has none to stack
+        values["layers"] = trial.suggest_int("layers", 1, 3)
     if config.model == "bsarec":
         alpha, cutoff = trial.suggest_float("bsarec.alpha", 0.1, 0.9, step=0.2), trial.suggest_int("bsarec.cutoff", 1, 9, step=2)
         values["bsarec"] = replace(config.bsarec, alpha=alpha, cutoff=cutoff)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from sealr import weights
+from sealr.data.tables import read_json, write_json
 from sealr.registry.composite import Recommender
 from sealr.rerank.llm import AdapterError
 from sealr.settings import RegistryConfig
@@ -54,3 +55,12 @@ def test_a_base_model_that_is_not_the_trained_one_is_refused(parts, tmp_path):
     finally:
         settings.write_text(before)
         weights.digest.cache_clear()
+
+
+def test_another_labeller_than_the_models_is_warned_of(parts, tmp_path, caplog):
+    folder = parts.pack(tmp_path / "model", weight=0.0)
+    Recommender.load(folder)
+    assert "labelled by" not in caplog.text
+    write_json(read_json(folder / "model.json") | {"labeller": "another 0123"}, folder / "model.json")
+    Recommender.load(folder)
+    assert "the model was made with another 0123" in caplog.text
