@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -201,14 +202,15 @@ def test_the_registered_model_has_signature_example_and_no_pickle(project, finis
     assert {p.name for p in (path / "artifacts").rglob("*.safetensors")} == weights
 
 
-def test_the_settings_of_the_llm_are_searched_by_what_the_fusion_gains(project):
+def test_the_settings_of_the_llm_are_searched_by_what_the_fusion_gains(project, finished):
+    shutil.copytree(project / "state", project / "searched")  # data, labels and retriever are those of the job
     env, cwd = environment(project, "searched"), project
     arguments = [a.replace("flows.finetune", "flows.tune") for a in command(project)]
     arguments += ["--what", "reranker", "--trials", "1", "--set", "rerank.layers=1"]
     done = subprocess.run(arguments, env=env, cwd=cwd, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     value = float(re.search(r"best, validation NDCG@10 ([0-9.]+)", done.stdout)[1])
-    (found,) = (project / "searched" / "tiny" / "rerank").glob("*/fusion.json")
+    found = max((project / "searched" / "tiny" / "rerank").glob("*/fusion.json"), key=lambda path: path.stat().st_mtime)
     fusion = json.loads(found.read_text())
     assert value == round(max(fusion["validation_ndcg_at_10"].values()), 4) and len(fusion["test_users"]) == 1
     assert "rerank.layers=1" in done.stdout
