@@ -164,7 +164,8 @@ def tune_weight(
 
     requests: those whose pool holds the target; the other ``users - len(requests)`` count as misses under any weight.
     The best weight is used only when its gain over the retriever alone is clear of 0 by a paired 95 % interval over the
-    validation users, else 0: with few users some weight always looks a little better.
+    validation users, else 0: with few users some weight always looks a little better. It is chosen and tested on the same users, so
+    with tens of thousands of them a gain may pass that is smaller, or gone, on others.
     """
     per_user = {}
     for weight in WEIGHTS:
