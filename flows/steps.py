@@ -176,8 +176,8 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
         def work(folder: Path) -> Output:
             given = ranking_inputs(job, reviews, labels, candidates)
             row = {u: i for i, u in enumerate(given.sequences.users)}
-            drawn = evaluated_users(job, given.sequences)
-            test, valid = ([row[u] for u in drawn[: n or None]] for n in (config.evaluate.users, config.evaluate.valid_users))
+            users = evaluated_users(job, given.sequences)
+            test, valid = ([row[u] for u in users[: n or None]] for n in (config.evaluate.users, config.evaluate.valid_users))
             items = read_table(reviews.path("items.parquet"), "items")
             ranker = load_ranker(config.rerank, config.data.category, adapter.path(ADAPTER), items, _preferences())
             size = config.rerank.decode_batch * (PART if config.rerank.ranker == "scoring" else 1)

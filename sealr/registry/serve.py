@@ -111,7 +111,8 @@ class Follower:
             try:
                 self.served = load(address, version)
             except Exception:
-                self._pause = min(LONGEST_PAUSE, max(2 * self._pause, self.options.poll)) if version == self._failed else self.options.poll
+                again = version == self._failed
+                self._pause = min(LONGEST_PAUSE, 2 * self._pause) if again else self.options.poll
                 self._failed, self._again = version, time.monotonic() + self._pause
                 raise
             log.info("serving %s, version %s, ready after %.1f s", self.options.model, version, time.monotonic() - started)
