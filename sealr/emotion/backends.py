@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sealr.data.manifest import file_digest
 from sealr.data.tables import EMOTIONS
@@ -141,10 +141,10 @@ def _load_embedded(source: Source) -> Backend:
 
 def _load_classifier(source: Source) -> Backend:
     with quiet():
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
             source.folder, dtype=torch.float32, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(source.folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder)
     if missing := sorted(report["missing_keys"]):
         raise LabellerError(
             f"{source.name} is not a trained classifier: it has no weights for {missing[0]} (and {len(missing) - 1} more)"

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
 
 from sealr.data.tables import EMOTIONS, atomic_path, read_json
 from sealr.weights import quiet, resolve
@@ -49,15 +48,17 @@ def load_base(name: str = BASE) -> tuple[nn.Module, Any]:
     folder = resolve(name)
     with quiet():
         # plain attention: on CPU and for texts this short it is faster than the fused kernel
-        encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="eager", dtype=torch.float32)
-        return encoder, AutoTokenizer.from_pretrained(folder)
+        encoder = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="eager", dtype=torch.float32)
+        return encoder, transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def new_network(encoder: nn.Module, rank: int, alpha: int, base: str = BASE) -> EmotionNetwork:
     """A network with a fresh adapter on every linear layer; only adapter and head have gradients."""
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=list(TARGETS), base_model_name_or_path=base)
+    import peft  # in functions: that takes seconds, and most commands label nothing
+
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=list(TARGETS), base_model_name_or_path=base)
     with quiet():
-        return EmotionNetwork(get_peft_model(encoder, config))
+        return EmotionNetwork(peft.get_peft_model(encoder, config))
 
 
 def trainable(network: EmotionNetwork) -> dict[str, Tensor]:
@@ -67,13 +68,15 @@ def trainable(network: EmotionNetwork) -> dict[str, Tensor]:
 
 def save_network(network: EmotionNetwork, folder: Path, base: str = BASE) -> None:
     """Writes adapter (peft format, half precision) and head (single precision), atomically."""
+    import peft
+
     folder.mkdir(parents=True, exist_ok=True)
     config = network.encoder.peft_config["default"]
     config.base_model_name_or_path = base  # the name, not the folder it was resolved to
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules)  # peft keeps a set: files would differ from run to run
     config.save_pretrained(str(folder))
-    state = get_peft_model_state_dict(network.encoder, save_embedding_layers=False)
+    state = peft.get_peft_model_state_dict(network.encoder, save_embedding_layers=False)
     with atomic_path(folder / ADAPTER) as temporary:
         save_file({k: v.detach().half().contiguous() for k, v in state.items()}, temporary, metadata={"format": "pt"})
     save_head(network, folder)
@@ -110,11 +113,13 @@ def load_network(folder: Path) -> tuple[EmotionNetwork, Any, dict[str, Any]]:
         network = EmotionNetwork(encoder)
         network.head.load_state_dict(load_file(folder / HEAD))
         return network.eval(), tokenizer, card
+    import peft
+
     state = load_file(folder / ADAPTER)
     with quiet():  # what peft would only warn about is checked below
-        network = EmotionNetwork(get_peft_model(encoder, PeftConfig.from_pretrained(str(folder))))
-        result = set_peft_model_state_dict(network.encoder, state)
-    expected = get_peft_model_state_dict(network.encoder, save_embedding_layers=False)
+        network = EmotionNetwork(peft.get_peft_model(encoder, peft.PeftConfig.from_pretrained(str(folder))))
+        result = peft.set_peft_model_state_dict(network.encoder, state)
+    expected = peft.get_peft_model_state_dict(network.encoder, save_embedding_layers=False)
     wrong = sorted(set(expected) ^ set(state)) or [k for k in result.missing_keys if "lora_" in k] + list(result.unexpected_keys)
     if wrong:
         raise AdapterError(

@@ -20,9 +20,9 @@ import platform
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 METHOD = "static 1"  # part of a labeller's identity: change it when what this module computes changes
 ZERO = 128  # the level of an activation of 0, except after GELU
@@ -188,7 +188,7 @@ class Int8Encoder(nn.Module):
             for block, unit, after in zip(encoder.encoder.layer, units, units[1:], strict=False)
         )
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **ignored: object) -> BaseModelOutputWithPooling:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **ignored: object) -> transformers.modeling_outputs.BaseModelOutputWithPooling:
         """(B, L) ids and mask -> last_hidden_state (B, L, H), and the pooled state where the model has a pooler."""
         batch, length = input_ids.shape
         mask = None if bool(attention_mask.all()) else attention_mask[:, None, None, :].bool()
@@ -196,4 +196,4 @@ class Int8Encoder(nn.Module):
         for block in self.blocks:
             x = block(x, batch, mask)
         hidden = x.view(batch, length, -1)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=self.pooler(hidden) if self.pooler else None)
+        return transformers.modeling_outputs.BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=self.pooler(hidden) if self.pooler else None)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +23,9 @@ from sealr.rerank.fit import OnEpoch, fit, shuffled
 from sealr.rerank.llm import add_lora, check_adapter, pad_left
 from sealr.rerank.prompts import IdTokens, ListTokens, Request, prompt
 from sealr.settings import RerankConfig
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 log = logging.getLogger(__name__)
 ADAPTER = "adapter"  # subfolder of the stage that holds the best adapter
@@ -80,7 +82,7 @@ class Instructions:
         return adapter_state(self.model)
 
     def load(self, state: dict[str, Tensor]) -> None:
-        set_peft_model_state_dict(self.model, state)
+        set_adapter_state(self.model, state)
 
 
 class Encoder:
@@ -162,9 +164,18 @@ def sizes(rows: dict[str, int]) -> tuple[str, str]:
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:
     """Copies of the adapter's weights."""
+    from peft import get_peft_model_state_dict
+
     # Embeddings are not adapted; without saying so peft asks the hub whether the vocabulary was resized
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {k: v.detach().cpu().clone() for k, v in state.items()}
+
+
+def set_adapter_state(model: PeftModel, state: dict[str, Tensor]) -> None:
+    """Puts back what ``adapter_state`` gave."""
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, state)
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

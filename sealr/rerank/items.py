@@ -10,16 +10,19 @@ values are computed once for all users.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftModel
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from sealr.data.tables import atomic_path
 from sealr.rerank.llm import device, load_tokenizer
 from sealr.settings import RerankConfig
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 SOFT_TOKENS = "soft_tokens.safetensors"  # beside the adapter
 INSTRUCTION = "Recommend {category} based on user's interaction history and sentiment label from the reviews.\nInteraction history: "
@@ -97,7 +100,7 @@ class ScoringModel(nn.Module):
         if not self.cache_prefix:
             x = torch.cat([backbone.embed_tokens(self.prefix).expand(rows, -1, -1), x], 1)
             return self.tokens.queries(backbone(inputs_embeds=x, use_cache=False).last_hidden_state[:, words:])
-        cache = DynamicCache()
+        cache = transformers.DynamicCache()
         for layer, (keys, values) in enumerate(self._prefix()):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
         # Rows are padded on the right and attention is causal, so no real position sees padding and no mask is needed

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from bitsandbytes.nn import Linear4bit
-from peft import LoraConfig, PeftModel, get_peft_model
+import transformers  # by attribute: it loads what is named, when it is named
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from sealr import weights
 from sealr.settings import RerankConfig
+
+if TYPE_CHECKING:  # peft and bitsandbytes are imported where they are used: that takes seconds, and most commands need neither
+    from peft import PeftModel
 
 
 class AdapterError(ValueError):
@@ -24,7 +25,7 @@ def load_tokenizer(base: str) -> Any:
     """The base model's tokenizer, padding on the left so that prompts end at the same column."""
     folder = weights.resolve(base)
     with weights.quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # LLaMA has none; pads are masked, so any token will do
@@ -33,9 +34,11 @@ def load_tokenizer(base: str) -> Any:
 
 def load_base(config: RerankConfig) -> nn.Module:
     """The base causal LM, cut to ``config.layers`` decoder layers and quantised as configured, frozen."""
+    from bitsandbytes.nn import Linear4bit
+
     options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     if config.quantization == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
@@ -44,7 +47,7 @@ def load_base(config: RerankConfig) -> nn.Module:
         options["device_map"] = {"": device()}
     folder = weights.resolve(config.base)
     with weights.quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
     if config.layers:
         if config.layers > len(model.model.layers):
             raise ValueError(f"rerank.layers is {config.layers}, but {config.base} has {len(model.model.layers)} layers")
@@ -62,6 +65,8 @@ def load_base(config: RerankConfig) -> nn.Module:
 
 def add_lora(config: RerankConfig) -> PeftModel:
     """The base model with a fresh LoRA adapter (zero effect until trained)."""
+    from peft import LoraConfig, get_peft_model
+
     lora = config.lora
     settings = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets), task_type="CAUSAL_LM"
@@ -74,6 +79,8 @@ def load_adapter(config: RerankConfig, folder: Path) -> PeftModel:
 
     A peft adapter whose keys do not match is otherwise only a warning, and the model silently the base model.
     """
+    from peft import PeftModel
+
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         try:

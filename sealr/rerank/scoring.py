@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import set_peft_model_state_dict
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +21,7 @@ from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json
 from sealr.evaluate.metrics import ndcg
 from sealr.rerank import parallel
-from sealr.rerank.finetune import ADAPTER, adapter_state, check_users, count_parameters, save_adapter, sizes
+from sealr.rerank.finetune import ADAPTER, adapter_state, check_users, count_parameters, save_adapter, set_adapter_state, sizes
 from sealr.rerank.fit import OnEpoch, fit, shuffled
 from sealr.rerank.items import ScoringModel, build, save_tokens
 from sealr.rerank.llm import add_lora
@@ -268,7 +267,7 @@ class NextItems:
     def load(self, state: dict[str, Tensor]) -> None:
         soft = {n.removeprefix("tokens."): t for n, t in state.items() if n.startswith("tokens.")}
         self.model.tokens.load_state_dict(soft, strict=False)  # frozen embeddings and texts are there already
-        set_peft_model_state_dict(self.model.llm, {n: t for n, t in state.items() if not n.startswith("tokens.")})
+        set_adapter_state(self.model.llm, {n: t for n, t in state.items() if not n.startswith("tokens.")})
 
 
 def _mask_seen(scores: Tensor, items: Tensor, row: Tensor, column: Tensor) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import transformers
 from huggingface_hub import try_to_load_from_cache
-from transformers import AutoTokenizer
 
 from sealr import weights
 from sealr.data.sequences import Sequences
@@ -111,7 +111,7 @@ def token_counter(base: str) -> tuple[Callable[[str], int], str]:
     folder = local_folder(base)
     if folder is not None and any((folder / name).is_file() for name in weights.TOKENIZERS):
         with weights.quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return lambda text: len(tokenizer.encode(text)), "by the tokenizer"
     return lambda text: len(PIECES.findall(text)), "estimated, the tokenizer is not here"
 

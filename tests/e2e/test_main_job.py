@@ -5,118 +5,14 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import requests
-import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory, toy_llama, toy_labeller):
-    """A folder with the configuration of a small job, and the environment that keeps all state in it."""
-    folder = tmp_path_factory.mktemp("project")
-    data = {
-        "data": {"name": "tiny", "source": "demo", "demo_users": 40, "category": "beauty products"},
-        "label": {"model": str(toy_labeller), "part_rows": 4, "cache": False},
-        "retrieve": {"hidden": 16, "epochs": 30, "eval_every": 1, "patience": 30, "pool": 20, "dropout": 0.1},
-        "evaluate": {"users": 12, "valid_users": 12},
-    }
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
-    base = {
-        "rerank": {
-            "base": str(toy_llama),
-            "ratio": 0.5,
-            "candidates": 12,
-            "max_history": 4,
-            "epochs": 2,
-            "lr": 0.01,
-            "checkpoint_steps": 1,
-        }
-    }
-    (folder / "toy.yaml").write_text(yaml.safe_dump(base))
-    return folder
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def wait_for(url, process, log):
-    """Returns when the server answers; its log is the message when it ended instead."""
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        try:
-            if requests.get(url, timeout=2).ok:
-                return
-        except requests.RequestException:
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.3)
-    raise AssertionError(f"{url} did not answer: {log.read_text()}")
-
-
-def serve(arguments, url, log, env, cwd):
-    """Starts a server in a process group of its own and yields when it answers; ends the group afterwards."""
-    with open(log, "w") as file:
-        process = subprocess.Popen(arguments, env=env, cwd=cwd, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            wait_for(url, process, log)
-            yield
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def prefect_server(project):
-    """A real Prefect server, as a team would run it."""
-    port = free_port()
-    env = environment(project) | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    arguments = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    for _ in serve(arguments, f"http://127.0.0.1:{port}/api/health", project / "prefect.log", env, project):
-        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-        yield
-        del os.environ["PREFECT_API_URL"]
-
-
-def environment(project, home="state"):
-    return os.environ | {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "SEALR_HOME": str(project / home),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{project}/{home}.db",
-        "PREFECT_HOME": str(project / "prefect"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-
-
-def command(project, *more):
-    return [
-        sys.executable,
-        "-m",
-        "flows.finetune",
-        "--data",
-        str(project / "tiny.yaml"),
-        "--base",
-        str(project / "toy.yaml"),
-        *more,
-    ]
-
-
-def run(project, *more, home="state"):
-    done = subprocess.run(
-        command(project, *more), env=environment(project, home), cwd=project, capture_output=True, text=True, timeout=300
-    )
-    return done.returncode, done.stdout, done.stderr
+from tests.e2e.jobs import BIN, command, environment, free_port, run, serve
 
 
 def metrics(project, home):
@@ -317,21 +213,6 @@ def test_malformed_requests_get_4xx_and_a_sentence(server, case):
     assert 400 <= answer.status_code < 500, answer.text
     assert "Traceback" not in answer.text and len(answer.text) > 20
     assert not re.search(r'File \\?"', answer.text)
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("data.source=columns data.reviews.path=/nowhere/reviews.csv", "reviews.csv"),
-        ("retrieve.epochs=none", "retrieve.epochs"),
-        ("rerank.base=/nowhere/model", "nowhere/model"),
-        ("data.name=[", "data.name"),
-    ],
-)
-def test_user_mistakes_are_a_message_without_a_stack_trace(project, prefect_server, override, message):
-    code, _, err = run(project, "--set", override, home="mistakes")
-    assert code == 1 and message in err
-    assert "Traceback" not in err
 
 
 def test_refresh_on_other_data_scores_the_champion_anew_and_drift_holds_the_promotion(project, finished):

@@ -18,7 +18,7 @@ from sealr import tracking
 from sealr.registry import promote
 from sealr.registry.serve import Follower, Options, create_app
 from sealr.settings import RegistryConfig
-from tests.e2e.test_main_job import free_port, serve
+from tests.e2e.jobs import free_port, serve
 from tests.registry.toy_model import USERS, toy_parts, toy_registration
 
 ROOT = Path(__file__).resolve().parents[2]
