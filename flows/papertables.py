@@ -83,7 +83,7 @@ def figures(sheet: Sheet, reviews: Manifest, only: str) -> tuple[dict[str, pd.Da
     spec = sheet.spec
     retrievers, rerankers = spec.get("retrievers", {}), spec["rerankers"]
     chosen = wanted(only, retrievers | rerankers, "system")
-    cells = [retriever(sheet.job, reviews, retrievers, system) for system in chosen if system in retrievers]
+    cells = baselines(sheet, reviews, [system for system in chosen if system in retrievers])
     references: dict[str, Cell] = {}
     for system in (s for s in chosen if s in rerankers):
         try:
@@ -91,9 +91,9 @@ def figures(sheet: Sheet, reviews: Manifest, only: str) -> tuple[dict[str, pd.Da
         except MISTAKES as error:
             cells.append(_not_run(system, error))
             continue
-        rows = read_json(made["results"].path("results.json"))["rows"]
-        cells += tables.reranker_cells(system, rows, job.config.rerank.ranker)
-        references |= {cell.system: cell for cell in tables.reference_cells(rows, job.config.rerank.candidates)}
+        results = read_json(made["results"].path("results.json"))
+        cells += tables.reranker_cells(system, results, job.config.rerank.ranker)
+        references |= {cell.system: cell for cell in tables.reference_cells(results["rows"], job.config.rerank.candidates)}
     theirs = spec.get("published", {}).get(sheet.given.get("paper", ""), {})
     compared = {  # the paper's figures stand under the protocol that they can be compared with
         tables.FULL: {system: values for system, values in theirs.items() if system in retrievers},
@@ -125,14 +125,24 @@ def times(sheet: Sheet, reviews: Manifest, only: str) -> tuple[dict[str, pd.Data
     return {"times": table}, heading(sheet) + f"{sheet.spec['reading']['times']}\n\n{markdown_table(table)}\n{notes}"
 
 
-def retriever(job: Job, reviews: Manifest, systems: dict[str, dict[str, Any]], system: str) -> Cell:
-    """A baseline of the paper, on the users on whom the LLM is evaluated."""
-    try:
-        made = train_retriever(job, configuration(job.config.retrieve, system, systems, 0), reviews, None, system)
-    except MISTAKES as error:
-        return _not_run(system, error)
-    ranks = np.load(made.path("test_ranks.npy"), allow_pickle=False)
-    return tables.retriever_cell(system, ranks[evaluated(job, reviews)], job.config.rerank.candidates)
+def baselines(sheet: Sheet, reviews: Manifest, systems: list[str]) -> list[Cell]:
+    """Retrievers of the paper, on the users on whom the LLM is evaluated, beside the one that it re-ranks, where that is one of them."""
+    job, users = sheet.job, evaluated(sheet.job, reviews)
+    ranks: dict[str, np.ndarray] = {}
+    failed: dict[str, Cell] = {}
+    llms = None
+    for system in systems:
+        try:
+            config = configuration(job.config.retrieve, system, sheet.spec["retrievers"], 0)
+            made = train_retriever(job, config, reviews, None, system)
+        except MISTAKES as error:
+            failed[system] = _not_run(system, error)
+            continue
+        ranks[system] = np.load(made.path("test_ranks.npy"), allow_pickle=False)[users]
+        if config == job.config.retrieve:
+            llms = ranks[system]
+    candidates = job.config.rerank.candidates
+    return [failed.get(s) or tables.retriever_cell(s, ranks[s], candidates, llms) for s in systems]
 
 
 def evaluated(job: Job, reviews: Manifest) -> np.ndarray:

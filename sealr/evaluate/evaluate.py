@@ -12,10 +12,10 @@ from sealr.data.manifest import Output
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json
 from sealr.evaluate import protocols
-from sealr.evaluate.metrics import coverage, hit_rate, ndcg, regret, satisfied_hit_rate, summary
+from sealr.evaluate.metrics import chance, coverage, hit_rate, ndcg, regret, satisfied_hit_rate, summary
 from sealr.evaluate.protocols import RETRIEVER
 from sealr.evaluate.report import markdown, metrics_table, plot
-from sealr.evaluate.statistics import paired_bootstrap
+from sealr.evaluate.statistics import paired_bootstrap, shown
 from sealr.settings import EvaluateConfig
 
 TOP = 10
@@ -65,16 +65,18 @@ def evaluate(
     if full.ceiling > 0:  # otherwise nobody's target was retrieved
         inverted = {protocols.INVERTED: protocols.inverted(pools)}
         rows += protocols.retrieved(pools, targets, inverted | lists).rows()
-    rows += protocols.injected(injected_pools, targets, injected_lists, full.ceiling).rows()
+    injected = protocols.injected(injected_pools, targets, injected_lists, full.ceiling)
+    rows += injected.rows()
     table = metrics_table(rows)
 
-    differences = {
-        f"{metric}, {name} minus retriever": paired_bootstrap(
-            of(full.ranks[name], TOP), of(full.ranks[RETRIEVER], TOP), config.bootstrap, config.seed
-        )
-        for name in names
-        for metric, of in METRICS.items()
-    }
+    differences = {}
+    lines = dict(zip(METRICS, chance(injected.sizes, TOP), strict=True))
+    for name in names:
+        for metric, of in METRICS.items():
+            retriever, mine, among = (of(ranks, TOP) for ranks in (full.ranks[RETRIEVER], full.ranks[name], injected.ranks[name]))
+            differences[f"{metric}, {name} minus retriever"] = paired_bootstrap(mine, retriever, config.bootstrap, config.seed)
+            beside = paired_bootstrap(among, lines[metric], config.bootstrap, config.seed)
+            differences[f"{metric}, {name} minus chance, injected"] = beside
     quality = {f"ceiling HR@{pools.shape[1]}": full.ceiling, "validity of the LLM's lists": validity}
     for name, ranked in {RETRIEVER: pools, **lists}.items():
         quality[f"coverage@10, {name}"] = coverage(ranked[:, :TOP], sequences.n_items)
@@ -102,8 +104,8 @@ def list_matrix(rankings: pd.DataFrame, ranker: str, split: str, users: Sequence
 def _write_markdown(
     table: pd.DataFrame, differences: dict[str, tuple[float, float, float]], quality: dict[str, float], path: Path
 ) -> None:
-    lines = [markdown(table), "Differences under the full protocol, with 95 % intervals of a paired bootstrap over users:\n"]
-    lines += [f"- {name}: {d:+.4f} ({low:+.4f} to {high:+.4f})" for name, (d, low, high) in differences.items()]
+    lines = [markdown(table), "Differences, under the full protocol where no other is named, with 95 % intervals of a paired bootstrap over users:\n"]
+    lines += [f"- {name}: {shown(*difference)}" for name, difference in differences.items()]
     lines += ["", *(f"- {name}: {value:.4f}" for name, value in quality.items())]
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

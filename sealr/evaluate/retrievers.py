@@ -15,7 +15,7 @@ import pandas as pd
 
 from sealr.data.tables import atomic_path
 from sealr.evaluate.metrics import hit_rate, ndcg, regret, satisfied_hit_rate
-from sealr.evaluate.statistics import paired_bootstrap
+from sealr.evaluate.statistics import paired_bootstrap, shown
 
 COLUMNS = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")  # what published tables have
 DEPTHS = (20, 50, 100)  # hit rates that are a re-ranker's ceiling
@@ -72,8 +72,7 @@ def differences(trained: Sequence[Trained], pairs: Sequence[Sequence[str]], seed
         shared = sorted({r.seed for r in systems[a]} & {r.seed for r in systems[b]})
         for metric in ("HR@10", "NDCG@10"):
             first, second = (per_user([r.ranks for r in systems[name] if r.seed in shared], metric) for name in (a, b))
-            mean, low, high = paired_bootstrap(first, second, seed=seed)
-            lines.append(f"{metric}, {a} minus {b}: {mean:+.4f} ({low:+.4f} to {high:+.4f}), {len(shared)} seeds")
+            lines.append(f"{metric}, {a} minus {b}: {shown(*paired_bootstrap(first, second, seed=seed))}, {len(shared)} seeds")
     return lines
 
 

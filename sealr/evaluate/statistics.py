@@ -21,6 +21,11 @@ def paired_bootstrap(a: ArrayLike, b: ArrayLike, resamples: int = 1000, seed: in
     return bootstrap_mean(a - b, resamples, seed)
 
 
+def shown(mean: float, low: float, high: float) -> str:
+    """A difference and its interval as tables and logs write them."""
+    return f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
 def bootstrap_mean(a: ArrayLike, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
     """(mean, low, high) with the 95 % percentile interval over users. Raises ValueError as ``paired_bootstrap``."""
     a = np.asarray(a, dtype=np.float64)

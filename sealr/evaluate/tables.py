@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sealr.data.tables import atomic_path
-from sealr.evaluate.metrics import summary
+from sealr.evaluate.metrics import chance, ndcg, summary
 from sealr.evaluate.protocols import CHANCE, INVERTED, RETRIEVER
+from sealr.evaluate.statistics import paired_bootstrap, shown
 
 METRICS = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")
 FULL, INJECTED = "full", "injected"
+BESIDE = {FULL: "retriever", INJECTED: "chance"}  # what NDCG@10 stands beside, with an interval over users
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Cell:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # protocol -> metric -> value
     users: int = 0
     paper: str = ""  # which of the paper's rows it belongs to
+    differences: Mapping[str, Sequence[float]] = field(default_factory=dict)  # protocol -> NDCG@10 minus that of BESIDE: mean, low, high
     note: str = ""  # why it could not be run, or what is special about it
 
 
@@ -42,23 +46,28 @@ class Timing:
     rank_seconds: float  # a list
 
 
-def retriever_cell(system: str, ranks: np.ndarray, candidates: int) -> Cell:
-    """A retriever by itself. ranks (N,): the targets' in the whole catalogue, 0 where masked.
+def retriever_cell(system: str, ranks: np.ndarray, candidates: int, llms: np.ndarray | None = None) -> Cell:
+    """A retriever by itself. ranks (N,): the targets' in the whole catalogue, 0 where masked. llms (N,): those of the LLM's retriever.
 
     Under ``injected`` its first C items are kept in its own order, and a target that is not among them takes the last place.
     """
     inside = (ranks >= 1) & (ranks <= candidates)
-    metrics = {FULL: summary(ranks), INJECTED: summary(np.where(inside, ranks, candidates))}
-    return Cell(system, metrics, len(ranks), paper=system)
+    last = np.where(inside, ranks, candidates)
+    differences = {INJECTED: paired_bootstrap(ndcg(last, 10), np.full(len(ranks), chance(candidates, 10)[1]))}
+    if llms is not None:
+        differences[FULL] = paired_bootstrap(ndcg(ranks, 10), ndcg(llms, 10))
+    return Cell(system, {FULL: summary(ranks), INJECTED: summary(last)}, len(ranks), system, differences)
 
 
-def reranker_cells(system: str, rows: Sequence[Mapping[str, object]], ranker: str) -> list[Cell]:
-    """The LLM alone, and fused with the retriever, from the rows of an evaluation's results.json. ranker: its name there."""
+def reranker_cells(system: str, results: Mapping[str, Any], ranker: str) -> list[Cell]:
+    """The LLM alone, and fused with the retriever, from an evaluation's results.json. ranker: its name there."""
     cells = []
-    for name, shown, paper in ((ranker, system, system), ("fused", f"{system}, fused", "")):
-        found = {str(r["protocol"]): r for r in rows if r["system"] == name}
+    for name, label, paper in ((ranker, system, system), ("fused", f"{system}, fused", "")):
+        found = {str(r["protocol"]): r for r in results["rows"] if r["system"] == name}
+        known = {p: f"NDCG@10, {name} minus {beside}{', injected' * (p == INJECTED)}" for p, beside in BESIDE.items()}
+        differences = {p: results["differences"][key] for p, key in known.items()}
         metrics = {p: {m: float(found[p][m]) for m in METRICS} for p in (FULL, INJECTED) if p in found}
-        cells.append(Cell(shown, metrics, int(found[FULL]["users"]), paper))
+        cells.append(Cell(label, metrics, int(found[FULL]["users"]), paper, differences))
     return cells
 
 
@@ -75,11 +84,12 @@ def reference_cells(rows: Sequence[Mapping[str, object]], candidates: int) -> li
 def frame(
     cells: Sequence[Cell], protocol: str, published: Mapping[str, Sequence[float]], metrics: Sequence[str] = METRICS
 ) -> pd.DataFrame:
-    """A row a cell that has figures under the protocol, or a note: system, users, metrics, the paper's, and the note.
+    """A row a cell that has figures under the protocol, or a note: system, users, metrics, what NDCG@10 is
+    beside the retriever's or chance, the paper's, and the note.
 
     published: by the names of the paper's rows, values in the order of METRICS, those that this protocol can be compared with.
     """
-    rows = []
+    rows, beside = [], f"NDCG@10 minus {BESIDE[protocol]}"
     for cell in cells:
         ours = cell.metrics.get(protocol)
         if ours is None and not cell.note:
@@ -87,10 +97,11 @@ def frame(
         row: dict[str, object] = {"system": cell.system, "users": cell.users or None}
         row |= {m: ours[m] if ours else None for m in metrics}
         theirs = dict(zip(METRICS, published.get(cell.paper, ()), strict=False))
+        row[beside] = shown(*cell.differences[protocol]) if protocol in cell.differences else None
         row |= {f"paper {m}": theirs.get(m) for m in metrics} | {"note": cell.note or None}
         rows.append(row)
-    table = pd.DataFrame(rows, columns=["system", "users", *metrics, *(f"paper {m}" for m in metrics), "note"])
-    numbers = [c for c in table if c not in ("system", "users", "note")]
+    table = pd.DataFrame(rows, columns=["system", "users", *metrics, beside, *(f"paper {m}" for m in metrics), "note"])
+    numbers = [c for c in table if c not in ("system", "users", beside, "note")]
     table[numbers] = table[numbers].astype("float64")
     table["users"] = pd.Series([row["users"] for row in rows], dtype=object)  # whole numbers, and none
     return table.drop(columns=["note"]) if table["note"].isna().all() else table

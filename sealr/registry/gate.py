@@ -20,7 +20,7 @@ import pandas as pd
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json
 from sealr.evaluate.metrics import ndcg
-from sealr.evaluate.statistics import paired_bootstrap
+from sealr.evaluate.statistics import paired_bootstrap, shown
 from sealr.redact import redact
 from sealr.registry.composite import Recommender
 from sealr.registry.drift import Statistics
@@ -98,7 +98,7 @@ def judge(
     wins = low > 0
     said = (
         f"validation NDCG@{TOP} {figures['challenger']:.4f} against {figures['champion']:.4f} on {len(users)} users: "
-        f"difference {difference:+.4f} ({low:+.4f} to {high:+.4f}), {'clear of 0' if wins else 'no significant gain'}"
+        f"difference {shown(difference, low, high)}, {'clear of 0' if wins else 'no significant gain'}"
     )
     if hold:
         return Verdict(HELD, f"{hold}; {said}", figures)

@@ -43,6 +43,10 @@ def test_full_protocol_by_hand(asked, tmp_path):
     assert metrics["full.scoring.satisfied_HR@10"] == 0.5  # of a and d, who liked it, only a's list has it
     assert metrics["full.retriever.regret@10"] == 1.0  # b and c regret theirs
     assert metrics["ceiling_HR@2"] == 0.75
+    chance = (1 + 1 / math.log2(3)) / 2  # the target is one of two candidates
+    among = (3 / math.log2(3) + 1 / math.log2(3)) / 4  # of d, too, once it is put in
+    assert metrics["difference.injected.scoring_minus_chance.NDCG@10"] == pytest.approx(among - chance)
+    assert read_json(tmp_path / "results.json")["differences"]["HR@10, scoring minus chance, injected"] == [0, 0, 0]
 
 
 def test_users_learned_whole_are_nobodys_test(asked):

@@ -14,7 +14,7 @@ from sealr import tracking
 from sealr.config import ConfigError, load_config
 from sealr.data.manifest import Manifest
 from sealr.data.tables import write_json
-from tests.evaluate.test_paper_tables import ROWS
+from tests.evaluate.test_paper_tables import RESULTS
 
 SPEC = {
     "title": "Table 2",
@@ -63,7 +63,7 @@ def test_figure_4_shares_its_cells_with_table_2():
 @pytest.fixture
 def sheet(tmp_path, monkeypatch):
     """Cells whose chain is done at once; PALR's fails."""
-    write_json({"rows": ROWS}, tmp_path / "results.json")
+    write_json(RESULTS, tmp_path / "results.json")
     results = SimpleNamespace(path=lambda name: tmp_path / name)
     adapter = SimpleNamespace(rows={"train_users": 10}, metrics={"epochs": 2.0, "train_seconds": 80.0})
     ranked = SimpleNamespace(metrics={"seconds_a_list": 2.0})
@@ -85,6 +85,7 @@ def test_a_sheet_has_both_protocols_with_the_papers_figures_where_they_compare(s
     made, text = figures(sheet, None, "")
     full, injected = (made[p].set_index("system") for p in ("full", "injected"))
     assert full.loc["SASRec", "paper HR@10"] == 0.0482 and full.loc["SASRec", "HR@10"] == pytest.approx(2 / 3)
+    assert full.loc["SASRec", "NDCG@10 minus retriever"] == "+0.0000 (+0.0000 to +0.0000)"  # it is the LLM's
     assert np.isnan(full.loc["SEALR FT10", "paper HR@10"]) and injected.loc["SEALR FT10", "paper HR@10"] == 0.1922
     assert injected.index[:3].str.contains("Can50|Can20").all() and np.isnan(injected.loc["SASRec", "paper HR@10"])
     assert full.loc["PALR", "note"] == "not run: no weights for it"
