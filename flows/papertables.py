@@ -71,6 +71,12 @@ class Sheet:
         """What the YAML says of this data set."""
         return self.spec["data"][self.data] or {}
 
+    @property
+    def retrievers(self) -> dict[str, dict[str, Any]]:
+        """The table's baselines, with what is said of them for this data set."""
+        own = self.given.get("retrievers", {})
+        return {name: settings | own.get(name, {}) for name, settings in self.spec.get("retrievers", {}).items()}
+
     def reranked(self, system: str) -> tuple[Job, dict[str, Manifest]]:
         """The chain up to the metrics under a cell's settings, in the table's MLflow run."""
         settings = f"{self.settings} {self.spec['rerankers'][system]} {self.overrides}"
@@ -81,7 +87,7 @@ class Sheet:
 def figures(sheet: Sheet, reviews: Manifest, only: str) -> tuple[dict[str, pd.DataFrame], str]:
     """Tables 2 and 3: a frame a protocol, and the Markdown text of one data set."""
     spec = sheet.spec
-    retrievers, rerankers = spec.get("retrievers", {}), spec["rerankers"]
+    retrievers, rerankers = sheet.retrievers, spec["rerankers"]
     chosen = wanted(only, retrievers | rerankers, "system")
     cells = baselines(sheet, reviews, [system for system in chosen if system in retrievers])
     references: dict[str, Cell] = {}
@@ -133,7 +139,7 @@ def baselines(sheet: Sheet, reviews: Manifest, systems: list[str]) -> list[Cell]
     llms = None
     for system in systems:
         try:
-            config = configuration(job.config.retrieve, system, sheet.spec["retrievers"], 0)
+            config = configuration(job.config.retrieve, system, sheet.retrievers, 0)
             made = train_retriever(job, config, reviews, None, system)
         except MISTAKES as error:
             failed[system] = _not_run(system, error)

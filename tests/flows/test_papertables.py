@@ -36,8 +36,10 @@ def test_every_cell_of_a_table_has_settings_that_load(table):
         for own in spec["rerankers"].values():
             config = load_config(name, spec["base"], f"{settings} {own}")
             assert config.rerank.setting == "inductive"  # nobody is evaluated who was trained on
-        for system in spec.get("retrievers", {}):
-            configuration(load_config(name, spec["base"], settings).retrieve, system, spec["retrievers"], 0)
+        sheet = Sheet(Job(load_config(name, spec["base"], settings), ""), spec, name, settings, "")
+        assert (given or {}).get("retrievers", {}).keys() <= sheet.retrievers.keys()
+        for system in sheet.retrievers:
+            configuration(sheet.job.config.retrieve, system, sheet.retrievers, 0)
     for rows in spec.get("published", {}).values():
         assert set(rows) <= {*spec["rerankers"], *spec.get("retrievers", {})} and all(len(v) == 4 for v in rows.values())
     papers = {(given or {}).get("paper") for given in spec["data"].values()} - {None}
@@ -90,6 +92,15 @@ def test_a_sheet_has_both_protocols_with_the_papers_figures_where_they_compare(s
     assert injected.index[:3].str.contains("Can50|Can20").all() and np.isnan(injected.loc["SASRec", "paper HR@10"])
     assert full.loc["PALR", "note"] == "not run: no weights for it"
     assert all(part in text for part in ("## Table 2: demo", "A note.", "Generated.", "Whole catalogue.", "rerank.ratio=0.1"))
+
+
+def test_a_data_set_may_have_settings_of_its_own_for_a_baseline(sheet, monkeypatch):
+    seen = []
+    monkeypatch.setitem(SPEC["data"]["demo"], "retrievers", {"SASRec": {"epochs": 3}})
+    original = papertables.train_retriever
+    monkeypatch.setattr(papertables, "train_retriever", lambda job, config, *rest: [seen.append(config.epochs), original()][1])
+    made, _ = figures(sheet, None, "SASRec")
+    assert seen == [3] and made["full"]["NDCG@10 minus retriever"].isna().all()  # it is not the LLM's then
 
 
 def test_only_the_systems_asked_for_are_run(sheet):
