@@ -172,6 +172,7 @@ def heading(sheet: Sheet) -> str:
         f"{torch.get_num_threads()} threads, torch {torch.__version__}.\n",
         *(f"{part['note']}\n" for part in (sheet.given, sheet.spec) if "note" in part),
         *(f"- {system}: `{settings}`" for system, settings in sheet.spec["rerankers"].items()),
+        *([f"\nOver all of these: `{sheet.overrides}`."] if sheet.overrides else []),
         "",
     ]
     return "\n".join(lines) + "\n"

@@ -5,7 +5,7 @@ right for padding; a system's ``lists`` (N, up to C), the same items in its own 
 
 * full: the headline. A two-stage system that did not retrieve the target has missed it.
 * retrieved: only users whose target is in the pool; their share, the pool's recall, is the ceiling of any re-ranker.
-* injected: the paper's (section 3.1.3, Tables 2 and 3). The target is put into every pool, so that a random order
+* injected: what Tables 2 and 3 of the paper imply (its text does not say). The target is put into every pool, so that a random order
   already has HR@10 = 10 / C. The chance line and the retriever's own order stand beside every system.
 """
 
@@ -102,7 +102,7 @@ def retrieved(pools: np.ndarray, targets: np.ndarray, lists: Mapping[str, np.nda
 
 
 def injected(pools: np.ndarray, targets: np.ndarray, lists: Mapping[str, np.ndarray], ceiling: float = float("nan")) -> Protocol:
-    """The paper's protocol. pools (N, C): from ``injected_pool``; the retriever's order, inverted and not, is added.
+    """The paper's protocol, as we read it. pools (N, C): from ``injected_pool``; the retriever's order, inverted and not, is added.
 
     ceiling: the recall of the pools before injection, to be printed beside; the injected ones have 1 by construction.
     """
