@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -79,13 +80,19 @@ def alone(data: str) -> Iterator[None]:
     if not deployment.id:
         yield
         return
-    folder = state_dir() / data
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "job.lock")
+    with turn(state_dir() / data / "job.lock", f"another scheduled job works on data set {data}"):
+        yield
+
+
+@contextmanager
+def turn(path: Path, taken: str) -> Iterator[None]:
+    """Holds the lock ``path``. Where another process has it, says what is ``taken`` and waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("another scheduled job works on data set %s: waiting until it has ended", data)
+        log.warning("%s: waiting until it has ended", taken)
         lock.acquire()
     try:
         yield

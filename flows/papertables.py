@@ -139,7 +139,7 @@ def baselines(sheet: Sheet, reviews: Manifest, systems: list[str]) -> list[Cell]
     llms = None
     for system in systems:
         try:
-            config = configuration(job.config.retrieve, system, sheet.retrievers, 0)
+            config = configuration(job.config.retrieve, system, sheet.retrievers, job.config.retrieve.seed)
             made = train_retriever(job, config, reviews, None, system)
         except MISTAKES as error:
             failed[system] = _not_run(system, error)

@@ -60,7 +60,7 @@ def train_retriever(job: Job, config: RetrieveConfig, reviews: Manifest, labels:
                 trained = train(config, learned, folder, tracking.log_epoch, content, felt)
             return Output(trained.rows, trained.metrics | _ranks(folder, sequences, felt))
 
-        code = (*SHARED, f"retrieve/{'fusion' if parts else f'models/{config.model}'}.py")
+        code = (*SHARED, *drawing(config), f"retrieve/{'fusion' if parts else f'models/{config.model}'}.py")
         manifest = run_stage("retriever", job.name, identity(job, config), inputs, code, work)
         tracking.log_manifest(manifest, {"retriever.json": "", "history.json": ""})
         return manifest
@@ -74,6 +74,11 @@ def identity(job: Job, config: RetrieveConfig) -> dict[str, Any]:
 def drawn(job: Job, config: RetrieveConfig) -> dict[str, Any]:
     """How tuning users are drawn, where the retriever learns from them."""
     return {"drawn": split_settings(job)} if config.tuning_users == "whole" else {}
+
+
+def drawing(config: RetrieveConfig) -> tuple[str, ...]:
+    """The module that draws them, where it matters: part of the code that a stage depends on."""
+    return ("evaluate/protocols.py",) if config.tuning_users == "whole" else ()
 
 
 def parts_of(config: RetrieveConfig) -> list[RetrieveConfig]:

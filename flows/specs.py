@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sealr.config import CONFIG_DIR, ConfigError, from_dict, to_dict
+from sealr.config import CONFIG_DIR, ConfigError, from_dict, merged, to_dict
 from sealr.settings import RetrieveConfig
 
 TABLES = CONFIG_DIR.parent / "benchmarks"
@@ -37,6 +37,6 @@ def configuration(base: RetrieveConfig, name: str, systems: dict[str, dict[str, 
         parts = tuple({k: v for k, v in systems[part].items() if k != "seeds"} for part in settings["parts"])
         settings |= {"model": "fusion", "parts": parts}
     try:
-        return from_dict(RetrieveConfig, to_dict(replace(base, seed=seed)) | settings)
+        return from_dict(RetrieveConfig, merged(to_dict(replace(base, seed=seed)), settings))
     except ValueError as error:
         raise ConfigError(f"settings of {name}: {error}") from None

@@ -28,7 +28,7 @@ from flows.inputs import (
     split_settings,
     user_split,
 )
-from flows.retrievers import drawn, item_content, labelled_feelings, reads_feelings, train_retriever
+from flows.retrievers import drawing, drawn, item_content, labelled_feelings, reads_feelings, train_retriever
 from flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 from sealr import tracking, weights
 from sealr.config import to_dict
@@ -126,7 +126,7 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
             return write_candidates(load(folder), sequences, config, folder, felt, learned)
 
         inputs = {"reviews": reviews, "retriever": trained} | ({"labels": labels} if reads_feelings(config) else {})
-        code = ("data", "retrieve", "evaluate/metrics.py")
+        code = ("data", "retrieve", "evaluate/metrics.py", *drawing(config))
         manifest = run_stage("retrieve", job.name, {"retrieve": config} | drawn(job, config), inputs, code, work)
         tracking.log_manifest(manifest, {"retriever.json": ""})
         job.gate(manifest, "candidates")

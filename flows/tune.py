@@ -19,11 +19,11 @@ from prefect import flow
 from flows import steps
 from flows.context import Job
 from flows.inputs import retriever_sequences
-from flows.job import Base, Data, Overrides, open_job, run
+from flows.job import Base, Data, Overrides, open_job, run, turn
 from flows.retrievers import identity, item_content, labelled_feelings, reads_feelings
 from sealr import tracking
 from sealr.config import to_dict
-from sealr.data.manifest import state_dir, text_digest
+from sealr.data.manifest import code_digest, state_dir, text_digest
 from sealr.data.tables import read_json
 from sealr.rerank import tune as reranker
 from sealr.rerank.scoring import hard_model
@@ -31,6 +31,10 @@ from sealr.retrieve import tune as retriever
 from sealr.retrieve.train import OnEpoch, load
 from sealr.settings import RetrieveConfig
 from sealr.study import open_study, search, summary
+
+# The code that a trial's value depends on; candidates of the second search have their retriever's in their own key
+RETRIEVER = ("data/sequences.py", "evaluate/metrics.py", "evaluate/protocols.py", "retrieve")
+RERANKER = (*RETRIEVER, "evaluate/statistics.py", "emotion/sentiment.py", "rerank")
 
 
 class What(StrEnum):
@@ -53,7 +57,10 @@ def tune(
     overrides: str = "",
 ) -> None:
     """Optuna on the validation NDCG@10; every trial is a nested MLflow run."""
-    with open_job("tune", data, base, overrides) as job:
+    with (
+        open_job("tune", data, base, overrides) as job,
+        turn(state_dir() / job.name / "tune.lock", f"another search works on data set {job.name}"),
+    ):
         study, folder, best = (tune_retriever if what == What.retriever else tune_reranker)(job, trials, hours)
         text = summary(study)
         page = folder / f"{study.study_name}.md"
@@ -78,8 +85,8 @@ def tune_retriever(job: Job, trials: int, hours: float) -> tuple[optuna.Study, P
 
     felt = labelled_feelings(config, labels, sequences)
     folder = state_dir() / job.name / "tune" / reviews.digest[:16]
-    # Other fixed settings, labels or users are another study
-    name = f"{config.model}-{text_digest([identity(job, config), labels and labels.digest])[:8]}"
+    # Other fixed settings, labels, users or code are another study
+    name = f"{config.model}-{text_digest([identity(job, config), labels and labels.digest, code_digest(RETRIEVER)])[:8]}"
     study = retriever.tune(config, sequences, trials, folder, name, track, content, felt, hours)
     return study, folder, " ".join(f"retrieve.{name}={value}" for name, value in study.best_params.items())
 
@@ -91,7 +98,7 @@ def tune_reranker(job: Job, trials: int, hours: float) -> tuple[optuna.Study, Pa
     labels = steps.label(job, reviews)
     candidates = steps.retrieve(job, reviews, labels)
     folder = state_dir() / job.name / "tune" / candidates.digest[:16]
-    judged = [job.config.evaluate.valid_users, job.config.evaluate.seed, labels.digest]
+    judged = [job.config.evaluate.valid_users, job.config.evaluate.seed, labels.digest, code_digest(RERANKER)]
     study = open_study(folder, f"fused-{text_digest([to_dict(config), *judged])[:8]}", config.seed, reranker.current(config))
     hard = hard_model(load(candidates.folder)) is not None
 

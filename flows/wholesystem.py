@@ -18,7 +18,7 @@ from flows import steps
 from flows.context import Job
 from flows.inputs import read_sequences
 from flows.job import open_job
-from flows.retrievers import train_retriever
+from flows.retrievers import parts_of, train_retriever
 from flows.sheets import report, write
 from flows.specs import read_spec, wanted
 from sealr.config import load_config
@@ -28,7 +28,6 @@ from sealr.data.tables import read_json, read_table
 from sealr.evaluate import retrievers as comparing
 from sealr.evaluate.retrievers import Trained
 from sealr.retrieve.feelings import feelings
-from sealr.retrieve.models.fusion import part_configs
 
 WHOLE = "sealr"  # the table's name
 SINGLE, RETRIEVED, LLM, EVERYTHING = "best single retriever", "retrievers, fused", "LLM alone", "everything fused"
@@ -60,8 +59,8 @@ def compare(job: Job, name: str, spec: dict[str, Any], settings: str) -> None:
             seeded = replace(job, config=config)
             made = steps.through_evaluation(seeded)
             if not retrievers:  # variants differ in the LLM alone
-                parts = part_configs(config.retrieve) if config.retrieve.model == "fusion" else []
-                retrievers = [train_retriever(seeded, c, made["reviews"], made["labels"]) for c in [*parts, config.retrieve]]
+                all_of_them = [*parts_of(config.retrieve), config.retrieve]
+                retrievers = [train_retriever(seeded, c, made["reviews"], made["labels"]) for c in all_of_them]
             found = systems(made, *retrievers, seed=seed)
             own = [replace(run, system=f"{run.system}, {variant}") for run in found if run.system in (LLM, EVERYTHING)]
             trained += own if variant else found
@@ -72,6 +71,10 @@ def compare(job: Job, name: str, spec: dict[str, Any], settings: str) -> None:
             )
     pairs = [(EVERYTHING, SINGLE), (EVERYTHING, RETRIEVED), (RETRIEVED, SINGLE), (LLM, SINGLE)]
     pairs += [(system, f"{system}, {variant}") for system in (LLM, EVERYTHING) for variant in variants if variant]
+    notes.append(
+        f"the LLM orders the first {job.config.rerank.candidates} candidates of the retriever, or of the fused ones: also alone, it misses "
+        "a target that is not among them"
+    )
     table = comparing.comparison(trained, target_feelings(made), spec.get("published", {}))
     text = report(job, spec, table, comparing.differences(trained, pairs) + notes)
     folder = state_dir() / "benchmarks" / f"{WHOLE}-{name}"

@@ -40,10 +40,10 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
     overrides: ``"retrieve.epochs=3 data.category='kitchen tools'"`` or a list of such pairs; values are read as YAML.
     Raises ConfigError naming the file and the field.
     """
-    merged: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     names = [_config_path(n) for n in (base, data) if n]
     for path in names:
-        _merge(merged, _read_yaml(path))
+        values = merged(values, _read_yaml(path))
     try:
         pairs = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
     except ValueError as error:
@@ -61,10 +61,10 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
             leaf[field] = _yaml(value)
         except yaml.YAMLError:
             raise ConfigError(f"override {pair!r}: {value!r} is not a YAML value") from None
-        _merge(merged, node)
+        values = merged(values, node)
     where = " + ".join([p.name for p in names] + (["overrides"] if pairs else []))
     try:
-        config = TypeAdapter(Config).validate_python(merged)
+        config = TypeAdapter(Config).validate_python(values)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
         raise ConfigError(f"configuration {where}:\n  " + "\n  ".join(lines)) from None
@@ -122,6 +122,12 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     return TypeAdapter(cls).validate_python(values)
 
 
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """values with changes put in, section by section."""
+    both = {k: merged(values[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(values.get(k), dict)}
+    return values | changes | both
+
+
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """``{"lora": {"r": 8}}`` -> ``{"lora.r": 8}``, the form MLflow's parameters take."""
     flat: dict[str, Any] = {}
@@ -160,11 +166,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _yaml(text: str) -> Any:
     return _Loader(text).get_single_data()
-
-
-def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value

@@ -18,7 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sealr import weights
-from sealr.data.manifest import Output, text_digest
+from sealr.data.manifest import Output, code_digest, text_digest
 from sealr.data.tables import read_json, write_json
 from sealr.rerank.finetune import Encoder, finetune
 from sealr.rerank.llm import load_base, load_tokenizer, pad_left
@@ -108,10 +108,10 @@ class Preferences:
         self.texts: dict[str, str] = {}
         self.folder = None
         if cache is not None:
-            how = [config.layers, config.quantization, config.dtype, PREFERENCE_TOKENS]
+            how = [config.layers, config.quantization, config.dtype, code_digest(("rerank/palr.py", "rerank/llm.py"))]
             self.folder = cache / text_digest([weights.digest(config.base), how])[:16]
-            for path in sorted(self.folder.glob("*.json")):
-                self.texts.update(read_json(path))
+            for path in sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
+                self.texts = read_json(path) | self.texts  # of two jobs at once, what the first wrote
 
     def of(self, request: Request) -> str:
         """The preference of a request's user. Raises KeyError unless it was written before."""

@@ -41,7 +41,7 @@ def rerank(
 
     users, valid_users: rows of ``sequences.users``; the first are ranked for test, the second tune the fusion weight.
     batch: users of one checkpoint. sentiments, expected: see ``ranking_request``. The metric ``seconds_a_list`` is that of the LLM, over
-    the lists that this call had it make.
+    the test lists that this call had it make: what a ranker keeps of a user, it knows when the target has been put in.
     """
     timed = Timed(ranker)
 
@@ -53,7 +53,7 @@ def rerank(
 
     tuning = [u for u in valid_users if target(u, "valid") in request(u, "valid").pool]
     valid = [request(u, "valid") for u in tuning]
-    valid_llm = score_parts(timed, valid, folder, "valid", batch)
+    valid_llm = score_parts(ranker, valid, folder, "valid", batch)
     weight, tried = tune_weight(valid, [s.values for s in valid_llm], [target(u, "valid") for u in tuning], len(valid_users))
     log.info(
         "fusion weight %.2f: validation NDCG@10 %.4f, retriever alone %.4f, over %d users",
@@ -66,7 +66,7 @@ def rerank(
     test_llm = score_parts(timed, test, folder, "test", batch)
     missed = [(u, r) for u, r in zip(users, test, strict=True) if target(u, "test") not in r.pool]
     injected_only = [inject(r, target(u, "test")) for u, r in missed]
-    injected_llm = dict(zip([u for u, _ in missed], score_parts(timed, injected_only, folder, "injected", batch), strict=True))
+    injected_llm = dict(zip([u for u, _ in missed], score_parts(ranker, injected_only, folder, "injected", batch), strict=True))
     replaced = dict(zip([u for u, _ in missed], injected_only, strict=True))
     injected = [replaced.get(u, r) for u, r in zip(users, test, strict=True)]  # the target was retrieved: the same list
     frames = [

@@ -145,7 +145,10 @@ class NextItems:
         exclude_seen: bool = False,
     ) -> None:
         if config.scoring.negatives == "hard" and retriever is None:
-            raise ValueError("rerank.scoring.negatives: hard needs a neural retriever other than bert4rec, or a fusion with one")
+            raise ValueError(
+                "rerank.scoring.negatives: hard needs a neural retriever, or a fusion with one, that only reads the past: not bert4rec, "
+                "nor bsarec with retrieve.objective=last"
+            )
         self.model, self.config, self.feelings = model, config, feelings
         self.flat, self.offsets = sequences.flat, sequences.offsets
         self.train, self.valid, self.retriever, self.exclude_seen = train, valid, retriever, exclude_seen
@@ -254,7 +257,8 @@ class NextItems:
         """(B, W) items of each row's user that lie before its start in ``flat``, zeros to the right."""
         begins = self.offsets[np.searchsorted(self.offsets, starts, side="right") - 1]
         where = begins[:, None] + np.arange((starts - begins).max())  # (B, W)
-        return torch.from_numpy(np.where(where < starts[:, None], self.flat[where], 0))
+        items = self.flat[np.minimum(where, len(self.flat) - 1)]  # what is beyond is not before a start
+        return torch.from_numpy(np.where(where < starts[:, None], items, 0))
 
     def judge(self, scores: dict[str, float]) -> float:
         """By NDCG: the order still gets better when the loss, which also wants honest probabilities, has begun to rise."""

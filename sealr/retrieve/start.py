@@ -21,8 +21,15 @@ SPREAD = 0.1  # standard deviation of the entries
 
 
 def cooccurrence_embeddings(sequences: Sequences, width: int) -> Tensor:
-    """(n_items + 1, width) float32 from the training split; row 0 is zero, as are items that it does not have."""
+    """(n_items + 1, width) float32 from the training split; row 0 is zero, as are items that it does not have.
+
+    Where no two items occur together there is nothing to start from: random ones, from torch's generator.
+    """
     matrix = positive_pmi(sequences)
+    if not matrix.nnz:
+        embeddings = torch.randn(matrix.shape[0], width) * SPREAD
+        embeddings[0] = 0
+        return embeddings
     rank = min(width, sequences.n_items)
     left, values, _ = svds(matrix, k=rank, v0=np.full(matrix.shape[0], matrix.shape[0] ** -0.5))
     order = np.argsort(-values)

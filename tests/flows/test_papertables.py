@@ -92,6 +92,7 @@ def test_a_sheet_has_both_protocols_with_the_papers_figures_where_they_compare(s
     assert injected.index[:3].str.contains("Can50|Can20").all() and np.isnan(injected.loc["SASRec", "paper HR@10"])
     assert full.loc["PALR", "note"] == "not run: no weights for it"
     assert all(part in text for part in ("## Table 2: demo", "A note.", "Generated.", "Whole catalogue.", "rerank.ratio=0.1"))
+    assert "Over all of these" not in text
 
 
 def test_a_data_set_may_have_settings_of_its_own_for_a_baseline(sheet, monkeypatch):
@@ -101,6 +102,19 @@ def test_a_data_set_may_have_settings_of_its_own_for_a_baseline(sheet, monkeypat
     monkeypatch.setattr(papertables, "train_retriever", lambda job, config, *rest: [seen.append(config.epochs), original()][1])
     made, _ = figures(sheet, None, "SASRec")
     assert seen == [3] and made["full"]["NDCG@10 minus retriever"].isna().all()  # it is not the LLM's then
+
+
+def test_a_systems_settings_leave_other_overrides_alone():
+    base = load_config("demo", "", "retrieve.cooccurrence.neighbours=50").retrieve
+    made = configuration(base, "recent", {"recent": {"model": "cooccurrence", "cooccurrence": {"decay": 0.5}}}, 3)
+    assert (made.cooccurrence.neighbours, made.cooccurrence.decay, made.seed) == (50, 0.5, 3)
+
+
+def test_baselines_have_the_seed_of_the_job(sheet, monkeypatch):
+    seeds, original = [], papertables.train_retriever
+    monkeypatch.setattr(papertables, "train_retriever", lambda job, config, *rest: [seeds.append(config.seed), original()][1])
+    seeded = Sheet(Job(load_config("demo", "smollm2-135m", "retrieve.seed=2"), "run"), SPEC, "demo", "", "")
+    assert not figures(seeded, None, "SASRec")[0]["full"]["NDCG@10 minus retriever"].isna().any() and seeds == [2]
 
 
 def test_only_the_systems_asked_for_are_run(sheet):

@@ -102,6 +102,7 @@ def test_variants_have_rows_of_their_own_and_their_differences(made, tmp_path, m
     assert written["table"]["system"].tolist() == [SINGLE, LLM, EVERYTHING, *placebo]
     assert written["table"]["satisfied HR@10"].notna().all() and written["table"]["seeds"].tolist() == [2] * 5
     assert f"NDCG@10, {LLM} minus {placebo[0]}: +0.0000 (+0.0000 to +0.0000), 2 seeds" in written["text"]
+    assert "the LLM orders the first 20 candidates" in written["text"]
     assert "seed 1, shuffled (placebo): the LLM's weight in the fusion is 0.5" in written["text"]
 
 

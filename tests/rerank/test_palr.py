@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import pandas as pd
@@ -5,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sealr.data.tables import write_json
 from sealr.rerank.generate import generate_lists
 from sealr.rerank.palr import NameEncoder, NameTokens, Preferences, finetune_names, item_names
 from sealr.rerank.prompts import Request
@@ -119,6 +121,15 @@ def test_a_killed_run_goes_on_after_the_last_batch_with_the_same_texts(config, t
     resumed = Preferences(tokenizer, config, "soaps", item_names(ITEMS), tmp_path / "b")
     resumed.write(histories, lambda: model)
     assert resumed.texts == whole.texts
+
+
+def test_of_two_texts_for_one_user_the_first_one_written_counts(config, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(config.base)
+    given = Preferences(tokenizer, config, "soaps", item_names(ITEMS), tmp_path)
+    for name, text, seconds in (("b.json", "first", 1), ("a.json", "second", 2)):
+        write_json({"a question": text}, given.folder / name)
+        os.utime(given.folder / name, (seconds, seconds))
+    assert Preferences(tokenizer, config, "soaps", item_names(ITEMS), tmp_path).texts == {"a question": "first"}
 
 
 def test_finetuning_on_names_learns_and_the_ranker_gives_valid_lists(config, tmp_path):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -137,3 +139,10 @@ def test_rerank_writes_every_split_and_tunes_on_validation(sequences, pools, tmp
     assert lists["injected", "retriever", "u2"] == lists["test", "retriever", "u2"]  # u2's target, e, was
     assert ("valid", "retriever", "u2") not in lists  # its validation target was not retrieved: nothing to tune
     assert output.metrics["fusion_weight"] == 0 and output.rows["lists_generated"] == 1 + 2 + 1
+
+
+def test_the_time_of_a_list_is_that_of_the_test_lists(sequences, pools, tmp_path, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr("sealr.rerank.rerank.time", SimpleNamespace(monotonic=lambda: 7 * next(clock)))
+    output = rerank(Backwards(), [0, 1], [0, 1], sequences, SENTIMENTS, pools, 1, tmp_path)
+    assert output.metrics["seconds_a_list"] == 7 and next(clock) == 4  # two lists, begun and ended

@@ -231,6 +231,14 @@ def test_validation_ranks_the_last_two_items_and_not_what_was_seen(config, cut):
     assert 0 in values and made.validate()["valid_ndcg@10"] == pytest.approx(np.mean(values))
 
 
+def test_what_is_too_old_to_be_read_is_masked_at_the_end_of_the_reviews_too(config):
+    """The last user has fewer items than a user in the same batch has older ones."""
+    made = task(config)
+    made.flat, made.offsets = np.array([*range(1, ITEMS + 1)] * 2 + [3, 4]), np.array([0, 2 * ITEMS, 2 * ITEMS + 2])
+    older = made._older(np.array([2 * ITEMS - 3, 2 * ITEMS]))
+    assert older[0].tolist() == made.flat[: 2 * ITEMS - 3].tolist() and not older[1].any()
+
+
 def task(config, **settings):
     sequences, feelings = walks(8)
     torch.manual_seed(0)
@@ -308,7 +316,9 @@ def test_hard_negatives_need_a_neural_retriever(config):
     settings = replace(config, scoring=ScoringSettings(negatives="hard"))
     with pytest.raises(ValueError, match="needs a neural retriever"):
         NextItems(model, settings, sequences, feelings, rows, rows, hard_model(retriever(model="bert4rec")))  # which sees what is later
-    assert hard_model(retriever()) is not None
+    assert hard_model(retriever()) is not None and hard_model(retriever(model="bsarec")) is not None
+    two_sided = build_retriever(RetrieveConfig(model="bsarec", objective="last", hidden=8), ITEMS, None)
+    assert hard_model(replace(retriever(), model=two_sided)) is None
 
 
 def test_without_a_neural_retriever_items_start_from_cooccurrence():

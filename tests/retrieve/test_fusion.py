@@ -175,6 +175,7 @@ def test_part_configs():
         (({"model": "sasrec", "max_len": 80},), r"max_len: 80 is more than the 50"),
         (({"model": "sasrec", "sentiment": "class"}, {"model": "caser", "sentiment": "shuffled"}), r"must read the same"),
         (({"model": "sasrec", "sentiment": "shuffled", "seed": 1},), r"must read the same"),
+        (({"model": "sasrec", "tuning_users": "whole"}, {"model": "ease"}), r"learn from the same users"),
     ],
 )
 def test_mistakes_in_parts(parts, message):

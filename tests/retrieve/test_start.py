@@ -1,4 +1,5 @@
 import numpy as np
+import torch
 from toy_sequences import make_sequences
 
 from sealr.retrieve.start import DECAY, SMOOTHING, cooccurrence_embeddings, positive_pmi
@@ -22,6 +23,12 @@ def test_items_of_one_neighbourhood_start_close(cycle):
     unit = vectors[1:] / vectors[1:].norm(dim=1, keepdim=True)
     close = unit @ unit.T
     assert close[0, 1] > close[0, 6] and close[5, 6] > close[5, 0]
+
+
+def test_without_pairs_the_start_is_random():
+    torch.manual_seed(0)
+    vectors = cooccurrence_embeddings(make_sequences([[1, 2, 3], [2, 1, 3]], 3), 8)  # one training item each
+    assert not vectors[0].any() and 0.05 < vectors[1:].std() < 0.2
 
 
 def test_a_catalogue_smaller_than_the_width_is_padded(cycle):

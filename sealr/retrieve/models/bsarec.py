@@ -30,6 +30,7 @@ class BSARec(SequenceModel):
         self.positions = nn.Embedding(config.max_len, config.hidden)
         self.norm = nn.LayerNorm(config.hidden)
         self.blocks = nn.ModuleList(BSALayer(config) for _ in range(config.layers))
+        self.causal = config.objective == "positions"
         self.apply(initialise)
 
     def encode(self, x: Tensor, packed: Packed) -> Tensor:
@@ -67,7 +68,9 @@ class FrequencyFilter(nn.Module):
         super().__init__()
         self.root = nn.Parameter(torch.randn(hidden))  # b of equation 8, by dimension
         distance = torch.arange(max_len)[:, None] - torch.arange(max_len)[None]  # (L, L) how far the second is behind
-        waves = [2 * torch.cos(2 * math.pi * f / max_len * distance) for f in range(1, cutoff // 2 + 1)]
+        frequencies = range(1, min(cutoff // 2, max_len // 2) + 1)  # a row of max_len places has no higher ones
+        sides = [1 if 2 * f == max_len else 2 for f in frequencies]  # the highest of an even row has no mirror image
+        waves = [n * torch.cos(2 * math.pi * f / max_len * distance) for n, f in zip(sides, frequencies, strict=True)]
         kernel = (1 + sum(waves, torch.zeros(max_len, max_len))) / max_len  # (L, L)
         self.register_buffer("kernel", kernel.tril() if causal else kernel, persistent=False)
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from sealr.config import ConfigError, from_dict, to_dict
+from sealr.config import ConfigError, from_dict, merged, to_dict
 from sealr.settings import RetrieveConfig
 
 
@@ -68,6 +68,8 @@ def part_configs(config: RetrieveConfig) -> list[RetrieveConfig]:
             "retrieve.parts: those that read feelings must read the same: one retrieve.sentiment, and if that is shuffled, the "
             "fusion's seed"
         )
+    if any(part.tuning_users != config.tuning_users for part in parts):
+        raise ConfigError("retrieve.parts: all must learn from the same users: set retrieve.tuning_users of the fusion, not of a part")
     return parts
 
 
@@ -76,16 +78,10 @@ def _part(config: RetrieveConfig, number: int, values: dict[str, Any]) -> Retrie
     if values.get("model", "fusion") == "fusion" or values.get("parts"):
         raise ConfigError(f"{name}: every part needs a model other than fusion, got {values}")
     try:
-        part: RetrieveConfig = from_dict(RetrieveConfig, _merged(to_dict(config) | {"parts": ()}, values))
+        part: RetrieveConfig = from_dict(RetrieveConfig, merged(to_dict(config) | {"parts": ()}, values))
     except ValidationError as error:
         lines = [f"{name}.{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
         raise ConfigError("\n".join(lines)) from None
     if part.max_len > config.max_len:
         raise ConfigError(f"{name}.max_len: {part.max_len} is more than the {config.max_len} items that the fusion reads")
     return part
-
-
-def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """values with changes put in, section by section."""
-    both = {k: _merged(values[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(values.get(k), dict)}
-    return values | changes | both
