@@ -172,7 +172,7 @@ def plot_times(table: pd.DataFrame, title: str, path: Path) -> None:
         labels = [f"{seconds:.3g} s ({ratio:.1f}x)" for seconds, ratio in pairs]
         axes.bar_label(bars, labels, fontsize=8, padding=3)
         axes.set_xscale("log")
-        axes.set_xlim(right=6 * part[f"{what}, s each"].max())  # room for the labels
+        axes.set_xlim(right=12 * part[f"{what}, s each"].max())  # room for the labels
         axes.set_xlabel(f"{what}: seconds a {unit}")
     figure.suptitle(title)
     _save(figure, path)
