@@ -196,4 +196,5 @@ class Int8Encoder(nn.Module):
         for block in self.blocks:
             x = block(x, batch, mask)
         hidden = x.view(batch, length, -1)
-        return transformers.modeling_outputs.BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=self.pooler(hidden) if self.pooler else None)
+        pooled = self.pooler(hidden) if self.pooler else None
+        return transformers.modeling_outputs.BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)

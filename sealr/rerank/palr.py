@@ -111,7 +111,8 @@ class Preferences:
             how = [config.layers, config.quantization, config.dtype, code_digest(("rerank/palr.py", "rerank/llm.py"))]
             self.folder = cache / text_digest([weights.digest(config.base), how])[:16]
             for path in sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
-                self.texts = read_json(path) | self.texts  # of two jobs at once, what the first wrote
+                for key, text in read_json(path).items():
+                    self.texts.setdefault(key, text)  # of two jobs at once, what the first wrote
 
     def of(self, request: Request) -> str:
         """The preference of a request's user. Raises KeyError unless it was written before."""
