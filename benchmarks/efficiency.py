@@ -22,17 +22,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from flows.dryrun import local_tables
+from sealr.flows.dryrun import local_tables
 from sealr.config import load_config
 from sealr.data.sequences import Sequences
 from sealr.evaluate.report import markdown_table
-from sealr.rerank.finetune import ADAPTER, Encoder, finetune
+from sealr.rerank.generative.finetune import ADAPTER, Encoder, finetune
 from sealr.rerank.llm import load_tokenizer
-from sealr.rerank.palr import finetune_names
+from sealr.rerank.generative.palr import finetune_names
 from sealr.rerank.plan import busy_seconds
-from sealr.rerank.prompts import Request
+from sealr.rerank.generative.prompts import Request
 from sealr.rerank.rankers import Ranker, load_ranker
-from sealr.rerank.scoring import train_scoring
+from sealr.rerank.scoring.train import train_scoring
 from sealr.retrieve.train import load, train
 from sealr.settings import Config, RerankConfig, RetrieveConfig
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from benchmarks.server import Server, answers, serving
 from tests import toys
 from tests.registry import hostile
-from tests.registry.toy_model import toy_parts, toy_pyfunc
+from tests.serving.toy_model import toy_parts, toy_pyfunc
 
 
 class Summary:

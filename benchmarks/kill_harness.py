@@ -66,7 +66,7 @@ class Job:
         return self.folder / "state" / NAME
 
     def start(self) -> subprocess.Popen[bytes]:
-        command = ["-m", "flows.finetune", "--data", str(self.project / "data.yaml"), "--base", str(self.project / "base.yaml")]
+        command = ["-m", "sealr.flows.finetune", "--data", str(self.project / "data.yaml"), "--base", str(self.project / "base.yaml")]
         environment = os.environ | {
             "SEALR_HOME": str(self.folder / "state"),
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db",

@@ -14,15 +14,15 @@ import time
 import numpy as np
 import torch
 
-from flows.dryrun import local_tables
+from sealr.flows.dryrun import local_tables
 from sealr.config import load_config
 from sealr.evaluate.protocols import split_users
-from sealr.rerank.finetune import Encoder, Instructions, count_parameters
+from sealr.rerank.generative.finetune import Encoder, Instructions, count_parameters
 from sealr.rerank.fit import CLIP
 from sealr.rerank.llm import add_lora, load_base, load_tokenizer
-from sealr.rerank.palr import NameEncoder, item_names
+from sealr.rerank.generative.palr import NameEncoder, item_names
 from sealr.rerank.plan import busy_seconds, machine_rates, plan, shape_of
-from sealr.rerank.prompts import Request
+from sealr.rerank.generative.prompts import Request
 from sealr.rerank.workload import workload
 
 

@@ -44,11 +44,11 @@ class Server:
 def serving(
     model: str, log: Path, kind: str = "sealr", options: tuple[str, ...] = (), env: dict[str, str] | None = None
 ) -> Iterator[Server]:
-    """Yields when the model answers. kind: ``sealr`` for sealr.registry.serve, ``mlflow`` for `mlflow models serve`."""
+    """Yields when the model answers. kind: ``sealr`` for sealr.serving.server, ``mlflow`` for `mlflow models serve`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "sealr.registry.serve", "--model", model, "--port", str(port), *options]
+    command = [sys.executable, "-m", "sealr.serving.server", "--model", model, "--port", str(port), *options]
     if kind == "mlflow":
         command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-p", str(port)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})

@@ -34,8 +34,8 @@ import yaml
 from benchmarks.load import KINDS, Calls, run_clients
 from benchmarks.server import ROOT, Server, serving
 from sealr.data.tables import read_json, write_json
-from sealr.registry.request import read
-from sealr.rerank.prompts import Request
+from sealr.serving.request import read
+from sealr.rerank.generative.prompts import Request
 from sealr.retrieve.candidates import pools_for
 
 SMALL = "data.demo_users=120 retrieve.epochs=10 rerank.layers=2 rerank.epochs=2"
@@ -175,7 +175,7 @@ def train(folder: Path) -> str:
     """The demo job with a small budget, in a folder of its own. Returns the address of the model's folder."""
     store = f"sqlite:///{folder}/job.db"
     state = {"SEALR_HOME": str(folder / "state"), "PREFECT_HOME": str(folder / "prefect"), "MLFLOW_TRACKING_URI": store}
-    command = [sys.executable, "-m", "flows.finetune", "--data", "demo", "--set", SMALL]
+    command = [sys.executable, "-m", "sealr.flows.finetune", "--data", "demo", "--set", SMALL]
     with open(folder / "job.log", "w") as log:
         done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)} | state, stdout=log, stderr=log)
     if done.returncode:
@@ -270,7 +270,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     calls, ours = Calls(packed, arguments.texts), arguments.server == "sealr"
     setting = f"{os.cpu_count()} cores, {torch.get_num_threads()} torch thread(s), {arguments.texts} texts a new user"
     figures: dict[str, Any] = {
-        "server": "sealr.registry.serve" if ours else "mlflow models serve",
+        "server": "sealr.serving.server" if ours else "mlflow models serve",
         "llm": bool(read_json(packed / "model.json")["fusion_weight"]),
         "setting": setting,
         "arguments": {k: str(v) for k, v in vars(arguments).items()},

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flows.dryrun import local_tables
+from sealr.flows.dryrun import local_tables
 from sealr.config import load_config
 from sealr.data.download import data_dir
 from sealr.data.sequences import Sequences, read_sequences

@@ -13,15 +13,15 @@ import numpy as np
 import typer
 from prefect import flow
 
-from flows import steps
-from flows.context import Job
-from flows.inputs import read_sequences
-from flows.job import Overrides, open_job, run
-from flows.papertables import PAPER, paper_table
-from flows.retrievers import parts_of, train_retriever
-from flows.sheets import report, write
-from flows.specs import configuration, read_spec, wanted
-from flows.wholesystem import WHOLE, whole_system
+from sealr.flows import steps
+from sealr.pipeline.job import Job
+from sealr.pipeline.inputs import read_sequences
+from sealr.flows.job import Overrides, open_job, run
+from sealr.flows.papertables import PAPER, paper_table
+from sealr.pipeline.retrievers import parts_of, train_retriever
+from sealr.flows.sheets import report, write
+from sealr.flows.specs import configuration, read_spec, wanted
+from sealr.flows.wholesystem import WHOLE, whole_system
 from sealr.config import ConfigError
 from sealr.data.manifest import state_dir
 from sealr.data.tables import read_table

@@ -1,6 +1,6 @@
 """The main job: reviews in, a trained, evaluated and registered recommender out.
 
-``python -m flows.finetune --data demo`` or ``mlflow run . -e finetune -P data=demo``. With ``--dry-run``, or
+``python -m sealr.flows.finetune --data demo`` or ``mlflow run . -e finetune -P data=demo``. With ``--dry-run``, or
 ``-P dry_run=dry-run``, it only prints what fine-tuning would take.
 """
 
@@ -12,11 +12,12 @@ from typing import Annotated
 import typer
 from prefect import flow
 
-from flows import registering, steps
-from flows.dryrun import dry_run
-from flows.job import Base, Data, Overrides, open_job, run
+from sealr.flows import steps
+from sealr.pipeline.dryrun import dry_run
+from sealr.flows.job import Base, Data, Overrides, open_job, run
 from sealr import tracking
 from sealr.data.manifest import Manifest
+from sealr.pipeline.stages import through_evaluation
 from sealr.registry.promote import Registration
 
 
@@ -24,8 +25,8 @@ from sealr.registry.promote import Registration
 def finetune(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> str:
     """Ingest, label, train the retriever and the LLM, re-rank, evaluate, register. Returns the MLflow run id."""
     with open_job("finetune", data, base, overrides) as job:
-        made = steps.through_evaluation(job)
-        summary(made["results"], registering.register(job, made))
+        made = through_evaluation(job, steps)
+        summary(made["results"], steps.register(job, made))
         return job.run_id
 
 

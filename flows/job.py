@@ -25,7 +25,7 @@ from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL
 
-from flows.context import Job
+from sealr.pipeline.job import Job
 from sealr import tracking
 from sealr.config import load_config
 from sealr.data.manifest import state_dir

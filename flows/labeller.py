@@ -9,14 +9,14 @@ from sealr import tracking
 from sealr.data.manifest import state_dir
 from sealr.data.tables import read_json
 from sealr.emotion.backends import EMBEDDED
-from sealr.emotion.evaluate import report
+from sealr.emotion.training.evaluate import report
 from sealr.settings import Config, DataConfig, LabelConfig
 
 LOGGED = ("macro_f1", "micro_f1", "argmax_accuracy", "calibration_error_top", "calibration_error_all")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m flows.labeller", description="Logs a labeller's figures on GoEmotions.")
+    parser = argparse.ArgumentParser(prog="python -m sealr.flows.labeller", description="Logs a labeller's figures on GoEmotions.")
     parser.add_argument("--goemotions", type=Path, required=True, help="folder with dev.tsv.gz and test.tsv.gz")
     parser.add_argument("--labeller", type=Path, default=EMBEDDED, help="a labeller folder; the shipped one if not given")
     arguments = parser.parse_args(argv)

@@ -19,16 +19,17 @@ import torch
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from flows import steps
-from flows.context import Job
-from flows.inputs import evaluated_users, read_sequences
-from flows.job import MISTAKES, open_job, outside
-from flows.retrievers import train_retriever
-from flows.retry import transient
-from flows.specs import configuration, read_spec, wanted
+from sealr.flows import steps
+from sealr.pipeline.job import Job
+from sealr.pipeline.inputs import evaluated_users, read_sequences
+from sealr.flows.job import MISTAKES, open_job, outside
+from sealr.pipeline.retrievers import train_retriever
+from sealr.flows.retry import transient
+from sealr.flows.specs import configuration, read_spec, wanted
 from sealr import tracking
 from sealr.config import load_config
 from sealr.data.manifest import Manifest, state_dir
+from sealr.pipeline.stages import through_evaluation
 from sealr.data.tables import atomic_path, read_json, write_json
 from sealr.evaluate import tables
 from sealr.evaluate.report import markdown_table
@@ -81,7 +82,7 @@ class Sheet:
         """The chain up to the metrics under a cell's settings, in the table's MLflow run."""
         settings = f"{self.settings} {self.spec['rerankers'][system]} {self.overrides}"
         cell = Job(load_config(self.data, self.spec["base"], settings), self.job.run_id, system)
-        return cell, steps.through_evaluation(cell)
+        return cell, through_evaluation(cell, steps)
 
 
 def figures(sheet: Sheet, reviews: Manifest, only: str) -> tuple[dict[str, pd.DataFrame], str]:

@@ -1,6 +1,6 @@
 """The nightly job: the main chain on the data as they are now, a drift check against the champion's data, and the gate.
 
-``python -m flows.refresh --data demo`` or ``mlflow run . -e refresh -P data=demo``.
+``python -m sealr.flows.refresh --data demo`` or ``mlflow run . -e refresh -P data=demo``.
 """
 
 from __future__ import annotations
@@ -8,18 +8,19 @@ from __future__ import annotations
 import typer
 from prefect import flow
 
-from flows import registering, steps
-from flows.finetune import summary
-from flows.job import Base, Data, Overrides, open_job, run
+from sealr.flows import steps
+from sealr.flows.finetune import summary
+from sealr.pipeline.stages import through_evaluation
+from sealr.flows.job import Base, Data, Overrides, open_job, run
 
 
 @flow(name="refresh", flow_run_name="refresh-{data}")
 def refresh(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> str:
     """The main job with a drift check, which holds the promotion under registry.drift_hold. Returns the MLflow run id."""
     with open_job("refresh", data, base, overrides) as job:
-        made = steps.through_evaluation(job)
-        drifted = registering.drift(job, made["reviews"], made["labels"])
-        registration = registering.register(job, made, drifted)
+        made = through_evaluation(job, steps)
+        drifted = steps.drift(job, made["reviews"], made["labels"])
+        registration = steps.register(job, made, drifted)
         print(f"\ndrift from the champion's data: {drifted or 'none'}")
         summary(made["results"], registration)
         return job.run_id

@@ -1,6 +1,6 @@
 """The deployments of prefect.yaml on a site without work pools: one process that waits for runs and starts them.
 
-``python -m flows.serve`` needs PREFECT_API_URL. It stays in the foreground; Ctrl-C pauses the schedules and ends it.
+``python -m sealr.flows.serve`` needs PREFECT_API_URL. It stays in the foreground; Ctrl-C pauses the schedules and ends it.
 """
 
 from __future__ import annotations

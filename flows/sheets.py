@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from prefect.artifacts import create_markdown_artifact
 
-from flows.context import Job
+from sealr.pipeline.job import Job
 from sealr import tracking
 from sealr.data.tables import atomic_path, write_json
 from sealr.evaluate import retrievers as comparing

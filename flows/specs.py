@@ -10,7 +10,7 @@ import yaml
 from sealr.config import CONFIG_DIR, ConfigError, from_dict, merged, to_dict
 from sealr.settings import RetrieveConfig
 
-TABLES = CONFIG_DIR.parent / "benchmarks"
+TABLES = CONFIG_DIR / "comparisons"
 
 
 def read_spec(table: str) -> dict[str, Any]:

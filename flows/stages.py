@@ -1,6 +1,6 @@
 """Parts of the chain as flows of their own, each up to the stage it is named after.
 
-``python -m flows.stages retrieve --data demo`` or ``mlflow run . -e retrieve -P data=demo``. Stages that did not change
+``python -m sealr.flows.stages retrieve --data demo`` or ``mlflow run . -e retrieve -P data=demo``. Stages that did not change
 are skipped, so the flows share their work with each other and with the main job.
 """
 
@@ -12,11 +12,12 @@ from typing import Annotated
 import typer
 from prefect import flow
 
-from flows import steps
-from flows.job import Base, Data, Overrides, open_job, run
-from flows.retrievers import reads_feelings
+from sealr.flows import steps
+from sealr.flows.job import Base, Data, Overrides, open_job, run
+from sealr.pipeline.retrievers import reads_feelings
 from sealr import tracking
 from sealr.data.manifest import Manifest
+from sealr.pipeline.stages import through_evaluation
 from sealr.data.prune import remove, unused
 from sealr.redact import redact
 from sealr.registry.promote import stage_keys
@@ -51,7 +52,7 @@ def retrieve(data: str = "demo", base: str = "smollm2-135m", overrides: str = ""
 def evaluate(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Everything but registration: metrics of retriever and re-ranker under three protocols."""
     with open_job("evaluate", data, base, overrides) as job:
-        print("\n" + steps.through_evaluation(job)["results"].path("results.md").read_text(encoding="utf-8"))
+        print("\n" + through_evaluation(job, steps)["results"].path("results.md").read_text(encoding="utf-8"))
 
 
 def report(manifest: Manifest) -> None:

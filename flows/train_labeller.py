@@ -7,17 +7,17 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from flows.labeller import metrics
+from sealr.flows.labeller import metrics
 from sealr import tracking
 from sealr.data.tables import EMOTIONS
 from sealr.emotion.backends import EMBEDDED
-from sealr.emotion.train import Epoch, TrainArguments, add_options, build
+from sealr.emotion.training.train import Epoch, TrainArguments, add_options, build
 from sealr.settings import Config, DataConfig, LabelConfig
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m flows.train_labeller", description="Trains the embedded labeller on GoEmotions, logged to MLflow."
+        prog="python -m sealr.flows.train_labeller", description="Trains the embedded labeller on GoEmotions, logged to MLflow."
     )
     parser.add_argument("--goemotions", type=Path, required=True, help="folder with train.tsv.gz, dev.tsv.gz, test.tsv.gz")
     parser.add_argument("--out", type=Path, default=EMBEDDED, help="folder for the labeller; the shipped one if not given")

@@ -16,17 +16,17 @@ import torch
 import typer
 from prefect import flow
 
-from flows import steps
-from flows.context import Job
-from flows.inputs import retriever_sequences
-from flows.job import Base, Data, Overrides, open_job, run, turn
-from flows.retrievers import identity, item_content, labelled_feelings, reads_feelings
+from sealr.flows import steps
+from sealr.pipeline.job import Job
+from sealr.pipeline.inputs import retriever_sequences
+from sealr.flows.job import Base, Data, Overrides, open_job, run, turn
+from sealr.pipeline.retrievers import identity, item_content, labelled_feelings, reads_feelings
 from sealr import tracking
 from sealr.config import to_dict
 from sealr.data.manifest import code_digest, state_dir, text_digest
 from sealr.data.tables import read_json
 from sealr.rerank import tune as reranker
-from sealr.rerank.scoring import hard_model
+from sealr.rerank.scoring.train import hard_model
 from sealr.retrieve import tune as retriever
 from sealr.retrieve.train import OnEpoch, load
 from sealr.settings import RetrieveConfig

@@ -14,15 +14,16 @@ import numpy as np
 import pandas as pd
 from prefect import flow
 
-from flows import steps
-from flows.context import Job
-from flows.inputs import read_sequences
-from flows.job import open_job
-from flows.retrievers import parts_of, train_retriever
-from flows.sheets import report, write
-from flows.specs import read_spec, wanted
+from sealr.flows import steps
+from sealr.pipeline.job import Job
+from sealr.pipeline.inputs import read_sequences
+from sealr.flows.job import open_job
+from sealr.pipeline.retrievers import parts_of, train_retriever
+from sealr.flows.sheets import report, write
+from sealr.flows.specs import read_spec, wanted
 from sealr.config import load_config
 from sealr.data.manifest import Manifest, state_dir
+from sealr.pipeline.stages import through_evaluation
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json, read_table
 from sealr.evaluate import retrievers as comparing
@@ -57,7 +58,7 @@ def compare(job: Job, name: str, spec: dict[str, Any], settings: str) -> None:
             config = load_config(spec.get("configuration", name), "", f"{settings} {shlex.join(changes)}")
             config = replace(config, retrieve=replace(config.retrieve, seed=seed), rerank=replace(config.rerank, seed=seed))
             seeded = replace(job, config=config)
-            made = steps.through_evaluation(seeded)
+            made = through_evaluation(seeded, steps)
             if not retrievers:  # variants differ in the LLM alone
                 all_of_them = [*parts_of(config.retrieve), config.retrieve]
                 retrievers = [train_retriever(seeded, c, made["reviews"], made["labels"]) for c in all_of_them]

@@ -1,0 +1,1 @@
+"""Emotion labels of review texts (Section 2.1)."""

@@ -25,7 +25,7 @@ from sealr.data.manifest import CHECKPOINT, Output, text_digest
 from sealr.data.tables import EMOTIONS, write_table
 from sealr.emotion import backends
 from sealr.emotion.cache import LabelCache
-from sealr.emotion.cluster import compute
+from sealr.emotion.ray_engine import compute
 from sealr.emotion.sentiment import CLASS_NAMES, sentiment_classes, to_sentiment
 from sealr.settings import LabelConfig
 

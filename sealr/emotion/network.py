@@ -94,7 +94,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     needed = (CARD, HEAD, ADAPTER, "adapter_config.json") if card.get("adapter", True) else (HEAD,)
     if absent := [name for name in needed if not (folder / name).is_file()]:
         raise AdapterError(
-            f"{folder} is not a labeller: {', '.join(absent)} missing; make one with python -m sealr.emotion.train"
+            f"{folder} is not a labeller: {', '.join(absent)} missing; make one with python -m sealr.emotion.training.train"
         )
     return card
 

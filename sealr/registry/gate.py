@@ -22,9 +22,9 @@ from sealr.data.tables import read_json
 from sealr.evaluate.metrics import ndcg
 from sealr.evaluate.statistics import paired_bootstrap, shown
 from sealr.redact import redact
-from sealr.registry.composite import Recommender
+from sealr.serving.recommender import Recommender
 from sealr.registry.drift import Statistics
-from sealr.registry.request import MAX_HISTORY, Asked, Event, Options
+from sealr.serving.request import MAX_HISTORY, Asked, Event, Options
 
 log = logging.getLogger(__name__)
 TOP = 10  # depth of the list that counts

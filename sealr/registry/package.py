@@ -23,7 +23,7 @@ from sealr.data.manifest import PACKAGE, Manifest, code_digest, text_digest
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json, write_json
 from sealr.registry import card, gate, promote
-from sealr.registry.composite import pack
+from sealr.serving.recommender import pack
 from sealr.registry.drift import Statistics
 from sealr.settings import Config
 

@@ -25,11 +25,12 @@ from sealr.config import from_dict, to_dict
 from sealr.data.manifest import CHECKPOINT, Output
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, read_json, write_json
-from sealr.rerank import finetune as trainer
-from sealr.rerank import parallel, scoring
+from sealr.rerank.generative import finetune as trainer
+from sealr.rerank import parallel
+from sealr.rerank.scoring import train as scoring
 from sealr.rerank.fit import OnEpoch
 from sealr.rerank.llm import load_tokenizer
-from sealr.rerank.prompts import Request
+from sealr.rerank.generative.prompts import Request
 from sealr.retrieve.train import load
 from sealr.settings import RerankConfig
 
@@ -46,7 +47,7 @@ def finetune(
     folder: Path,
     on_epoch: OnEpoch | None = None,
 ) -> Output:
-    """`sealr.rerank.finetune.finetune` with encoded ids, in as many processes as configured."""
+    """`sealr.rerank.generative.finetune.finetune` with encoded ids, in as many processes as configured."""
     if config.processes == 1:
         return _generative(train, valid, config, category, folder, on_epoch)
     prompts = {name: [vars(r) for r in part] for name, part in (("train", train), ("valid", valid))}
@@ -64,7 +65,7 @@ def train_scoring(
     folder: Path,
     on_epoch: OnEpoch | None = None,
 ) -> Output:
-    """`sealr.rerank.scoring.train_scoring`, in as many processes as configured. retriever: the folder of a trained one."""
+    """`sealr.rerank.scoring.train.train_scoring`, in as many processes as configured. retriever: the folder of a trained one."""
     if config.processes == 1:
         texts = None if content is None else torch.from_numpy(content)
         return scoring.train_scoring(config, category, sequences, feelings, users, load(retriever), texts, folder, on_epoch)

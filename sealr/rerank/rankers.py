@@ -17,12 +17,12 @@ import torch
 
 from sealr.evaluate.metrics import ndcg, validity
 from sealr.evaluate.statistics import paired_bootstrap
-from sealr.rerank.finetune import Encoder
-from sealr.rerank.generate import generate_lists
-from sealr.rerank.items import load_model
+from sealr.rerank.generative.finetune import Encoder
+from sealr.rerank.generative.decoding import generate_lists
+from sealr.rerank.scoring.model import load_model
 from sealr.rerank.llm import load_adapter, load_tokenizer
-from sealr.rerank.palr import NameEncoder, item_names
-from sealr.rerank.prompts import Request
+from sealr.rerank.generative.palr import NameEncoder, item_names
+from sealr.rerank.generative.prompts import Request
 from sealr.rerank.requests import feelings_of
 from sealr.retrieve.retriever import pad
 from sealr.settings import RerankConfig
@@ -93,7 +93,7 @@ class PalrRanker(GenerativeRanker):
 
 
 class ScoringRanker:
-    """Ours: items and feelings as soft tokens, and one pass that scores all candidates (`sealr.rerank.items`).
+    """Ours: items and feelings as soft tokens, and one pass that scores all candidates (`sealr.rerank.scoring.model`).
 
     Scores are logits of the candidate being next.
     """

@@ -15,7 +15,7 @@ import pandas as pd
 
 from sealr.data.sequences import Sequences
 from sealr.evaluate.protocols import injected_pool
-from sealr.rerank.prompts import Request
+from sealr.rerank.generative.prompts import Request
 
 HELD_OUT = {"valid": 2, "test": 1}  # items at the end of a sequence that a split's history does not show
 

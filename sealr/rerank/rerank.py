@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from sealr.data.manifest import CHECKPOINT, Output
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json, write_table
-from sealr.rerank.prompts import Request
+from sealr.rerank.generative.prompts import Request
 from sealr.rerank.rankers import Ranker, Scored, fuse, order, tune_weight
 from sealr.rerank.requests import Pools, inject, ranking_request
 

@@ -15,10 +15,10 @@ from huggingface_hub import try_to_load_from_cache
 from sealr import weights
 from sealr.data.sequences import Sequences
 from sealr.evaluate.protocols import split_users
-from sealr.rerank.items import INSTRUCTION
-from sealr.rerank.palr import PREFERENCE_TOKENS, QUESTION, item_names, name_prompt
-from sealr.rerank.prompts import Request, prompt
-from sealr.rerank.scoring import VALID_USERS
+from sealr.rerank.scoring.model import INSTRUCTION
+from sealr.rerank.generative.palr import PREFERENCE_TOKENS, QUESTION, item_names, name_prompt
+from sealr.rerank.generative.prompts import Request, prompt
+from sealr.rerank.scoring.train import VALID_USERS
 from sealr.settings import Config
 
 SAMPLE = 64  # prompts counted

@@ -60,7 +60,7 @@ def command(project, *more):
     return [
         sys.executable,
         "-m",
-        "flows.finetune",
+        "sealr.flows.finetune",
         "--data",
         str(project / "tiny.yaml"),
         "--base",

@@ -101,7 +101,7 @@ def test_the_registered_model_has_signature_example_and_no_pickle(project, finis
 def test_the_settings_of_the_llm_are_searched_by_what_the_fusion_gains(project, finished):
     shutil.copytree(project / "state", project / "searched")  # data, labels and retriever are those of the job
     env, cwd = environment(project, "searched"), project
-    arguments = [a.replace("flows.finetune", "flows.tune") for a in command(project)]
+    arguments = [a.replace("sealr.flows.finetune", "sealr.flows.tune") for a in command(project)]
     arguments += ["--what", "reranker", "--trials", "1", "--set", "rerank.layers=1"]
     done = subprocess.run(arguments, env=env, cwd=cwd, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -218,7 +218,7 @@ def test_malformed_requests_get_4xx_and_a_sentence(server, case):
 def test_refresh_on_other_data_scores_the_champion_anew_and_drift_holds_the_promotion(project, finished):
     import mlflow
 
-    arguments = [a.replace("flows.finetune", "flows.refresh") for a in command(project)]
+    arguments = [a.replace("sealr.flows.finetune", "sealr.flows.refresh") for a in command(project)]
     drift = "data.demo_users=60 registry.drift_hold=true"
     done = subprocess.run(
         [*arguments, "--set", drift], env=environment(project), cwd=project, capture_output=True, text=True, timeout=300

@@ -16,10 +16,10 @@ from fastapi.testclient import TestClient
 
 from sealr import tracking
 from sealr.registry import promote
-from sealr.registry.serve import Follower, Options, create_app
+from sealr.serving.server import Follower, Options, create_app
 from sealr.settings import RegistryConfig
 from tests.e2e.jobs import free_port, serve
-from tests.registry.toy_model import USERS, toy_parts, toy_registration
+from tests.serving.toy_model import USERS, toy_parts, toy_registration
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "not a secret"  # of a cluster that lives for a minute

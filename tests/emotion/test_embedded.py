@@ -9,7 +9,7 @@ import pytest
 from sealr.data.manifest import file_digest
 from sealr.data.tables import EMOTIONS, read_json
 from sealr.emotion import network as net
-from sealr.emotion import train
+from sealr.emotion.training import train
 from sealr.emotion.backends import EMBEDDED
 from sealr.emotion.label import EMPTY, Labeller, label_texts
 from sealr.emotion.sentiment import to_sentiment
@@ -114,7 +114,7 @@ def test_bucketed_batches_hold_every_row_once():
 
 
 def test_training_learns_resumes_and_reports(tiny_data, base, tmp_path, monkeypatch):
-    from sealr.emotion import card, evaluate
+    from sealr.emotion.training import card, evaluate
 
     arguments = train.TrainArguments(base=str(base), epochs=3, batch=4, lr=1e-2, rank=4, average=0.8)
     whole = train.fit(tiny_data, tmp_path / "whole", arguments)
@@ -184,7 +184,7 @@ def test_a_head_alone_learns_loads_and_needs_no_adapter(tiny_data, base, tmp_pat
 
 def test_the_report_warns_writes_and_draws(tiny_data, base, tmp_path):
     from sealr.data.tables import write_json
-    from sealr.emotion.evaluate import evaluate, report
+    from sealr.emotion.training.evaluate import evaluate, report
 
     folder, out = toys.toy_embedded(tmp_path / "labeller", base), tmp_path / "out"
     text = report(tiny_data, folder, out)
@@ -208,7 +208,7 @@ def test_confusions_by_true_emotion():
 
 
 def test_figures_on_a_worked_example():
-    from sealr.emotion.evaluate import calibration_error, figures, tune_temperature, tune_thresholds
+    from sealr.emotion.training.evaluate import calibration_error, figures, tune_temperature, tune_thresholds
 
     gold, p = np.zeros((4, 28)), np.full((4, 28), 0.01)
     gold[0, 17] = gold[1, 17] = gold[2, 2] = gold[3, 27] = 1

@@ -1,9 +1,9 @@
-"""prefect.yaml and `python -m flows.serve` describe the same deployments."""
+"""prefect.yaml and `python -m sealr.flows.serve` describe the same deployments."""
 
 import yaml
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 
-from flows.serve import PROJECT, deployments
+from sealr.flows.serve import PROJECT, deployments
 
 
 def test_the_same_deployments_as_prefect_yaml():

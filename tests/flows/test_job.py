@@ -13,7 +13,7 @@ import httpx
 import mlflow
 import pytest
 
-from flows import job
+from sealr.flows import job
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,7 +78,7 @@ def test_trouble_outside_is_a_sentence(scheduled, monkeypatch):
 
 ENDS = """
 import threading
-from flows.job import leave_within
+from sealr.flows.job import leave_within
 threading.Thread(target=threading.Event().wait).start()  # a thread that never ends
 leave_within(0.5, 3)
 """
@@ -93,7 +93,7 @@ STOPPED = """
 import time
 from prefect import flow
 from prefect.server.api.server import SubprocessASGIServer
-from flows import job
+from sealr.flows import job
 
 @flow
 def waits():

@@ -3,7 +3,7 @@
 import mlflow
 import pytest
 
-from flows import labeller, train_labeller
+from sealr.flows import labeller, train_labeller
 from tests import toys
 from tests.emotion.test_embedded import write_split
 

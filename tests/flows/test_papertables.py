@@ -6,10 +6,10 @@ import mlflow
 import numpy as np
 import pytest
 
-from flows import papertables, steps
-from flows.context import Job
-from flows.papertables import PAPER, Sheet, figures, times
-from flows.specs import configuration, read_spec, wanted
+from sealr.flows import papertables, steps
+from sealr.pipeline.job import Job
+from sealr.flows.papertables import PAPER, Sheet, figures, times
+from sealr.flows.specs import configuration, read_spec, wanted
 from sealr import tracking
 from sealr.config import ConfigError, load_config
 from sealr.data.manifest import Manifest

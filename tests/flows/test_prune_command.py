@@ -1,10 +1,10 @@
-"""`python -m flows.stages prune` on a real tracking database and real stage folders."""
+"""`python -m sealr.flows.stages prune` on a real tracking database and real stage folders."""
 
 import mlflow
 import pytest
 from typer.testing import CliRunner
 
-from flows.stages import app
+from sealr.flows.stages import app
 from sealr import tracking
 from sealr.data.manifest import Output, run_stage
 from sealr.registry import promote

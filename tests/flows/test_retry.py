@@ -6,8 +6,8 @@ import requests
 from mlflow.exceptions import MlflowException, RestException
 from prefect import flow
 
-from flows.retry import transient, worth_retrying
-from flows.steps import step
+from sealr.flows.retry import transient, worth_retrying
+from sealr.flows.steps import step
 from sealr.config import ConfigError
 from sealr.data.download import DownloadFailed, MissingFile, fetch
 from sealr.settings import RemoteFile

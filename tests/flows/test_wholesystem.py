@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import typer
 
-from flows.benchmark import main
-from flows.context import Job
-from flows.specs import read_spec
-from flows.wholesystem import EVERYTHING, LLM, RETRIEVED, SINGLE, WHOLE, compare, systems
+from sealr.flows.benchmark import main
+from sealr.pipeline.job import Job
+from sealr.flows.specs import read_spec
+from sealr.flows.wholesystem import EVERYTHING, LLM, RETRIEVED, SINGLE, WHOLE, compare, systems
 from sealr.config import load_config
 from sealr.data.tables import write_json
 
@@ -92,9 +92,9 @@ def test_variants_have_rows_of_their_own_and_their_differences(made, tmp_path, m
         return dict.fromkeys(("reviews", "labels", "candidates", "adapter", "rankings", "results"), stage)
 
     sasrec = manifest(tmp_path / "1", "sasrec", [9, 8, 7])
-    monkeypatch.setattr("flows.wholesystem.steps.through_evaluation", through_evaluation)
-    monkeypatch.setattr("flows.wholesystem.train_retriever", lambda *given: sasrec)
-    monkeypatch.setattr("flows.wholesystem.write", lambda folder, job, table, text: written.update(table=table, text=text))
+    monkeypatch.setattr("sealr.flows.wholesystem.stages.through_evaluation", through_evaluation)
+    monkeypatch.setattr("sealr.flows.wholesystem.train_retriever", lambda *given: sasrec)
+    monkeypatch.setattr("sealr.flows.wholesystem.write", lambda folder, job, table, text: written.update(table=table, text=text))
     spec = {"configuration": "demo", "seeds": 2, "variants": {"shuffled (placebo)": ["rerank.sentiment=shuffled"]}}
     compare(Job(load_config("demo"), "run"), "two", spec, "")
     assert sentiments == [("class", 0), ("shuffled", 0), ("class", 1), ("shuffled", 1)]

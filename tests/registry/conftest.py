@@ -1,6 +1,6 @@
 import pytest
 
-from tests.registry.toy_model import toy_parts, toy_pyfunc
+from tests.serving.toy_model import toy_parts, toy_pyfunc
 
 
 @pytest.fixture(scope="session")

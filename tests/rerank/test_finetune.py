@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from sealr.rerank.finetune import Encoder, answer_loss, finetune
+from sealr.rerank.generative.finetune import Encoder, answer_loss, finetune
 from sealr.rerank.fit import fit, schedule
 from sealr.rerank.llm import AdapterError, add_lora, load_adapter
-from sealr.rerank.prompts import Request
+from sealr.rerank.generative.prompts import Request
 from sealr.settings import LoraSettings, RerankConfig
 from tests.toys import timeless
 
@@ -137,7 +137,7 @@ import sys, json
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from sealr.settings import RerankConfig, LoraSettings
-from sealr.rerank.finetune import finetune
+from sealr.rerank.generative.finetune import finetune
 from tests.rerank.test_finetune import encoder, requests
 config = RerankConfig(base=sys.argv[1], lora=LoraSettings(r=8), lr=1e-2, batch_size=4, epochs=4, checkpoint_steps=1, patience=9)
 output = finetune(requests(24), requests(6), config, encoder(config), Path(sys.argv[2]))

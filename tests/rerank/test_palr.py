@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sealr.data.tables import write_json
-from sealr.rerank.generate import generate_lists
-from sealr.rerank.palr import NameEncoder, NameTokens, Preferences, finetune_names, item_names
-from sealr.rerank.prompts import Request
+from sealr.rerank.generative.decoding import generate_lists
+from sealr.rerank.generative.palr import NameEncoder, NameTokens, Preferences, finetune_names, item_names
+from sealr.rerank.generative.prompts import Request
 from sealr.rerank.rankers import PalrRanker
 from sealr.settings import LoraSettings, RerankConfig
 from tests.rerank.test_generate import naive_list

@@ -7,10 +7,10 @@ from transformers import AutoTokenizer
 
 from sealr.config import ConfigError
 from sealr.data.sequences import Sequences
-from sealr.rerank.finetune import Encoder, answer_loss
+from sealr.rerank.generative.finetune import Encoder, answer_loss
 from sealr.rerank.llm import add_lora
 from sealr.rerank.plan import SHAPES, Rates, Shape, kept_bytes, machine_rates, plan, shape_of, text
-from sealr.rerank.prompts import Request
+from sealr.rerank.generative.prompts import Request
 from sealr.rerank.workload import Workload, local_folder, token_counter, workload
 from sealr.settings import Config, DataConfig, LoraSettings, RerankConfig
 

@@ -1,7 +1,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from sealr.rerank.prompts import IdTokens, Request, prompt
+from sealr.rerank.generative.prompts import IdTokens, Request, prompt
 
 
 def test_prompt_is_figure_3():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sealr.data.sequences import Sequences
-from sealr.rerank.prompts import Request
+from sealr.rerank.generative.prompts import Request
 from sealr.rerank.rankers import Scored, fuse, order, standardise, target_rank, tune_weight
 from sealr.rerank.requests import Pools, finetuning_requests, inject, ranking_request, sentiment_values
 from sealr.rerank.rerank import rerank, score_parts

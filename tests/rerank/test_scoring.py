@@ -9,12 +9,12 @@ import torch
 from sealr.data.sequences import Sequences, build
 from sealr.data.sources.demo import generate
 from sealr.rerank import fit
-from sealr.rerank.items import build as build_model
-from sealr.rerank.items import load_model, save_tokens
+from sealr.rerank.scoring.model import build as build_model
+from sealr.rerank.scoring.model import load_model, save_tokens
 from sealr.rerank.llm import add_lora
-from sealr.rerank.prompts import Request
+from sealr.rerank.generative.prompts import Request
 from sealr.rerank.rankers import ScoringRanker
-from sealr.rerank.scoring import NextItems, Rows, hard_model, item_table, train_scoring, training_rows
+from sealr.rerank.scoring.train import NextItems, Rows, hard_model, item_table, train_scoring, training_rows
 from sealr.retrieve.models import build as build_retriever
 from sealr.retrieve.retriever import Retriever
 from sealr.settings import LoraSettings, RerankConfig, RetrieveConfig, ScoringSettings

@@ -1,0 +1,1 @@
+"""Great Expectations suites, one a table. `sealr.data.validate` reads them."""

@@ -1,0 +1,38 @@
+"""``python -m sealr.flows.finetune --dry-run``: what fine-tuning would take, without downloading, training or tracking anything."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from sealr.config import load_config
+from sealr.data.download import data_dir
+from sealr.data.ingest import ingest
+from sealr.data.sequences import Sequences, build
+from sealr.data.tables import read_table
+from sealr.rerank.plan import machine_rates, plan, shape_of, text
+from sealr.rerank.workload import workload
+from sealr.settings import DataConfig
+
+
+def dry_run(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
+    """Prints parameters, memory, tokens and hours of fine-tuning under a configuration. Raises ConfigError."""
+    config = load_config(data, base, overrides)
+    shape = shape_of(config.rerank.base)
+    work = workload(config, shape.vocabulary, shape.hidden, *local_tables(config.data))
+    rates = machine_rates(config.rerank, shape)
+    print(text(config.rerank, plan(config.rerank, shape, work, rates), work, rates))
+
+
+def local_tables(config: DataConfig) -> tuple[Sequences | None, pd.DataFrame | None]:
+    """Sequences and items of a data set whose files are on this machine, else None twice."""
+    paths = {name: data_dir() / remote.path for name, remote in (("reviews", config.reviews), ("items", config.items))}
+    files = {name: path for name, path in paths.items() if path.is_file()} if config.source != "demo" else {}
+    if config.source != "demo" and "reviews" not in files:
+        return None, None
+    with tempfile.TemporaryDirectory() as folder:
+        ingest(config, Path(folder), files)
+        items = read_table(Path(folder) / "items.parquet", "items")
+        return build(read_table(Path(folder) / "reviews.parquet", "reviews")), items

@@ -1,0 +1,228 @@
+"""The server around a real (toy-sized) MLflow model, and MLflow's own server with the same model."""
+
+import asyncio
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import mlflow
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from mlflow.pyfunc import scoring_server
+
+from sealr.registry import promote
+from sealr.serving import server as serve
+from sealr.serving.server import Follower, Options, create_app
+from tests.registry import hostile
+
+ASK = {
+    "dataframe_records": [
+        {"user": "u3"},
+        {"history": [{"item": "i01", "text": "I love it, it works great"}, {"item": "i04", "sentiment": -2}]},
+    ],
+    "params": {"top_k": 4},
+}
+
+
+@pytest.fixture(autouse=True)
+def in_a_server(monkeypatch):
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
+
+
+@pytest.fixture(scope="module")
+def follower(model_folder):
+    follower = Follower(Options(model=str(model_folder)))
+    follower.update()
+    return follower
+
+
+@pytest.fixture(scope="module")
+def client(follower):
+    with TestClient(create_app(Options(body=4 << 20), follower), raise_server_exceptions=False) as client:
+        yield client
+
+
+def send(client, call):
+    headers = {} if call.content_type is None else {"Content-Type": call.content_type}
+    return client.post("/invocations", content=call.body, headers=headers)
+
+
+def test_answers_are_those_of_mlflows_own_server(client, follower):
+    with TestClient(scoring_server.init(follower.served.model)) as theirs:
+        ours, expected = (c.post("/invocations", json=ASK) for c in (client, theirs))
+        assert ours.status_code == expected.status_code == 200
+        assert ours.json() == expected.json() and "LLM #" in ours.text
+        too_many = {"dataframe_records": [{"user": "u3"}] * 65}
+        assert theirs.post("/invocations", json=too_many).status_code == 400  # limits hold there too
+    os.environ.pop("_MLFLOW_IS_IN_SERVING_ENVIRONMENT")
+    assert len(follower.served.model.predict(scoring_server.infer_and_parse_data(too_many))) == 65  # and not in batch jobs
+
+
+def test_health_and_readiness(client, model_folder):
+    assert [client.get(path).status_code for path in ("/ping", "/health", "/version", "/ready")] == [200] * 4
+    assert client.get("/ready").json()["version"] == "local"
+    with TestClient(create_app(Options(), Follower(Options()))) as loading:
+        assert loading.get("/health").status_code == 200
+        assert (loading.get("/ready").status_code, loading.get("/ready").json()["ready"]) == (503, False)
+        answer = loading.post("/invocations", json=ASK)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5") and "being loaded" in answer.text
+
+
+def test_the_server_loads_by_itself(model_folder):
+    with TestClient(create_app(Options(model=str(model_folder)))) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        assert client.post("/invocations", json=ASK).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "message"),
+    [
+        (hostile.Call("", b"{}", None), 415, "Content-Type: application/json"),
+        (hostile.Call("", b"user\nann\n", "text/csv"), 415, "Content-Type: application/json"),
+        (hostile.Call("", b" " * 5_000_000), 413, "larger than 4194304 bytes"),
+        (hostile.Call("", b"[" * 100_000), 400, "could not be read"),
+        (hostile.Call("", b'{"dataframe_records": [{"user": "u1"}], "params": {"top_k": 0}}'), 400, "top_k must be"),
+        (hostile.Call("", b'{"dataframe_records": [{"user": "u1"'), 400, "valid JSON"),
+        (hostile.Call("", b'{"dataframe_records": [{"usr": "u1"}]}'), 400, "needs a 'user'"),
+    ],
+)
+def test_mistakes_get_a_status_and_a_sentence(client, call, status, message):
+    answer = send(client, call)
+    assert answer.status_code == status and message in answer.json()["message"]
+
+
+def test_a_failure_of_the_model_is_500_without_its_trace(client, follower, monkeypatch):
+    recommender = follower.served.model.unwrap_python_model().recommender
+    monkeypatch.setattr(recommender, "_answer", lambda *_: 1 / 0)
+    answer = client.post("/invocations", json=ASK)
+    assert answer.status_code == 500 and "ZeroDivisionError" in answer.json()["message"] and "Traceback" not in answer.text
+
+
+@settings(max_examples=300, derandomize=True, deadline=20_000, database=None, suppress_health_check=list(HealthCheck))
+@given(hostile.calls())
+def test_hostile_calls(client, call):
+    answer = send(client, call)
+    assert not (why := hostile.wrong(answer.status_code, answer.headers["content-type"], answer.content)), (why, call)
+
+
+def test_giants(client):
+    slowest = 0.0
+    for call in hostile.giants():
+        started = time.monotonic()
+        answer = send(client, call)
+        slowest = max(slowest, time.monotonic() - started)
+        assert not (why := hostile.wrong(answer.status_code, answer.headers["content-type"], answer.content)), (call.kind, why)
+    assert slowest < 60  # a hang; usually a second
+
+
+def test_calls_at_the_same_time_get_the_answers_they_get_alone(client):
+    calls = [
+        ASK | {"dataframe_records": [{"history": [{"item": f"i{n:02d}", "text": f"it is great {n} " * n}]}]} for n in range(1, 12)
+    ]
+    alone = [client.post("/invocations", json=c).json() for c in calls]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda c: client.post("/invocations", json=c).json(), calls * 3))
+    assert together == alone * 3
+
+
+def test_waiting_calls_are_bounded_in_number_and_time(follower, monkeypatch):
+    release = threading.Event()
+    answer = serve.answer
+    monkeypatch.setattr(serve, "answer", lambda *given: release.wait(30) and answer(*given))
+    with TestClient(create_app(Options(workers=1, waiting=1, timeout=2), follower)) as client, ThreadPoolExecutor(3) as threads:
+        waiting = [threads.submit(client.post, "/invocations", json=ASK) for _ in range(3)]
+        assert sorted(w.result().status_code for w in waiting) == [503, 504, 504]
+        release.set()
+        wait_until(lambda: client.post("/invocations", json=ASK).status_code == 200)
+
+
+def test_a_body_that_is_being_read_counts_as_a_call(follower, monkeypatch):
+    begun, arrived, read_body = threading.Event(), threading.Event(), serve.read_body
+
+    async def slow(request, limit):
+        begun.set()
+        while not arrived.is_set():
+            await asyncio.sleep(0.01)
+        return await read_body(request, limit)
+
+    monkeypatch.setattr(serve, "read_body", slow)
+    with TestClient(create_app(Options(workers=1, waiting=0), follower)) as client, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(client.post, "/invocations", json=ASK)
+        assert begun.wait(30) and client.post("/invocations", json=ASK).status_code == 503
+        arrived.set()
+        assert first.result().status_code == 200 == client.post("/invocations", json=ASK).status_code
+
+
+def test_a_version_that_cannot_be_loaded_does_not_keep_the_next_one_waiting(monkeypatch):
+    follower, loaded, now = Follower(Options(model="models:/toy/3", poll=10)), [], [100.0]
+
+    def load(address, version):
+        loaded.append(version)
+        if version == "3":
+            raise ValueError("broken")
+        return serve.Served(None, None, version)
+
+    monkeypatch.setattr(serve, "load", load)
+    monkeypatch.setattr(serve.time, "monotonic", lambda: now[0])
+    for after, tries in ((0, 1), (5, 1), (6, 2), (15, 2), (6, 3)):  # again after 10 seconds, then after 20
+        now[0] += after
+        with suppress(ValueError):
+            follower.update()
+        assert len(loaded) == tries
+    follower.options = Options(model="models:/toy/4")
+    follower.update()
+    assert follower.served.version == "4" and follower.trouble == ""
+
+
+def test_options_that_make_no_sense(monkeypatch, capsys):
+    for option, value in (("--poll", "0"), ("--workers", "-1"), ("--timeout", "nan")):
+        monkeypatch.setattr("sys.argv", ["serve", option, value])
+        with pytest.raises(SystemExit):
+            serve.main()
+        assert f"argument {option}: {value} is below" in capsys.readouterr().err
+
+
+def test_a_new_champion_takes_over_under_load_and_a_broken_one_does_not(model_folder, tmp_path):
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    registry = mlflow.MlflowClient()
+
+    def champion(source):
+        with mlflow.start_run(experiment_id="0") as run:
+            version = promote.create("toy", source, run.info.run_id, {})
+        registry.set_registered_model_alias("toy", promote.CHAMPION, version)
+
+    champion(model_folder.as_uri())
+    app = create_app(Options(model="models:/toy@champion", poll=0.1, workers=2))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        seen, stop = [], threading.Event()
+
+        def load():
+            while not stop.is_set():
+                answer = client.post("/invocations", json=ASK)
+                seen.append((answer.status_code, answer.headers.get("X-Model-Version")))
+
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        champion(model_folder.as_uri())
+        wait_until(lambda: client.get("/ready").json()["version"] == "2")
+        champion((tmp_path / "nowhere").as_uri())
+        wait_until(lambda: client.get("/ready").json()["trouble"])
+        ready = client.get("/ready")
+        stop.set()
+        for thread in threads:
+            thread.join()
+    mlflow.set_tracking_uri(None)
+    assert (ready.status_code, ready.json()["version"]) == (200, "2")  # what worked goes on
+    assert {status for status, _ in seen} == {200} and {version for _, version in seen} == {"1", "2"}
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
