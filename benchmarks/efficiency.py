@@ -30,7 +30,7 @@ from sealr.rerank.generative.finetune import ADAPTER, Encoder, finetune
 from sealr.rerank.llm import load_tokenizer
 from sealr.rerank.generative.palr import finetune_names
 from sealr.rerank.plan import busy_seconds
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.rankers import Ranker, load_ranker
 from sealr.rerank.scoring.train import train_scoring
 from sealr.retrieve.train import load, train
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1,4,16,64", help="batch sizes compared")
     parser.add_argument("--candidates", type=int, default=50)
     options = parser.parse_args()
-    overrides = f"{options.set} rerank.candidates={options.candidates} rerank.max_users={TRAINED}"
+    overrides = f"{options.set} rerank.n_reranked={options.candidates} rerank.max_users={TRAINED}"
     config = load_config(options.data, options.base, overrides)
     sequences, items = local_tables(config.data)
     if sequences is None:
@@ -83,26 +83,26 @@ def main() -> None:
     print(report(config, options, rows, again))
 
 
-def requests(config: Config, sequences: Sequences, count: int) -> list[Request]:
+def requests(config: Config, sequences: Sequences, count: int) -> list[RerankInput]:
     """Test requests of the first users, with sentiments and candidates drawn at random: only their sizes matter."""
     rng, made = np.random.default_rng(0), []
-    size = min(config.rerank.candidates, sequences.n_items)
+    size = min(config.rerank.n_reranked, sequences.n_items)
     for user in sequences.split("test").users[:count]:
         *history, second, last = sequences.sequence(int(user)).tolist()
         pool = rng.choice(sequences.n_items, size, replace=False) + 1
         pool[:2] = [last, second] if last != second else pool[:2]
         pool = list(dict.fromkeys(pool.tolist()))
-        made.append(Request(history, rng.integers(-2, 3, len(history)).tolist(), pool, answer=pool[:2]))
+        made.append(RerankInput(history, rng.integers(-2, 3, len(history)).tolist(), pool, answer=pool[:2]))
     return made
 
 
 def prepare(
-    config: Config, sequences: Sequences, items: pd.DataFrame, few: Sequence[Request], folder: Path
+    config: Config, sequences: Sequences, items: pd.DataFrame, few: Sequence[RerankInput], folder: Path
 ) -> dict[str, Path]:
     """An adapter for each ranker, fine-tuned on the same few users."""
     category, made = config.data.category, {}
     for name in RANKERS:
-        rerank = replace(config.rerank, ranker=name, epochs=1, batch_size=TRAINED, setting="inductive")
+        rerank = replace(config.rerank, ranker=name, epochs=1, batch_size=TRAINED, user_split="inductive")
         where = folder / name
         if name == "palr":
             finetune_names(few, few[:1], rerank, category, items, where)
@@ -119,7 +119,7 @@ def prepare(
 
 
 def measure(
-    config: Config, way: Way, adapters: dict[str, Path], items: pd.DataFrame, asked: Sequence[Request]
+    config: Config, way: Way, adapters: dict[str, Path], items: pd.DataFrame, asked: Sequence[RerankInput]
 ) -> Iterator[dict[str, object]]:
     """A row a measurement: with PALR, once with the preferences to be written and once with them known."""
     quantization = "nf4" if way.precision == "nf4" else "none"

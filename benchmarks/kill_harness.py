@@ -47,10 +47,10 @@ TRIES = 4  # draws of a moment, when the next stage had begun sooner than it sho
 DATA = {
     "data": {"name": NAME, "source": "demo", "demo_users": 40, "category": "beauty products"},
     "label": {"part_rows": 4},
-    "retrieve": {"hidden": 16, "epochs": 30, "eval_every": 1, "patience": 30, "pool": 20, "dropout": 0.1},
+    "retrieve": {"hidden": 16, "epochs": 30, "eval_every": 1, "patience": 30, "n_retrieved": 20, "dropout": 0.1},
     "evaluate": {"users": 12, "valid_users": 12},
 }
-RERANK = {"ratio": 0.5, "candidates": 12, "max_history": 4, "epochs": 2, "lr": 0.01, "checkpoint_steps": 1, "decode_batch": 4}
+RERANK = {"finetune_share": 0.5, "n_reranked": 12, "max_history": 4, "epochs": 2, "lr": 0.01, "checkpoint_steps": 1, "decode_batch": 4}
 
 
 @dataclass(frozen=True)

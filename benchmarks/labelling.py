@@ -268,7 +268,7 @@ def main() -> None:
         print(quality(frame, arguments.model, arguments.show, arguments.workers))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        source = backends.find(arguments.model)
+        source = backends.resolve_labeller(arguments.model)
         folder = random_roberta(Path(scratch)) if arguments.roberta else source.folder
         name = "RoBERTa-base architecture, random weights" if arguments.roberta else source.name.split(",")[0].rstrip(")") + ")"
         words = frame["text"].str.split().str.len()

@@ -22,7 +22,7 @@ from sealr.rerank.fit import CLIP
 from sealr.rerank.llm import add_lora, load_base, load_tokenizer
 from sealr.rerank.generative.palr import NameEncoder, item_names
 from sealr.rerank.plan import busy_seconds, machine_rates, plan, shape_of
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.workload import workload
 
 
@@ -75,16 +75,16 @@ def main() -> None:
     print(f"| peak memory, GB | {kept[0].peak_bytes / 1e9:.2f} | {peak / 1e9:.2f} |")
 
 
-def requests(config, sequences) -> list[Request]:
+def requests(config, sequences) -> list[RerankInput]:
     """Training requests of the inductive split; candidates at random, for only their number matters here."""
     names = [sequences.users[u] for u in sequences.split("test").users]
     rows, rng = {u: i for i, u in enumerate(sequences.users)}, np.random.default_rng(0)
-    split = split_users(names, config.rerank.ratio, config.rerank.valid_share, config.evaluate.seed)
+    split = split_users(names, config.rerank.finetune_share, config.rerank.valid_share, config.evaluate.seed)
     made = []
     for user in split.train:
         *history, second, last = sequences.sequence(rows[user]).tolist()
-        pool = rng.choice(sequences.n_items, min(config.rerank.candidates, sequences.n_items), replace=False) + 1
-        made.append(Request(history, [2] * len(history), pool.tolist(), answer=[last, second]))
+        pool = rng.choice(sequences.n_items, min(config.rerank.n_reranked, sequences.n_items), replace=False) + 1
+        made.append(RerankInput(history, [2] * len(history), pool.tolist(), answer=[last, second]))
     return made
 
 

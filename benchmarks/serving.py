@@ -35,7 +35,7 @@ from benchmarks.load import KINDS, Calls, run_clients
 from benchmarks.server import ROOT, Server, serving
 from sealr.data.tables import read_json, write_json
 from sealr.serving.request import read
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.retrieve.candidates import pools_for
 
 SMALL = "data.demo_users=120 retrieve.epochs=10 rerank.layers=2 rerank.epochs=2"
@@ -94,8 +94,8 @@ def _forward(recommender: Any, row: dict[str, Any]) -> Callable[[], object]:
     texts = [event["text"] for event in row.get("history", [])]
     query = recommender._queries(read(pd.DataFrame([row]), {})[0])[0]
     felt = [query.feelings]
-    pool, _ = next(pools_for(recommender.retriever, [query.history], recommender.config.rerank.candidates, True, felt))
-    request = Request(query.history, query.sentiments, pool.tolist(), expected=query.feelings[:, 1].tolist())
+    pool, _ = next(pools_for(recommender.retriever, [query.history], recommender.config.rerank.n_reranked, True, felt))
+    request = RerankInput(query.history, query.sentiments, pool.tolist(), expected=query.feelings[:, 1].tolist())
 
     def forward() -> None:
         if texts:

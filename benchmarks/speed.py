@@ -125,7 +125,7 @@ def worker(task: dict[str, Any]) -> dict[str, Any]:
     size = round(task["predictions"] * len(rows.starts) / rows.positions)
     if task["what"] == "profile":
         return profile(sequences, RetrieveConfig(batch_size=size))
-    return speed(sequences, RetrieveConfig(batch_size=size, seed=task["seed"], start=task["start"]), task["accuracy"])
+    return speed(sequences, RetrieveConfig(batch_size=size, seed=task["seed"], item_init=task["start"]), task["accuracy"])
 
 
 def speed(sequences: Sequences, config: RetrieveConfig, accuracy: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ FULL = 1_000_000  # a disk with fewer bytes left is full
 
 Data = Annotated[str, typer.Option(help="Data set: a name in configs/ or the path of a YAML file.")]
 Base = Annotated[str, typer.Option(help="Base model: a name in configs/ or the path of a YAML file.")]
-Overrides = Annotated[str, typer.Option("--set", help='Overrides, e.g. "retrieve.epochs=20 rerank.ratio=0.1".')]
+Overrides = Annotated[str, typer.Option("--set", help='Overrides, e.g. "retrieve.epochs=20 rerank.finetune_share=0.1".')]
 
 
 @contextmanager

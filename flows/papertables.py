@@ -100,7 +100,7 @@ def figures(sheet: Sheet, reviews: Manifest, only: str) -> tuple[dict[str, pd.Da
             continue
         results = read_json(made["results"].path("results.json"))
         cells += tables.reranker_cells(system, results, job.config.rerank.ranker)
-        references |= {cell.system: cell for cell in tables.reference_cells(results["rows"], job.config.rerank.candidates)}
+        references |= {cell.system: cell for cell in tables.reference_cells(results["rows"], job.config.rerank.n_reranked)}
     theirs = spec.get("published", {}).get(sheet.given.get("paper", ""), {})
     compared = {  # the paper's figures stand under the protocol that they can be compared with
         tables.FULL: {system: values for system, values in theirs.items() if system in retrievers},
@@ -128,7 +128,7 @@ def times(sheet: Sheet, reviews: Manifest, only: str) -> tuple[dict[str, pd.Data
     if not timings:
         return {}, heading(sheet) + notes
     users = reviews.rows["users"]
-    table = tables.timing_frame(timings, users, round(sheet.job.config.rerank.ratio * users))
+    table = tables.timing_frame(timings, users, round(sheet.job.config.rerank.finetune_share * users))
     return {"times": table}, heading(sheet) + f"{sheet.spec['reading']['times']}\n\n{markdown_table(table)}\n{notes}"
 
 
@@ -148,7 +148,7 @@ def baselines(sheet: Sheet, reviews: Manifest, systems: list[str]) -> list[Cell]
         ranks[system] = np.load(made.path("test_ranks.npy"), allow_pickle=False)[users]
         if config == job.config.retrieve:
             llms = ranks[system]
-    candidates = job.config.rerank.candidates
+    candidates = job.config.rerank.n_reranked
     return [failed.get(s) or tables.retriever_cell(s, ranks[s], candidates, llms) for s in systems]
 
 

@@ -16,7 +16,7 @@ from sealr.flows.job import Base, Data, Overrides, open_job, run
 
 @flow(name="refresh", flow_run_name="refresh-{data}")
 def refresh(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> str:
-    """The main job with a drift check, which holds the promotion under registry.drift_hold. Returns the MLflow run id."""
+    """The main job with a drift check, which holds the promotion under registry.drift.hold. Returns the MLflow run id."""
     with open_job("refresh", data, base, overrides) as job:
         made = through_evaluation(job, steps)
         drifted = steps.drift(job, made["reviews"], made["labels"])

@@ -17,15 +17,15 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL
 
-PROJECT = Path(__file__).resolve().parent.parent
+FILE = Path(__file__).with_name("prefect.yaml")
 
 
 def deployments(data: str = "", base: str = "", overrides: str = "", cron: str = "") -> list[RunnerDeployment]:
     """What prefect.yaml describes. Arguments that are given replace its parameters, and the time of what is scheduled."""
     found = []
-    for entry in yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]:
-        file, function = entry["entrypoint"].split(":")
-        flow = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), function)
+    for entry in yaml.safe_load(FILE.read_text(encoding="utf-8"))["deployments"]:
+        module, _, function = entry["entrypoint"].rpartition(".")
+        flow = getattr(importlib.import_module(module), function)
         given = {"data": data, "base": base, "overrides": overrides}
         found.append(
             flow.to_deployment(
@@ -47,7 +47,7 @@ def _schedule(entry: dict[str, Any], cron: str) -> Any:
 def main(
     data: Annotated[str, typer.Option(help="Data set for all deployments, instead of the one in prefect.yaml.")] = "",
     base: Annotated[str, typer.Option(help="Base model for all deployments.")] = "",
-    overrides: Annotated[str, typer.Option("--set", help='Overrides, e.g. "registry.drift_hold=true".')] = "",
+    overrides: Annotated[str, typer.Option("--set", help='Overrides, e.g. "registry.drift.hold=true".')] = "",
     cron: Annotated[str, typer.Option(help='When refresh runs, e.g. "0 3 * * *" (UTC).')] = "",
 ) -> None:
     """Serve the deployments of prefect.yaml from this process, one run at a time."""

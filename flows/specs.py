@@ -7,17 +7,17 @@ from typing import Any
 
 import yaml
 
-from sealr.config import CONFIG_DIR, ConfigError, from_dict, merged, to_dict
+from sealr import resources
+from sealr.config import ConfigError, from_dict, merged, to_dict
 from sealr.settings import RetrieveConfig
-
-TABLES = CONFIG_DIR / "comparisons"
 
 
 def read_spec(table: str) -> dict[str, Any]:
     """``benchmarks/<table>.yaml``. Raises ConfigError when there is none."""
-    path = TABLES / f"{table}.yaml"
+    folder = resources.folder("configs") / "comparisons"
+    path = folder / f"{table}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in TABLES.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise ConfigError(f"there is no table {table!r}; there are: {known}")
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 

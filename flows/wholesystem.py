@@ -73,7 +73,7 @@ def compare(job: Job, name: str, spec: dict[str, Any], settings: str) -> None:
     pairs = [(EVERYTHING, SINGLE), (EVERYTHING, RETRIEVED), (RETRIEVED, SINGLE), (LLM, SINGLE)]
     pairs += [(system, f"{system}, {variant}") for system in (LLM, EVERYTHING) for variant in variants if variant]
     notes.append(
-        f"the LLM orders the first {job.config.rerank.candidates} candidates of the retriever, or of the fused ones: also alone, it misses "
+        f"the LLM orders the first {job.config.rerank.n_reranked} candidates of the retriever, or of the fused ones: also alone, it misses "
         "a target that is not among them"
     )
     table = comparing.comparison(trained, target_feelings(made), spec.get("published", {}))

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from sealr import resources
 from sealr.settings import Config
 
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 VECTOR_MODELS = ("gru4rec", "caser", "sasrec", "bert4rec", "bsarec")  # retrievers whose scores are products of two vectors
 
 
@@ -68,19 +68,19 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
         raise ConfigError(f"configuration {where}:\n  " + "\n  ".join(lines)) from None
-    if config.rerank.candidates > config.retrieve.pool:
+    if config.rerank.n_reranked > config.retrieve.n_retrieved:
         raise ConfigError(
-            f"configuration {where}: rerank.candidates ({config.rerank.candidates}) is more than retrieve.pool ({config.retrieve.pool})"
+            f"configuration {where}: rerank.n_reranked ({config.rerank.n_reranked}) is more than retrieve.n_retrieved ({config.retrieve.n_retrieved})"
         )
-    if config.rerank.setting == "transductive" and config.rerank.ranker != "scoring":
+    if config.rerank.user_split == "transductive" and config.rerank.ranker != "scoring":
         raise ConfigError(
-            f"configuration {where}: rerank.setting transductive is for rerank.ranker scoring; the answers of {config.rerank.ranker} "
-            "prompts are users' last two items, so it can only be evaluated on other users: add rerank.setting=inductive"
+            f"configuration {where}: rerank.user_split transductive is for rerank.ranker scoring; the answers of {config.rerank.ranker} "
+            "prompts are users' last two items, so it can only be evaluated on other users: add rerank.user_split=inductive"
         )
-    if config.rerank.setting == "transductive" and config.retrieve.tuning_users == "whole":
+    if config.rerank.user_split == "transductive" and config.retrieve.tuning_users == "whole":
         raise ConfigError(
-            f"configuration {where}: retrieve.tuning_users=whole would train on items that rerank.setting=transductive evaluates on: "
-            "add rerank.setting=inductive, or leave it at train"
+            f"configuration {where}: retrieve.tuning_users=whole would train on items that rerank.user_split=transductive evaluates on: "
+            "add rerank.user_split=inductive, or leave it at train"
         )
     if config.retrieve.index == "approximate" and config.retrieve.model not in VECTOR_MODELS:
         raise ConfigError(
@@ -88,15 +88,15 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
             f"set retrieve.model to one of {', '.join(VECTOR_MODELS)}, or retrieve.index=exact"
         )
     scoring = config.rerank.scoring
-    if config.rerank.ranker == "scoring" and scoring.negatives == "hard" and scoring.hard < config.rerank.candidates:
+    if config.rerank.ranker == "scoring" and scoring.negative_source == "hard" and scoring.n_hard_negatives < config.rerank.n_reranked:
         raise ConfigError(
-            f"configuration {where}: rerank.scoring.hard ({scoring.hard}) is less than rerank.candidates ({config.rerank.candidates}): "
+            f"configuration {where}: rerank.scoring.n_hard_negatives ({scoring.n_hard_negatives}) is less than rerank.n_reranked ({config.rerank.n_reranked}): "
             "the LLM would learn nothing of the other candidates and put them anywhere"
         )
-    if config.rerank.ranker == "scoring" and scoring.negatives == "hard" and config.retrieve.max_len < config.rerank.max_history:
+    if config.rerank.ranker == "scoring" and scoring.negative_source == "hard" and config.retrieve.max_len < config.rerank.max_history:
         raise ConfigError(
             f"configuration {where}: rerank.max_history ({config.rerank.max_history}) is more than retrieve.max_len "
-            f"({config.retrieve.max_len}), but with rerank.scoring.negatives=hard the retriever reads the LLM's histories"
+            f"({config.retrieve.max_len}), but with rerank.scoring.negative_source=hard the retriever reads the LLM's histories"
         )
     if config.rerank.processes > 1 and config.rerank.ranker == "palr":
         raise ConfigError(f"configuration {where}: rerank.processes is for rerank.ranker scoring and generative, not for palr")
@@ -145,11 +145,12 @@ def _config_path(name: str) -> Path:
         if not path.is_file():
             raise ConfigError(f"configuration file {name} does not exist")
         return path
-    path = CONFIG_DIR / f"{name}.yaml"
+    folder = resources.folder("configs")
+    path = folder / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in CONFIG_DIR.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise ConfigError(
-            f"no configuration named {name!r} in {CONFIG_DIR.name}/; there are: {known}; or give a path ending in .yaml"
+            f"no configuration named {name!r} in configs/; there are: {known}; or give a path ending in .yaml"
         )
     return path
 

@@ -101,18 +101,18 @@ class RetrieveConfig:
     dropout: float = Field(0.5, ge=0, lt=1)
     # softmax: cross-entropy over the catalogue; sampled: over shared random items of a step; bce: binary, random negatives
     loss: Literal["softmax", "sampled", "bce"] = "softmax"
-    negatives: int = Field(1024, ge=1)  # random items: of a step where loss is sampled, of a position where it is bce
+    n_negatives: int = Field(1024, ge=1)  # random items: of a step where loss is sampled, of a position where it is bce
     objective: Literal["positions", "last"] = (
         "positions"  # learn from every position of a row, or from the last one of each prefix
     )
     # Item embeddings at the start: random, or from which items occur near each other (sealr/retrieve/start.py), which saves epochs
-    start: Literal["random", "cooccurrence"] = "random"
+    item_init: Literal["random", "cooccurrence"] = "random"
     content: bool = False  # add a projection of the item's text embedding (title, brand, categories)
     sentiment: Literal["none", "class", "shuffled"] = "none"  # add how the user felt about each item; shuffled is a placebo
     lr: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"  # learning rate over the epochs; cosine ends at a hundredth
     weight_decay: float = Field(0.0, ge=0)
-    average: float = Field(0.0, ge=0, lt=1)  # decay by step of a moving average of the weights, which is what is kept; 0: none
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # decay by step of a moving average of the weights, which is what is kept; 0: none
     batch_size: int = Field(256, ge=1)  # rows a step
     epochs: int = Field(200, ge=1)  # at most; early stopping usually ends it
     patience: int = Field(10, ge=1)  # validations without a better NDCG@10 before stopping
@@ -125,7 +125,7 @@ class RetrieveConfig:
     # What is learned of the users on whom the LLM is fine-tuned in the inductive setting. train: all but their last two items, as of
     # anybody; whole: everything, which is what the LLM learns of them, so that neither has data that the other lacks
     tuning_users: Literal["train", "whole"] = "train"
-    pool: int = Field(100, ge=10)  # candidates kept per user and split
+    n_retrieved: int = Field(100, ge=10)  # candidates kept per user and split
     exclude_seen: bool = True  # items of the history are not candidates
     # How candidates are found: by all items' scores, or nearly so by an inverted file, for models with a vector for each item
     index: Literal["exact", "approximate"] = "exact"
@@ -148,8 +148,8 @@ class ScoringSettings:
     item_embeddings: Literal["frozen", "trained"] = "trained"  # the item table starts as the retriever's; frozen: stays it
     content: bool = False  # add a projection of the item's text embedding (title, brand, categories)
     dropout: float = Field(0.2, ge=0, lt=1)  # of the soft tokens and of what is compared with the items
-    negatives: Literal["full", "hard"] = "full"  # softmax over the catalogue, or over what the retriever ranks highest there
-    hard: int = Field(100, ge=1)  # items of a position's softmax where negatives is hard
+    negative_source: Literal["full", "hard"] = "full"  # softmax over the catalogue, or over what the retriever ranks highest there
+    n_hard_negatives: int = Field(100, ge=1)  # items of a position's softmax where negatives is hard
     # What is made of a training target by how the user felt about it. ignore: all targets are alike; weight: counts
     # 1 + expected sentiment / 2; negative: one that was felt negative is pushed away instead
     target_feeling: Literal["ignore", "weight", "negative"] = "ignore"
@@ -162,16 +162,16 @@ class RerankConfig:
     ranker: Literal["scoring", "generative", "palr"] = "scoring"
     # inductive, as in the paper: fine-tuned on some users, all of their items, and evaluated on others;
     # transductive: fine-tuned on all users without their last two items, and evaluated on all (scoring only)
-    setting: Literal["inductive", "transductive"] = "inductive"
+    user_split: Literal["inductive", "transductive"] = "inductive"
     scoring: ScoringSettings = ScoringSettings()
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"  # a name that sealr/weights.py resolves, or a folder
     layers: int = Field(0, ge=0)  # use only the first n decoder layers; 0: all
     quantization: Literal["none", "nf4"] = "none"  # nf4: 4-bit base weights (bitsandbytes)
     dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoraSettings = LoraSettings()
-    ratio: float = Field(0.2, gt=0, le=0.5)  # share of all users the LLM is fine-tuned on (paper: .1, .2, .5)
+    finetune_share: float = Field(0.2, gt=0, le=0.5)  # share of all users the LLM is fine-tuned on (paper: .1, .2, .5)
     valid_share: float = Field(0.05, gt=0, lt=1)  # share of those kept for validation (paper: 5 %)
-    candidates: int = Field(50, ge=10)  # pool size C shown to the LLM (paper: 20, 50, 100)
+    n_reranked: int = Field(50, ge=10)  # pool size C shown to the LLM (paper: 20, 50, 100)
     candidate_order: Literal["shuffled", "retriever"] = "shuffled"  # order of the candidates in the prompt
     sentiment: Literal["class", "none", "shuffled"] = "class"  # none and shuffled are placebos
     max_history: int = Field(20, ge=1)  # most recent items in the prompt
@@ -196,14 +196,21 @@ class EvaluateConfig:
 
 
 @frozen
+class DriftSettings:
+    """When new data count as drifted from the champion's."""
+
+    hold: bool = False  # `refresh` promotes no version while the data have drifted
+    distribution: float = Field(0.15, gt=0, le=1)  # Jensen-Shannon distance of emotions, sentiments or popularity
+    catalogue: float = Field(0.25, gt=0, le=1)  # share of items that are new, or that are gone
+    activity: float = Field(0.15, gt=0, le=1)  # Kolmogorov-Smirnov distance of the number of reviews a user writes
+    volume: float = Field(3.0, gt=1)  # factor, up or down, in reviews a month
+
+
+@frozen
 class RegistryConfig:
     name: str = "sealr"  # registered model
     include_base: bool = False  # ship the base LLM inside the model instead of naming it
-    drift_hold: bool = False  # `refresh` promotes nobody while the data have drifted from the champion's
-    drift_distribution: float = Field(0.15, gt=0, le=1)  # Jensen-Shannon distance of emotions, sentiments or popularity that is drift
-    drift_catalogue: float = Field(0.25, gt=0, le=1)  # share of items new, or lost, that is drift
-    drift_activity: float = Field(0.15, gt=0, le=1)  # Kolmogorov-Smirnov distance of reviews a user that is drift
-    drift_volume: float = Field(3.0, gt=1)  # factor, up or down, in reviews a month that is drift
+    drift: DriftSettings = DriftSettings()
 
 
 @frozen

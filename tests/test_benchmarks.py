@@ -40,7 +40,7 @@ def test_one_pass_reads_fewer_tokens_than_lists_and_every_list_is_valid(ran):
 
 @pytest.mark.parametrize("ranker", ["generative", "palr"])
 def test_the_plan_beside_a_real_training(ran, ranker):
-    text = ran(plan, "--steps", "2", overrides=f"rerank.ranker={ranker} rerank.batch_size=2 rerank.candidates=10")
+    text = ran(plan, "--steps", "2", overrides=f"rerank.ranker={ranker} rerank.batch_size=2 rerank.n_reranked=10")
     rows = {row[0]: row[1:] for row in cells(text)[2:]}
     assert rows["parameters"][0] == rows["parameters"][1] and rows["trained"][0] == rows["trained"][1]
     assert all(float(re.split(r" ", value)[0]) > 0 for value in rows["peak memory, GB"])

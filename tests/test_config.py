@@ -14,7 +14,7 @@ def test_overrides_win_over_files():
     [
         ("retrieve.epohcs=3", "retrieve.epohcs"),
         ("retrieve.epochs=many", "retrieve.epochs.*integer"),
-        ("rerank.ratio=0.7", "rerank.ratio.*0.5"),
+        ("rerank.finetune_share=0.7", "rerank.finetune_share.*0.5"),
         ("epochs", "section.field=value"),
         ("retrieve.model=ease retrieve.index=approximate", "retrieve.index=approximate.*ease has none"),
         ("retrieve.model=fusion retrieve.index=approximate", "fusion has none.*sasrec.*retrieve.index=exact"),

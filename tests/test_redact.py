@@ -8,7 +8,7 @@ import pytest
 
 from sealr import tracking
 from sealr.data import download
-from sealr.data.manifest import Output, run_stage
+from sealr.data.manifest import StageResult, run_stage
 from sealr.redact import redact, redacted
 from sealr.settings import Config, DataConfig, RemoteFile
 
@@ -70,7 +70,7 @@ def test_what_a_run_keeps_holds_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", given.info.run_id)
     config = Config(DataConfig("toy", reviews=RemoteFile("reviews.json", url=f"https://ann:{SECRET}@data.example/reviews.json")))
     with tracking.job("test", config) as run_id, tracking.stage("ingest", run_id, config.data):
-        tracking.log_manifest(run_stage("ingest", "toy", config.data, {}, ("config.py",), lambda folder: Output({}, {})))
+        tracking.log_manifest(run_stage("ingest", "toy", config.data, {}, ("config.py",), lambda folder: StageResult({}, {})))
         link = tracking.link(run_id)
     mlflow.set_tracking_uri(None)
     kept = b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())

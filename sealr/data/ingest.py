@@ -19,7 +19,7 @@ import pandas as pd
 
 from sealr.data.cleaning import clean, words
 from sealr.data.download import MissingFile, data_dir, fetch
-from sealr.data.manifest import Output
+from sealr.data.manifest import StageResult
 from sealr.data.rejects import Rejects
 from sealr.data.sources import reader
 from sealr.data.sources.lines import Row
@@ -54,7 +54,7 @@ def input_files(config: DataConfig, folder: Path | None = None) -> dict[str, Pat
     return files
 
 
-def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = None) -> Output:
+def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = None) -> StageResult:
     """Writes reviews.parquet, items.parquet and rejected.parquet into ``folder``.
 
     files: what ``input_files`` returned, called here unless given.
@@ -89,7 +89,7 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
         log.info("rejected %s of %s reviews: %s", f"{sum(counts.values()):,}", f"{read:,}", _counted(counts))
         _warn_of_many(counts, read)
     users, n = reviews["user"].nunique(), len(reviews)
-    return Output(
+    return StageResult(
         rows={
             "read": read,
             "reviews": n,

@@ -34,7 +34,7 @@ SOURCES = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.p
 
 
 @dataclass(frozen=True)
-class Output:
+class StageResult:
     """What a stage's work returns: the manifest's row counts and the metrics worth keeping (flat name -> number)."""
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -75,7 +75,7 @@ def run_stage(
     config: Any,
     inputs: Mapping[str, Manifest | Path],
     code: tuple[str, ...],
-    work: Callable[[Path], Output],
+    work: Callable[[Path], StageResult],
     state: Path | None = None,
 ) -> Manifest:
     """Runs ``work(folder)`` unless the same work was done before, and returns its manifest.

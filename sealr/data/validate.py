@@ -20,8 +20,9 @@ from typing import Any
 
 import pandas as pd
 
+from sealr import resources
+
 log = logging.getLogger(__name__)
-EXPECTATION_DIR = Path(__file__).resolve().parent.parent.parent / "expectations"
 SAMPLES = 5  # rows shown per failed expectation
 KEYS = ("user", "position", "item", "rank", "split", "emotion")  # shown with every sample row, where the table has them
 _one_at_a_time = threading.Lock()  # Great Expectations keeps its current context in a process-wide variable
@@ -147,10 +148,10 @@ def _quiet() -> Iterator[None]:
 def _load_suite(name: str) -> Any:
     from great_expectations.core.expectation_suite import ExpectationSuite, expectationSuiteSchema
 
-    path = EXPECTATION_DIR / f"{name}.json"
+    path = resources.folder("expectations") / f"{name}.json"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in EXPECTATION_DIR.glob("*.json")))
-        raise ValueError(f"there is no expectation suite {name!r} in {EXPECTATION_DIR.name}/; there are: {known}")
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json")))
+        raise ValueError(f"there is no expectation suite {name!r} in expectations/; there are: {known}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         suite = ExpectationSuite(**expectationSuiteSchema.load(values))

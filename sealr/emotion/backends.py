@@ -30,7 +30,7 @@ class LabellerError(ValueError):
 
 
 @dataclass(frozen=True)
-class Source:
+class LabellerSpec:
     """Which weights a configuration means, known without loading them."""
 
     name: str
@@ -42,14 +42,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Backend:
-    source: Source
+    source: LabellerSpec
     tokenizer: Any
     logits: Callable[[Tensor, Tensor], Tensor]  # ids, mask (B, L) -> (B, 28) in the order of EMOTIONS, calibrated
     max_tokens: int  # positions of the network, special tokens included
 
 
 @functools.cache
-def find(model: str, precision: str = "auto") -> Source:
+def resolve_labeller(model: str, precision: str = "auto") -> LabellerSpec:
     """The weights that ``auto``, ``embedded``, a folder or a repository name mean. Raises WeightsError, LabellerError.
 
     precision: see LabelConfig; ``auto`` is 8 bits where labeller.json says that these cost little and they run here.
@@ -72,18 +72,18 @@ def find(model: str, precision: str = "auto") -> Source:
     return _classifier(model, precision)
 
 
-def pinned(model: str) -> str:
+def pinned_name(model: str) -> str:
     """What ``auto`` stands for here, so that a model serves with the labeller it was trained with, wherever it runs."""
-    source = find(model)
+    source = resolve_labeller(model)
     return "embedded" if source.folder == EMBEDDED else str(source.folder) if source.embedded else source.name
 
 
-def load(source: Source) -> Backend:
+def load(source: LabellerSpec) -> Backend:
     """Loads a source's weights. Raises LabellerError or network.AdapterError when they do not fit."""
     return _load_embedded(source) if source.embedded else _load_classifier(source)
 
 
-def _embedded(folder: Path, precision: str) -> Source:
+def _embedded(folder: Path, precision: str) -> LabellerSpec:
     card = net.read_card(folder)
     parts = (net.ADAPTER, net.HEAD) if card.get("adapter", True) else (net.HEAD,)
     base = resolve(card["base"])
@@ -97,8 +97,8 @@ def _embedded(folder: Path, precision: str) -> Source:
             )
     if precision == "auto":
         precision = card.get("precision", "float32") if supported() else "float32"
-    more = f"{card['temperature']!r} {_exact(precision)}"
-    return Source(
+    more = f"{card['temperature']!r} {precision_fingerprint(precision)}"
+    return LabellerSpec(
         f"embedded ({card['base']}{' + LoRA' if net.ADAPTER in parts else ''}, {precision})",
         folder,
         True,
@@ -107,18 +107,18 @@ def _embedded(folder: Path, precision: str) -> Source:
     )
 
 
-def _classifier(name: str, precision: str) -> Source:
+def _classifier(name: str, precision: str) -> LabellerSpec:
     folder = resolve(name)
     precision = "int8" if precision == "int8" else "float32"  # what 8 bits cost other classifiers was not measured
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors")), *_tokenizer(folder)]
-    return Source(name, folder, False, precision, _digest(files, _exact(precision)))
+    return LabellerSpec(name, folder, False, precision, _digest(files, precision_fingerprint(precision)))
 
 
 def _tokenizer(folder: Path) -> list[Path]:
     return [path for name in TOKENIZERS if (path := folder / name).is_file()]
 
 
-def _exact(precision: str) -> str:
+def precision_fingerprint(precision: str) -> str:
     """All that the probabilities depend on: 8 bits are not the same on every CPU."""
     return f"int8 {METHOD} {weight_levels()}" if precision == "int8" else precision
 
@@ -127,7 +127,7 @@ def _digest(files: list[Path], more: str) -> str:
     return hashlib.sha256("\n".join([*map(file_digest, files), more]).encode()).hexdigest()[:16]
 
 
-def _load_embedded(source: Source) -> Backend:
+def _load_embedded(source: LabellerSpec) -> Backend:
     network, tokenizer, card = net.load_network(source.folder)
     temperature = float(card["temperature"])
     if source.precision == "int8":
@@ -139,7 +139,7 @@ def _load_embedded(source: Source) -> Backend:
     return Backend(source, tokenizer, logits, network.encoder.config.max_position_embeddings)
 
 
-def _load_classifier(source: Source) -> Backend:
+def _load_classifier(source: LabellerSpec) -> Backend:
     with quiet():
         model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
             source.folder, dtype=torch.float32, output_loading_info=True

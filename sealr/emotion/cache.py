@@ -31,7 +31,7 @@ class LabelCache:
     def __init__(self, folder: Path, identity: str) -> None:
         self.path = folder / f"{identity}.sqlite"
         folder.mkdir(parents=True, exist_ok=True)
-        with self._said():
+        with self._translate_errors():
             self._file = sqlite3.connect(self.path, timeout=WAIT_SECONDS)
             try:
                 with self._file:
@@ -46,7 +46,7 @@ class LabelCache:
         keys = [_key(t) for t in texts]
         for start in range(0, len(keys), CHUNK):
             part = keys[start : start + CHUNK]
-            with self._said():
+            with self._translate_errors():
                 query = f"SELECT text, p FROM p WHERE text IN ({','.join('?' * len(part))})"
                 found = dict(self._file.execute(query, part).fetchall())
             for row, key in enumerate(part, start):
@@ -57,7 +57,7 @@ class LabelCache:
     def put(self, texts: Sequence[str], probabilities: np.ndarray) -> None:
         """Adds texts in one transaction. What another process has added meanwhile stays."""
         rows = [(_key(t), row.astype("<f4").tobytes()) for t, row in zip(texts, probabilities, strict=True)]
-        with self._said(), self._file:
+        with self._translate_errors(), self._file:
             # A value of another length counts as absent (see get), so it may be replaced
             statement = "INSERT INTO p VALUES (?, ?) ON CONFLICT (text) DO UPDATE SET p = excluded.p WHERE length(p.p) != length(excluded.p)"
             self._file.executemany(statement, rows)
@@ -69,7 +69,7 @@ class LabelCache:
         self._file.close()
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.OperationalError as error:  # locked, read-only, disk full

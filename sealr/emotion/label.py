@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from sealr.data.manifest import CHECKPOINT, Output, text_digest
+from sealr.data.manifest import CHECKPOINT, StageResult, text_digest
 from sealr.data.tables import EMOTIONS, write_table
 from sealr.emotion import backends
 from sealr.emotion.cache import LabelCache
@@ -52,7 +52,7 @@ class Labeller:
     @classmethod
     def from_config(cls, config: LabelConfig) -> Labeller:
         """Raises weights.WeightsError, backends.LabellerError or network.AdapterError."""
-        return cls(backends.load(backends.find(config.model, config.precision)), config)
+        return cls(backends.load(backends.resolve_labeller(config.model, config.precision)), config)
 
     def clean(self, texts: Sequence[str | None]) -> tuple[np.ndarray, list[str]]:
         """The different texts that have something to read, and for each text its number among them, -1 for none."""
@@ -126,7 +126,7 @@ def _spread(probabilities: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 def labeller_id(config: LabelConfig) -> str:
     """Name and digest of the weights a configuration means here, without loading them."""
-    source = backends.find(config.model, config.precision)
+    source = backends.resolve_labeller(config.model, config.precision)
     return f"{source.name} {source.digest}"
 
 
@@ -165,7 +165,7 @@ def assemble(probabilities: np.ndarray, classes: np.ndarray) -> pd.DataFrame:
 def label(
     reviews: pd.DataFrame, config: LabelConfig, folder: Path, labeller: Labeller | None = None,
     progress: Callable[[int, int], None] | None = None, cache: Path | None = None,
-) -> Output:  # fmt: skip
+) -> StageResult:  # fmt: skip
     """Labels every row of a reviews table and writes ``labels.parquet`` into ``folder``.
 
     Only texts that ``cache``, a folder, does not know yet are computed, each once, in parts of ``part_rows`` texts; a
@@ -202,7 +202,7 @@ def label(
     if new.any():
         metrics["reviews_per_second"] = len(codes) * float(new.mean()) / seconds
     null = int(labels["emotion"].isna().sum())
-    return Output({"labelled": len(labels) - null, "null": null}, metrics)
+    return StageResult({"labelled": len(labels) - null, "null": null}, metrics)
 
 
 def summary(labels: pd.DataFrame, ratings: pd.Series | None = None) -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sealr.data.manifest import Output
+from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json
 from sealr.evaluate import protocols
@@ -33,7 +33,7 @@ def evaluate(
     config: EvaluateConfig,
     folder: Path,
     learned: Collection[int] = (),
-) -> Output:
+) -> StageResult:
     """Writes results.json, results.md and results.png, and returns the metrics under flat names.
 
     rankings: the table `rerank` wrote. retriever_ranks (test users,): the targets' ranks in the whole catalogue.
@@ -88,7 +88,7 @@ def evaluate(
     metrics |= {_flat("difference", *k.split(", ")[::-1]): d for k, (d, _, _) in differences.items()} | {
         _flat(k): v for k, v in quality.items()
     }
-    return Output({"users": len(users), "retrieved": round(full.ceiling * len(users))}, metrics)
+    return StageResult({"users": len(users), "retrieved": round(full.ceiling * len(users))}, metrics)
 
 
 def list_matrix(rankings: pd.DataFrame, ranker: str, split: str, users: Sequence[str], sequences: Sequences) -> np.ndarray:

@@ -15,7 +15,7 @@ from sealr.evaluate.protocols import UserSplit, draw_users, split_users
 from sealr.rerank.requests import Pools, sentiment_values
 from sealr.settings import RetrieveConfig
 
-DRAWN = ("ratio", "valid_share", "max_users")  # settings of rerank that say who is fine-tuned on, in the inductive setting
+DRAWN = ("finetune_share", "valid_share", "max_users")  # settings of rerank that say who is fine-tuned on, in the inductive setting
 
 
 def read_sequences(reviews: Manifest) -> Sequences:
@@ -38,7 +38,7 @@ def ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Ma
     config = job.config.rerank
     sequences, table = read_sequences(reviews), read_table(labels.path("labels.parquet"), "labels")
     placebo = config.seed if config.sentiment == "shuffled" else None
-    pools = Pools(read_table(candidates.path("candidates.parquet"), "candidates"), sequences, config.candidates)
+    pools = Pools(read_table(candidates.path("candidates.parquet"), "candidates"), sequences, config.n_reranked)
     return RankingInputs(sequences, *sentiment_values(table, sequences, placebo), pools)
 
 
@@ -47,9 +47,9 @@ def user_split(job: Job, sequences: Sequences) -> UserSplit:
     there are at most ``rerank.max_users``. Transductive: nobody's last two items are trained on, and all are evaluated."""
     known = [sequences.users[u] for u in sequences.split("test").users]
     config = job.config.rerank
-    if config.setting == "transductive":
+    if config.user_split == "transductive":
         return UserSplit(train=[], valid=[], evaluate=sorted(known))
-    split = split_users(known, config.ratio, config.valid_share, job.config.evaluate.seed)
+    split = split_users(known, config.finetune_share, config.valid_share, job.config.evaluate.seed)
     return replace(split, train=split.train[: config.max_users or None])
 
 
@@ -61,9 +61,9 @@ def evaluated_users(job: Job, sequences: Sequences) -> list[str]:
 def split_settings(job: Job) -> dict[str, Any]:
     """The settings that ``user_split`` follows."""
     rerank = job.config.rerank
-    if rerank.setting == "transductive":
-        return {"setting": rerank.setting}
-    names = ("setting", *DRAWN)
+    if rerank.user_split == "transductive":
+        return {"user_split": rerank.user_split}
+    names = ("user_split", *DRAWN)
     return {name: getattr(rerank, name) for name in names} | {"seed": job.config.evaluate.seed}
 
 

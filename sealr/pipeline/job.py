@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sealr import tracking
-from sealr.data.manifest import Manifest, Output, run_stage
+from sealr import resources, tracking
+from sealr.data.manifest import Manifest, StageResult, run_stage
 from sealr.data.tables import read_table
-from sealr.data.validate import EXPECTATION_DIR, validate
+from sealr.data.validate import validate
 from sealr.settings import Config
 
 
@@ -30,18 +30,18 @@ class Job:
         """The MLflow run of a stage. It says which cell it belongs to."""
         return tracking.stage(f"{name} {self.cell}".strip(), self.run_id, config)
 
-    def gate(self, made: Manifest, table: str) -> None:
+    def validate_table(self, made: Manifest, table: str) -> None:
         """Validates a table that a stage made, once for each content and suite; its Data Docs go to MLflow either way.
 
         A changed expectation checks the table again and repeats no other work.
         """
-        inputs = {"table": made.path(f"{table}.parquet"), "suite": EXPECTATION_DIR / f"{table}.json"}
+        inputs = {"table": made.path(f"{table}.parquet"), "suite": resources.folder("expectations") / f"{table}.json"}
         folders: list[Path] = []
 
-        def work(folder: Path) -> Output:
+        def work(folder: Path) -> StageResult:
             folders.append(folder)
             report = validate(read_table(inputs["table"], table), table, folder)
-            return Output({"rows": report.rows}, {"expectations": report.checked})
+            return StageResult({"rows": report.rows}, {"expectations": report.checked})
 
         try:
             folders.append(run_stage(f"gate-{table}", self.name, {}, inputs, ("data/validate.py",), work).folder)

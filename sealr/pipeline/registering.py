@@ -9,7 +9,7 @@ from sealr.pipeline.job import Job
 from sealr.pipeline.inputs import user_split
 from sealr.pipeline.retrievers import parts_of
 from sealr import tracking
-from sealr.data.manifest import Manifest, Output, run_stage, text_digest
+from sealr.data.manifest import Manifest, StageResult, run_stage, text_digest
 from sealr.data.sequences import build
 from sealr.data.tables import read_json, read_table
 from sealr.registry import drift as drifting
@@ -42,7 +42,7 @@ def drift(job: Job, reviews: Manifest, labels: Manifest) -> tuple[str, str]:
             read_table(reviews.path("reviews.parquet"), "reviews"), read_table(labels.path("labels.parquet"), "labels")
         )
 
-        def work(folder: Path) -> Output:
+        def work(folder: Path) -> StageResult:
             return drifting.report(old, new, config, champion, folder)
 
         settings = {"registry": config, "champion": champion, "old": text_digest(vars(old))}
@@ -55,7 +55,7 @@ def drift(job: Job, reviews: Manifest, labels: Manifest) -> tuple[str, str]:
 def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> Registration | None:
     """Packs one model, registers it, and makes it champion when the gate lets it. Placebos are not registered.
 
-    drifted: what `drift` said; with registry.drift_hold it holds the promotion.
+    drifted: what `drift` said; with registry.drift.hold it holds the promotion.
     """
     if is_placebo(job.config):
         return None
@@ -67,7 +67,7 @@ def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> Registra
         seen = text_digest([made["reviews"].digest, valid])[:16]
         table = read_table(made["rankings"].path("rankings.parquet"), "rankings")
         evidence = gate.evidence(table, valid, sequences, seen, [*users.train, *users.valid])
-        hold = f"the data have drifted ({drifted})" if drifted and job.config.registry.drift_hold else ""
+        hold = f"the data have drifted ({drifted})" if drifted and job.config.registry.drift.hold else ""
         sentiments, expected = sentiment_values(labels, sequences)
         return register_model(
             job.config, sequences, sentiments, expected, evidence, drifting.describe(reviews, labels), made, hold

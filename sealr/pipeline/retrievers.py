@@ -12,7 +12,7 @@ from sealr.pipeline.job import Job
 from sealr.pipeline.inputs import read_sequences, retriever_sequences, split_settings
 from sealr import tracking, weights
 from sealr.config import to_dict
-from sealr.data.manifest import Manifest, Output, run_stage
+from sealr.data.manifest import Manifest, StageResult, run_stage
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_table
 from sealr.emotion.network import BASE
@@ -49,7 +49,7 @@ def train_retriever(job: Job, config: RetrieveConfig, reviews: Manifest, labels:
         if config.content:
             inputs["content"] = item_content(job, reviews)
 
-        def work(folder: Path) -> Output:
+        def work(folder: Path) -> StageResult:
             sequences = read_sequences(reviews)
             learned = retriever_sequences(job, reviews, config)
             felt = labelled_feelings(config, labels, sequences)
@@ -58,7 +58,7 @@ def train_retriever(job: Job, config: RetrieveConfig, reviews: Manifest, labels:
                 trained = fuse(config, [load(part.folder) for part in parts], learned, folder, felt)
             else:
                 trained = train(config, learned, folder, tracking.log_epoch, content, felt)
-            return Output(trained.rows, trained.metrics | _ranks(folder, sequences, felt))
+            return StageResult(trained.rows, trained.metrics | _ranks(folder, sequences, felt))
 
         code = (*SHARED, *drawing(config), f"retrieve/{'fusion' if parts else f'models/{config.model}'}.py")
         manifest = run_stage("retriever", job.name, identity(job, config), inputs, code, work)
@@ -102,11 +102,11 @@ def labelled_feelings(config: RetrieveConfig, labels: Manifest | None, sequences
 def item_content(job: Job, reviews: Manifest) -> Manifest:
     """Text embeddings of the catalogue, once for each items table."""
 
-    def work(folder: Path) -> Output:
+    def work(folder: Path) -> StageResult:
         sequences = read_sequences(reviews)
         embedded = embed_items(read_table(reviews.path("items.parquet"), "items"), sequences.items)
         np.save(folder / "content.npy", embedded.numpy())
-        return Output({"items": sequences.n_items, "without_text": int((embedded[1:].abs().sum(1) == 0).sum())})
+        return StageResult({"items": sequences.n_items, "without_text": int((embedded[1:].abs().sum(1) == 0).sum())})
 
     settings = {"base": weights.digest(BASE)}
     return run_stage("content", job.name, settings, {"reviews": reviews}, ("retrieve/content.py", "emotion/network.py"), work)

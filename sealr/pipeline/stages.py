@@ -28,7 +28,7 @@ from sealr.pipeline.retrievers import drawing, drawn, item_content, labelled_fee
 from sealr import tracking, weights
 from sealr.config import to_dict
 from sealr.data import ingest as ingesting
-from sealr.data.manifest import Manifest, Output, run_stage, state_dir
+from sealr.data.manifest import Manifest, StageResult, run_stage, state_dir
 from sealr.data.tables import read_json, read_table, write_json
 from sealr.emotion import label as labelling
 from sealr.emotion.plots import distribution_plot
@@ -48,7 +48,7 @@ from sealr.settings import RetrieveConfig
 log = logging.getLogger(__name__)
 PART = 16  # batches of the scoring ranker to a checkpoint: they take a fraction of a second each
 NOT_TRAINED = ("decode_batch", "top_k", "checkpoint_steps")  # settings of rerank that no adapter depends on
-NOT_READ = ("candidates", "candidate_order")  # and one of the scoring ranker neither: it learns against the catalogue
+NOT_READ = ("n_reranked", "candidate_order")  # and one of the scoring ranker neither: it learns against the catalogue
 
 
 def ingest(job: Job) -> Manifest:
@@ -57,13 +57,13 @@ def ingest(job: Job) -> Manifest:
     with job.stage("ingest", config):
         files = ingesting.input_files(config)
 
-        def work(folder: Path) -> Output:
+        def work(folder: Path) -> StageResult:
             return ingesting.ingest(config, folder, files)
 
         manifest = run_stage("ingest", job.name, config, files, ("data",), work)
         tracking.log_manifest(manifest)
         for table in ("reviews", "items"):
-            job.gate(manifest, table)
+            job.validate_table(manifest, table)
         tracking.log_input(manifest, "reviews", job.name, config.reviews.path or config.source)
         return manifest
 
@@ -73,7 +73,7 @@ def label(job: Job, reviews: Manifest) -> Manifest:
     config = job.config.label
     with job.stage("label", config):
 
-        def work(folder: Path) -> Output:
+        def work(folder: Path) -> StageResult:
             frame = read_table(reviews.path("reviews.parquet"), "reviews")
             output = labelling.label(frame, config, folder, cache=state_dir() / "label-cache" if config.cache else None)
             distribution_plot(read_table(folder / "labels.parquet", "labels"), folder / "labels.png", frame["rating"])
@@ -86,7 +86,7 @@ def label(job: Job, reviews: Manifest) -> Manifest:
         if read_table(reviews.path("reviews.parquet"), "reviews")["text"].str.strip().eq("").all():
             log.warning("no review of %s has a text: there are no feelings, and everything goes on without them", job.name)
         else:
-            job.gate(manifest, "labels")
+            job.validate_table(manifest, "labels")
         return manifest
 
 
@@ -96,11 +96,11 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
     if config.index == "approximate":
         faiss()  # where it is missing, that is said before the training
     usual = RetrieveConfig()
-    same = {name: getattr(usual, name) for name in ("index", "probe", "pool")}  # what is trained does not depend on these
+    same = {name: getattr(usual, name) for name in ("index", "probe", "n_retrieved")}  # what is trained does not depend on these
     trained = train_retriever(job, replace(config, **same), reviews, labels)
     with job.stage("retrieve", config):
 
-        def work(folder: Path) -> Output:
+        def work(folder: Path) -> StageResult:
             for name in trained.files:
                 shutil.copyfile(trained.path(name), folder / name)
             write_json(read_json(folder / "retriever.json") | {"config": to_dict(config)}, folder / "retriever.json")
@@ -112,7 +112,7 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
         code = ("data", "retrieve", "evaluate/metrics.py", *drawing(config))
         manifest = run_stage("retrieve", job.name, {"retrieve": config} | drawn(job, config), inputs, code, work)
         tracking.log_manifest(manifest, {"retriever.json": ""})
-        job.gate(manifest, "candidates")
+        job.validate_table(manifest, "candidates")
         return manifest
 
 
@@ -121,7 +121,7 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
     config = job.config.rerank
     with job.stage("finetune", config):
 
-        def work(folder: Path) -> Output:
+        def work(folder: Path) -> StageResult:
             given = ranking_inputs(job, reviews, labels, candidates)
             users, row = user_split(job, given.sequences), {u: i for i, u in enumerate(given.sequences.users)}
             train, valid = ([row[u] for u in part] for part in (users.train, users.valid))
@@ -154,7 +154,7 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
     config = job.config
     with job.stage("rerank", {"rerank": config.rerank, "evaluate": config.evaluate}):
 
-        def work(folder: Path) -> Output:
+        def work(folder: Path) -> StageResult:
             given = ranking_inputs(job, reviews, labels, candidates)
             row = {u: i for i, u in enumerate(given.sequences.users)}
             users = evaluated_users(job, given.sequences)
@@ -190,7 +190,7 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
     config = job.config.evaluate
     with job.stage("evaluate", config):
 
-        def work(folder: Path) -> Output:
+        def work(folder: Path) -> StageResult:
             sequences = read_sequences(reviews)
             felt, _ = sentiment_values(read_table(labels.path("labels.parquet"), "labels"), sequences)
             ranks = np.load(candidates.path("test_ranks.npy"), allow_pickle=False)

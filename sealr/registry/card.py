@@ -51,7 +51,7 @@ def model_card(
     )
     base = f"`{rerank.base}`, digest `{weights.digest(rerank.base)}`"
     held_out = {"inductive": "none of whom is evaluated on", "transductive": "without the last two items of each"}
-    tuned = f"{adapter.rows['train_users']:,} users, {held_out[rerank.setting]}"
+    tuned = f"{adapter.rows['train_users']:,} users, {held_out[rerank.user_split]}"
     digests = "\n".join(f"* {name}: content `{m.digest[:16]}`, folder key `{m.key}`" for name, m in sorted(stages.items()))
     return f"""# SEALR on {data.name}
 
@@ -66,7 +66,7 @@ an emotion labeller, and {base} with a LoRA adapter (rank {rerank.lora.r}) as re
 
 ## Figures
 Validation NDCG@10 {metrics["valid_ndcg@10"]:.4f} (retriever alone {metrics["valid_ndcg@10_retriever"]:.4f}) over {len(fusion["validation_users"])} users; all items are ranked, and a target outside
-the pool is a miss. The retriever's pool of {config.retrieve.pool} holds {candidates.metrics.get(f"test_hr@{config.retrieve.pool}", float("nan")):.1%} of the test targets.
+the pool is a miss. The retriever's pool of {config.retrieve.n_retrieved} holds {candidates.metrics.get(f"test_hr@{config.retrieve.n_retrieved}", float("nan")):.1%} of the test targets.
 
 ## Emotion labels
 * Made by a model (`{labeller_id(config.label).split()[0]}`), not by people: nobody annotated these reviews, so their accuracy is not known; {agreement}.

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import chi2_contingency, ks_2samp
 
-from sealr.data.manifest import Output
+from sealr.data.manifest import StageResult
 from sealr.data.tables import atomic_path, write_json
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.settings import RegistryConfig
@@ -76,17 +76,17 @@ def compare(old: Statistics, new: Statistics, config: RegistryConfig) -> list[Ch
     before = sorted(old.months)[-1 - RECENT : -1] or sorted(old.months)
     volume = _mean(new.months, since) / _mean(old.months, before) if since else 1.0
     return [
-        _distribution("emotions, Jensen-Shannon distance", old.emotions, new.emotions, config.drift_distribution),
-        _distribution("sentiments, Jensen-Shannon distance", old.sentiments, new.sentiments, config.drift_distribution),
-        Check("new items, share of the new catalogue", _missing(new.items, old.items), config.drift_catalogue),
-        Check("lost items, share of the old catalogue", _missing(old.items, new.items), config.drift_catalogue),
-        _distribution("popularity of shared items, Jensen-Shannon distance", *popularity, config.drift_distribution),
-        _activity(old.activity, new.activity, config.drift_activity),
-        Check("reviews a month since then, factor up or down", max(volume, 1 / volume), config.drift_volume),
+        _distribution("emotions, Jensen-Shannon distance", old.emotions, new.emotions, config.drift.distribution),
+        _distribution("sentiments, Jensen-Shannon distance", old.sentiments, new.sentiments, config.drift.distribution),
+        Check("new items, share of the new catalogue", _missing(new.items, old.items), config.drift.catalogue),
+        Check("lost items, share of the old catalogue", _missing(old.items, new.items), config.drift.catalogue),
+        _distribution("popularity of shared items, Jensen-Shannon distance", *popularity, config.drift.distribution),
+        _activity(old.activity, new.activity, config.drift.activity),
+        Check("reviews a month since then, factor up or down", max(volume, 1 / volume), config.drift.volume),
     ]
 
 
-def report(old: Statistics, new: Statistics, config: RegistryConfig, version: str, folder: Path) -> Output:
+def report(old: Statistics, new: Statistics, config: RegistryConfig, version: str, folder: Path) -> StageResult:
     """Writes drift.json, drift.md and drift.png. The metric ``drifted`` counts the checks above their threshold."""
     checks = compare(old, new, config)
     values = {"champion": version, "checks": [asdict(c) | {"drifted": c.drifted} for c in checks]}
@@ -96,7 +96,7 @@ def report(old: Statistics, new: Statistics, config: RegistryConfig, version: st
     plot(old, new, folder / "drift.png", version)
     drifted = [c.name for c in checks if c.drifted]
     log.info("drift from version %s: %s", version, "; ".join(drifted) or "none")
-    return Output(_totals(new), {c.name.replace(",", "").replace(" ", "_"): c.value for c in checks} | {"drifted": len(drifted)})
+    return StageResult(_totals(new), {c.name.replace(",", "").replace(" ", "_"): c.value for c in checks} | {"drifted": len(drifted)})
 
 
 def sentence(report: Mapping[str, Any]) -> str:

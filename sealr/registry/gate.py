@@ -24,7 +24,7 @@ from sealr.evaluate.statistics import paired_bootstrap, shown
 from sealr.redact import redact
 from sealr.serving.recommender import Recommender
 from sealr.registry.drift import Statistics
-from sealr.serving.request import MAX_HISTORY, Asked, Event, Options
+from sealr.serving.request import MAX_HISTORY, ApiRequest, Event, Options
 
 log = logging.getLogger(__name__)
 TOP = 10  # depth of the list that counts
@@ -127,7 +127,7 @@ def rescore(
     if share < MIN_KNOWN:
         return [], share
     options = Options(TOP, model.config.retrieve.exclude_seen, explain=False)
-    answers = model.answer([Asked(None, events) for events in histories], options)
+    answers = model.answer([ApiRequest(None, events) for events in histories], options)
     return [a["items"].index(t) + 1 if t in a["items"] else 0 for a, t in zip(answers, targets, strict=True)], share
 
 

@@ -84,7 +84,7 @@ def register_model(
         resamples=config.evaluate.bootstrap,
         hold=hold,
     )
-    return promote.settle(name, version, judge)
+    return promote.assign_aliases(name, version, judge)
 
 
 def _log_and_create(
@@ -110,7 +110,7 @@ def _log_and_create(
         (notes / gate.CARD).write_text(described, encoding="utf-8")
         info = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(PACKAGE / "registry" / "pyfunc.py"),
+            python_model=str(PACKAGE / "serving" / "pyfunc.py"),
             artifacts={"sealr": str(packed), gate.NOTES: str(notes)},
             code_paths=[str(PACKAGE)],
             pip_requirements=requirements(),

@@ -56,7 +56,7 @@ def find(name: str, content: str) -> str | None:
 def create(
     name: str, model_uri: str, run_id: str, tags: dict[str, str], description: str = "", model_id: str | None = None
 ) -> str:
-    """A new version of the registered model, which is made when it does not exist; aliases are given by `settle`.
+    """A new version of the registered model, which is made when it does not exist; aliases are given by `assign_aliases`.
 
     model_id: of the logged model that ``model_uri`` names; a tracking server takes ``models:/`` URIs only with it.
     """
@@ -86,7 +86,7 @@ def uri(name: str, version: str) -> str:
     return f"models:/{name}/{version}"
 
 
-def settle(name: str, version: str, judge: Callable[[str], Verdict]) -> Registration:
+def assign_aliases(name: str, version: str, judge: Callable[[str], Verdict]) -> Registration:
     """Gives a version the aliases it has earned. Safe to repeat: a job that was killed before this is mended by the next.
 
     judge: asked with the champion's URI, when there is another champion of the same data set.
@@ -111,11 +111,11 @@ def settle(name: str, version: str, judge: Callable[[str], Verdict]) -> Registra
         verdict = Verdict(HELD, f"the champion changed {TRIES} times while it was being compared with")
     _record(name, version, now, verdict)
     if verdict.decision == PROMOTED:
-        _crown(name, version)
+        _set_champion(name, version)
     return _registration(name, version, verdict.reason)
 
 
-def by_hand(name: str, version: str, reason: str) -> str | None:
+def promote_manually(name: str, version: str, reason: str) -> str | None:
     """Makes a version champion without a comparison. Returns the champion before, which comes back only by hand. Raises PromotionError."""
     client = MlflowClient()
     tags = dict(client.get_model_version(name, version).tags)
@@ -127,7 +127,7 @@ def by_hand(name: str, version: str, reason: str) -> str | None:
         client.delete_model_version_tag(name, version, ROLLED_BACK)
     if now is not None:  # or the next night's run would compare again and undo this
         client.set_model_version_tag(name, now, ROLLED_BACK, f"version {version} took its place by hand: {_reason(reason)}")
-    _crown(name, version)
+    _set_champion(name, version)
     return now
 
 
@@ -177,7 +177,7 @@ def _record(name: str, version: str, against: str | None, verdict: Verdict) -> N
         client.set_model_version_tag(name, version, GATE + key, value)
 
 
-def _crown(name: str, version: str) -> None:
+def _set_champion(name: str, version: str) -> None:
     client = MlflowClient()
     history = [*_history(name), version][-HISTORY_LENGTH:]
     client.set_registered_model_tag(name, HISTORY, ",".join(history))
@@ -230,7 +230,7 @@ def main(argv: list[str] | None = None) -> None:
             name, said = arguments.version, f"again, version {before} was taken back"
         else:
             name, version = arguments.name, arguments.version
-            before = by_hand(name, version, arguments.reason)
+            before = promote_manually(name, version, arguments.reason)
             said = f"now, after {f'version {before}' if before else 'none'}"
     except (PromotionError, MlflowException) as error:
         raise SystemExit(redact(f"error: {getattr(error, 'message', error)}")) from None

@@ -22,7 +22,7 @@ from accelerate import PartialState
 from torch import distributed
 
 from sealr.config import from_dict, to_dict
-from sealr.data.manifest import CHECKPOINT, Output
+from sealr.data.manifest import CHECKPOINT, StageResult
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, read_json, write_json
 from sealr.rerank.generative import finetune as trainer
@@ -30,7 +30,7 @@ from sealr.rerank import parallel
 from sealr.rerank.scoring import train as scoring
 from sealr.rerank.fit import OnEpoch
 from sealr.rerank.llm import load_tokenizer
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.retrieve.train import load
 from sealr.settings import RerankConfig
 
@@ -40,13 +40,13 @@ LAST_WORDS = 30.0  # seconds that the processes have to end
 
 
 def finetune(
-    train: Sequence[Request],
-    valid: Sequence[Request],
+    train: Sequence[RerankInput],
+    valid: Sequence[RerankInput],
     config: RerankConfig,
     category: str,
     folder: Path,
     on_epoch: OnEpoch | None = None,
-) -> Output:
+) -> StageResult:
     """`sealr.rerank.generative.finetune.finetune` with encoded ids, in as many processes as configured."""
     if config.processes == 1:
         return _generative(train, valid, config, category, folder, on_epoch)
@@ -64,7 +64,7 @@ def train_scoring(
     content: np.ndarray | None,
     folder: Path,
     on_epoch: OnEpoch | None = None,
-) -> Output:
+) -> StageResult:
     """`sealr.rerank.scoring.train.train_scoring`, in as many processes as configured. retriever: the folder of a trained one."""
     if config.processes == 1:
         texts = None if content is None else torch.from_numpy(content)
@@ -75,13 +75,13 @@ def train_scoring(
 
 
 def _generative(
-    train: Sequence[Request],
-    valid: Sequence[Request],
+    train: Sequence[RerankInput],
+    valid: Sequence[RerankInput],
     config: RerankConfig,
     category: str,
     folder: Path,
     on_epoch: OnEpoch | None = None,
-) -> Output:
+) -> StageResult:
     encoder = trainer.Encoder(load_tokenizer(config.base), config, category)
     return trainer.finetune(train, valid, config, encoder, folder, on_epoch)
 
@@ -93,7 +93,7 @@ def _in_processes(
     inputs: dict[str, Any],
     arrays: dict[str, np.ndarray],
     on_epoch: OnEpoch | None,
-) -> Output:
+) -> StageResult:
     """Hands the work over in files and waits; epochs are reported at the end.
 
     Raises what the processes raised, ValueError or FloatingPointError, and ChildProcessError where they ended without a word.
@@ -115,7 +115,7 @@ def _in_processes(
     for epoch, scores in enumerate(read_json(folder / "history.json"), start=1):
         if on_epoch:
             on_epoch(epoch, scores)
-    return Output(**said)
+    return StageResult(**said)
 
 
 def launch(processes: int, job: Path) -> int:
@@ -157,12 +157,12 @@ def main(job: Path) -> None:
     distributed.destroy_process_group()
 
 
-def work(job: Path) -> Output:
+def work(job: Path) -> StageResult:
     """What was handed over, in this process."""
     values = read_json(job)
     config, category, folder = from_dict(RerankConfig, values["config"]), values["category"], Path(values["folder"])
     if config.ranker != "scoring":
-        train, valid = ([Request(**r) for r in values[name]] for name in ("train", "valid"))
+        train, valid = ([RerankInput(**r) for r in values[name]] for name in ("train", "valid"))
         return _generative(train, valid, config, category, folder)
     with np.load(job.with_suffix(".npz"), allow_pickle=False) as file:
         arrays = dict(file)

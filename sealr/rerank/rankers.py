@@ -22,7 +22,7 @@ from sealr.rerank.generative.decoding import generate_lists
 from sealr.rerank.scoring.model import load_model
 from sealr.rerank.llm import load_adapter, load_tokenizer
 from sealr.rerank.generative.palr import NameEncoder, item_names
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.requests import feelings_of
 from sealr.retrieve.retriever import pad
 from sealr.settings import RerankConfig
@@ -41,7 +41,7 @@ class Scored:
 class Ranker(Protocol):
     name: str
 
-    def score(self, requests: Sequence[Request]) -> list[Scored]: ...
+    def score(self, requests: Sequence[RerankInput]) -> list[Scored]: ...
 
 
 class GenerativeRanker:
@@ -57,7 +57,7 @@ class GenerativeRanker:
         self.encoder = Encoder(load_tokenizer(config.base), config, category)
         self.model = load_adapter(config, adapter)
 
-    def score(self, requests: Sequence[Request]) -> list[Scored]:
+    def score(self, requests: Sequence[RerankInput]) -> list[Scored]:
         scores = []
         for start in range(0, len(requests), self.config.decode_batch):
             batch = requests[start : start + self.config.decode_batch]
@@ -85,7 +85,7 @@ class PalrRanker(GenerativeRanker):
         self.model = load_adapter(config, adapter)
         self._alone = threading.Lock()  # the adapter is off for all threads while a preference is written
 
-    def score(self, requests: Sequence[Request]) -> list[Scored]:
+    def score(self, requests: Sequence[RerankInput]) -> list[Scored]:
         with self._alone:
             with self.model.disable_adapter():
                 self.encoder.preferences.write(requests, lambda: self.model)
@@ -107,7 +107,7 @@ class ScoringRanker:
             self.table = self.model.tokens.table()
 
     @torch.inference_mode()
-    def score(self, requests: Sequence[Request]) -> list[Scored]:
+    def score(self, requests: Sequence[RerankInput]) -> list[Scored]:
         histories = [np.asarray(r.history[-self.config.max_history :], dtype=np.int64) for r in requests]
         scores: list[Scored] = [Scored(np.zeros(len(r.pool), dtype=np.float32)) for r in requests]  # of an empty history
         by_length = [i for i in sorted(range(len(requests)), key=lambda i: len(histories[i])) if len(histories[i])]
@@ -124,7 +124,7 @@ class ScoringRanker:
         return scores
 
 
-def _feelings(request: Request, count: int) -> np.ndarray:
+def _feelings(request: RerankInput, count: int) -> np.ndarray:
     """(count, 2) class and expected sentiment of the newest items; NaN where a review has no label."""
     return feelings_of(request.sentiments[-count:], (request.expected or request.sentiments)[-count:])
 
@@ -158,7 +158,7 @@ def order(scores: np.ndarray) -> np.ndarray:
 
 
 def tune_weight(
-    requests: Sequence[Request], llm: Sequence[np.ndarray], targets: Sequence[int], users: int
+    requests: Sequence[RerankInput], llm: Sequence[np.ndarray], targets: Sequence[int], users: int
 ) -> tuple[float, dict[float, float]]:
     """The fusion weight to use, and the validation NDCG@10 of each weight tried.
 

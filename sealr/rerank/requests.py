@@ -15,7 +15,7 @@ import pandas as pd
 
 from sealr.data.sequences import Sequences
 from sealr.evaluate.protocols import injected_pool
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 
 HELD_OUT = {"valid": 2, "test": 1}  # items at the end of a sequence that a split's history does not show
 
@@ -64,7 +64,7 @@ class Pools:
 
 def ranking_request(
     user: int, split: str, sequences: Sequences, sentiments: np.ndarray, pools: Pools, expected: np.ndarray | None = None
-) -> Request:
+) -> RerankInput:
     """The request for one user (a row of ``sequences.users``) whose next item is to be recommended.
 
     sentiments, expected: class and expected sentiment of every interaction, aligned with ``sequences.flat``.
@@ -73,25 +73,25 @@ def ranking_request(
     history = slice(sequences.offsets[user], stop)
     pool, scores = pools.of(split, sequences.users[user])
     felt = () if expected is None else expected[history].tolist()
-    return Request(
+    return RerankInput(
         sequences.flat[history].tolist(), sentiments[history].tolist(), pool.tolist(), scores.tolist(), expected=felt
     )
 
 
-def inject(request: Request, target: int) -> Request:
+def inject(request: RerankInput, target: int) -> RerankInput:
     """The paper's protocol: the target replaces the last candidate unless it was retrieved (score: the last one's)."""
     pool = injected_pool(np.asarray(request.pool), target, len(request.pool))
     return replace(request, pool=pool.tolist())
 
 
-def finetuning_requests(users: Iterable[int], sequences: Sequences, sentiments: np.ndarray, pools: Pools) -> list[Request]:
+def finetuning_requests(users: Iterable[int], sequences: Sequences, sentiments: np.ndarray, pools: Pools) -> list[RerankInput]:
     """Training prompts: the validation pool with both answers in it, the answers being the last and second-to-last item."""
     requests = []
     for user in users:
         request = ranking_request(user, "valid", sequences, sentiments, pools)
         last_two = sequences.flat[sequences.offsets[user + 1] - 2 : sequences.offsets[user + 1]][::-1].tolist()
         answer = list(dict.fromkeys(last_two))  # an item taken twice in a row is one answer: no list holds it twice
-        requests.append(Request(request.history, request.sentiments, _with(request.pool, answer), answer=answer))
+        requests.append(RerankInput(request.history, request.sentiments, _with(request.pool, answer), answer=answer))
     return requests
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from sealr.data.manifest import CHECKPOINT, Output
+from sealr.data.manifest import CHECKPOINT, StageResult
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json, write_table
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.rankers import Ranker, Scored, fuse, order, tune_weight
 from sealr.rerank.requests import Pools, inject, ranking_request
 
@@ -36,7 +36,7 @@ def rerank(
     batch: int,
     folder: Path,
     expected: np.ndarray | None = None,
-) -> Output:
+) -> StageResult:
     """Writes ``rankings.parquet`` (rankers: retriever, the LLM, fused) and ``fusion.json``.
 
     users, valid_users: rows of ``sequences.users``; the first are ranked for test, the second tune the fusion weight.
@@ -45,7 +45,7 @@ def rerank(
     """
     timed = Timed(ranker)
 
-    def request(user: int, split: str) -> Request:
+    def request(user: int, split: str) -> RerankInput:
         return ranking_request(user, split, sequences, sentiments, pools, expected)
 
     def target(user: int, split: str) -> int:
@@ -99,7 +99,7 @@ def rerank(
         "lists_generated": len(valid) + len(test) + len(injected_only),
     }
     metrics = {"fusion_weight": weight, "valid_ndcg@10": tried[weight], "valid_ndcg@10_retriever": tried[0.0]}
-    return Output(rows, metrics | ({"seconds_a_list": timed.seconds / timed.lists} if timed.lists else {}))
+    return StageResult(rows, metrics | ({"seconds_a_list": timed.seconds / timed.lists} if timed.lists else {}))
 
 
 class Timed:
@@ -108,14 +108,14 @@ class Timed:
     def __init__(self, ranker: Ranker) -> None:
         self.ranker, self.lists, self.seconds = ranker, 0, 0.0
 
-    def score(self, requests: Sequence[Request]) -> list[Scored]:
+    def score(self, requests: Sequence[RerankInput]) -> list[Scored]:
         started = time.monotonic()
         scores = self.ranker.score(requests)
         self.lists, self.seconds = self.lists + len(requests), self.seconds + time.monotonic() - started
         return scores
 
 
-def score_parts(ranker: Ranker | Timed, requests: Sequence[Request], folder: Path, name: str, size: int) -> list[Scored]:
+def score_parts(ranker: Ranker | Timed, requests: Sequence[RerankInput], folder: Path, name: str, size: int) -> list[Scored]:
     """`ranker.score`, part by part; finished parts are kept, so a run that was killed goes on after the last one."""
     scores: list[Scored] = []
     bar = tqdm(total=len(requests), desc=f"re-rank {name}", unit="user", disable=None)
@@ -138,7 +138,7 @@ def score_parts(ranker: Ranker | Timed, requests: Sequence[Request], folder: Pat
 def _rows(
     sequences: Sequences,
     users: Sequence[int],
-    requests: Sequence[Request],
+    requests: Sequence[RerankInput],
     llm: Sequence[Scored],
     name: str,
     weight: float,

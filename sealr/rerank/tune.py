@@ -32,8 +32,8 @@ def suggest(trial: Trial, config: RerankConfig, hard: bool = True) -> RerankConf
     scoring = replace(
         config.scoring,
         dropout=trial.suggest_float("scoring.dropout", 0.1, 0.6, step=0.1),
-        negatives="hard" if pools else "full",
-        hard=pools * config.candidates or config.scoring.hard,
+        negative_source="hard" if pools else "full",
+        n_hard_negatives=pools * config.n_reranked or config.scoring.n_hard_negatives,
     )
     return replace(
         config,
@@ -48,7 +48,7 @@ def current(config: RerankConfig) -> dict[str, Any]:
     """The values of ``config`` under the names that `suggest` uses; a choice that it does not know is drawn at random instead,
     and a number outside of its range is tried as it is."""
     values: dict[str, Any] = {"lr": config.lr, "scoring.dropout": config.scoring.dropout}
-    pools = config.scoring.hard / config.candidates if config.scoring.negatives == "hard" else 0
+    pools = config.scoring.n_hard_negatives / config.n_reranked if config.scoring.negative_source == "hard" else 0
     choices = {"lora.r": (config.lora.r, RANKS), "layers": (config.layers, DEPTHS), "scoring.pools": (pools, POOLS)}
     # allowed[...]: Optuna wants the choice itself, and 2.0 pools are 2
     return values | {name: allowed[allowed.index(value)] for name, (value, allowed) in choices.items() if value in allowed}
@@ -58,5 +58,5 @@ def overrides(chosen: RerankConfig) -> str:
     """What to set to get a trial's settings."""
     scoring = chosen.scoring
     values = {"lr": chosen.lr, "layers": chosen.layers, "lora.r": chosen.lora.r, "scoring.dropout": scoring.dropout}
-    values |= {"scoring.negatives": scoring.negatives} | ({"scoring.hard": scoring.hard} if scoring.negatives == "hard" else {})
+    values |= {"scoring.negative_source": scoring.negative_source} | ({"scoring.n_hard_negatives": scoring.n_hard_negatives} if scoring.negative_source == "hard" else {})
     return " ".join(f"rerank.{name}={value}" for name, value in values.items())

@@ -17,7 +17,7 @@ from sealr.data.sequences import Sequences
 from sealr.evaluate.protocols import split_users
 from sealr.rerank.scoring.model import INSTRUCTION
 from sealr.rerank.generative.palr import PREFERENCE_TOKENS, QUESTION, item_names, name_prompt
-from sealr.rerank.generative.prompts import Request, prompt
+from sealr.rerank.generative.prompts import RerankInput, prompt
 from sealr.rerank.scoring.train import VALID_USERS
 from sealr.settings import Config
 
@@ -52,11 +52,11 @@ def workload(config: Config, vocabulary: int, width: int, sequences: Sequences |
         sequences, items = _stand_in()
     rerank = config.rerank
     names = [sequences.users[u] for u in sequences.split("test").users]
-    held_out = 3 if rerank.setting == "transductive" else 1  # of a user's items: two, and the first one follows none
-    if rerank.setting == "transductive":
+    held_out = 3 if rerank.user_split == "transductive" else 1  # of a user's items: two, and the first one follows none
+    if rerank.user_split == "transductive":
         train, valid = int((sequences.lengths > held_out).sum()), min(len(names), VALID_USERS)
     else:
-        split = split_users(names, rerank.ratio, rerank.valid_share, config.evaluate.seed)
+        split = split_users(names, rerank.finetune_share, rerank.valid_share, config.evaluate.seed)
         train, valid = len(split.train[: rerank.max_users or None]), len(split.valid)
     count, how = token_counter(rerank.base)
     if rerank.ranker == "scoring":
@@ -67,7 +67,7 @@ def workload(config: Config, vocabulary: int, width: int, sequences: Sequences |
         soft = 2 * inner * width + inner + (7 * width if rerank.sentiment != "none" else 0)
         soft += (n + 1) * inner if rerank.scoring.item_embeddings == "trained" else 0
         soft += CONTENT * inner if rerank.scoring.content else 0
-        choices = n if rerank.scoring.negatives == "full" else rerank.scoring.hard + 1
+        choices = n if rerank.scoring.negative_source == "full" else rerank.scoring.n_hard_negatives + 1
         return Workload(train, valid, lengths + instruction, lengths, choices, inner, soft, 0.0, here)
     prompts, answers, questions = _sample(config, sequences, items)
     tokens, answer = (float(np.mean([count(text) for text in texts])) for texts in (prompts, answers))
@@ -84,8 +84,8 @@ def _sample(config: Config, sequences: Sequences, items: pd.DataFrame) -> tuple[
     prompts, answers, questions = [], [], []
     for user in rng.choice(users, min(SAMPLE, len(users)), replace=False):
         *history, second, last = sequences.sequence(user).tolist()
-        pool = rng.choice(sequences.n_items, min(rerank.candidates, sequences.n_items), replace=False) + 1
-        request = Request(history, [2] * len(history), pool.tolist())
+        pool = rng.choice(sequences.n_items, min(rerank.n_reranked, sequences.n_items), replace=False) + 1
+        request = RerankInput(history, [2] * len(history), pool.tolist())
         if names:
             prompts.append(name_prompt(request, request.pool, config.data.category, "", names, rerank.max_history))
             answers.append("\n".join(names[i] for i in (last, second)))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sealr.data.manifest import Output
+from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences, Split
 from sealr.data.tables import write_table
 from sealr.retrieve.index import ExactIndex, recall, top
@@ -84,7 +84,7 @@ def write_candidates(
     folder: Path,
     feelings: np.ndarray | None = None,
     learned: Collection[int] = (),
-) -> Output:
+) -> StageResult:
     """Writes ``candidates.parquet`` for valid and test, with the pools' recall (the ceiling of any re-ranker) as metrics.
 
     learned: rows of ``sequences.users`` whose targets the retriever was trained on; they do not count for the metrics.
@@ -93,18 +93,18 @@ def write_candidates(
     """
     frames, metrics = [], {}
     for split in ("valid", "test"):
-        frames.append(candidates(retriever, sequences, split, config.pool, config.exclude_seen, feelings))
+        frames.append(candidates(retriever, sequences, split, config.n_retrieved, config.exclude_seen, feelings))
         ids = frames[-1]["item"].map(retriever.index).to_numpy()
         users = pd.Index([sequences.users[u] for u in sequences.split(split).users])
         row = users.get_indexer(frames[-1]["user"])
         tested = ~np.isin(sequences.split(split).users, list(learned))
         hits = (ids == sequences.split(split).targets[row]) & tested[row]
-        metrics[f"{split}_hr@{config.pool}"] = float(hits.sum() / tested.sum())
+        metrics[f"{split}_hr@{config.n_retrieved}"] = float(hits.sum() / tested.sum())
     if config.index == "approximate":
-        metrics[f"test_index_recall@{config.pool}"] = index_recall(retriever, sequences, "test", feelings)
+        metrics[f"test_index_recall@{config.n_retrieved}"] = index_recall(retriever, sequences, "test", feelings)
     frame = pd.concat(frames, ignore_index=True)
     write_table(frame, folder / "candidates.parquet", "candidates")
-    return Output({"candidates": len(frame)}, metrics)
+    return StageResult({"candidates": len(frame)}, metrics)
 
 
 def index_recall(retriever: Retriever, sequences: Sequences, split: str, feelings: np.ndarray | None = None) -> float:
@@ -114,10 +114,10 @@ def index_recall(retriever: Retriever, sequences: Sequences, split: str, feeling
     histories = [part.history(user) for user in users]
     queries = retriever.queries(histories, None if feelings is None else [part.history(user, feelings) for user in users])
     exact = ExactIndex(retriever.finder.weights)
-    found = recall(retriever.finder, exact, queries, config.pool, histories if config.exclude_seen else None)
+    found = recall(retriever.finder, exact, queries, config.n_retrieved, histories if config.exclude_seen else None)
     if found < LOW_RECALL:
         text = "the approximate index finds only %.3f of the exact %d candidates; raise retrieve.probe (now %g) or set retrieve.index=exact"
-        log.warning(text, found, config.pool, config.probe)
+        log.warning(text, found, config.n_retrieved, config.probe)
     return found
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sealr.config import VECTOR_MODELS
-from sealr.data.manifest import Output
+from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences
 from sealr.evaluate.metrics import ndcg
 from sealr.retrieve.candidates import ranks_among, score_blocks
@@ -36,7 +36,7 @@ USERS = 30_000  # that weights are tried on; the scores of seven parts are 600 M
 
 def fuse(
     config: RetrieveConfig, parts: list[Retriever], sequences: Sequences, folder: Path, feelings: np.ndarray | None = None
-) -> Output:
+) -> StageResult:
     """Finds the weights of ``parts``, trained with ``part_configs(config)``, and writes what ``load`` reads.
 
     feelings: as in ``train``. Raises ValueError when a part has another configuration or catalogue, or nobody validates.
@@ -60,7 +60,7 @@ def fuse(
     save(retriever, folder, {"best": best, "weights": weights})
     metrics = {f"valid_{name}": value for name, value in best.items()}
     metrics |= {f"weight_{number}_{part.config.model}": weights[number] for number, part in enumerate(parts)}
-    return Output({"users": len(sequences), "items": sequences.n_items}, metrics)
+    return StageResult({"users": len(sequences), "items": sequences.n_items}, metrics)
 
 
 def tune_weights(

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sealr.config import to_dict
-from sealr.data.manifest import CHECKPOINT, Output
+from sealr.data.manifest import CHECKPOINT, StageResult
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json
 from sealr.evaluate.metrics import hit_rate, ndcg
@@ -62,7 +62,7 @@ def train(
     on_epoch: OnEpoch | None = None,
     content: Tensor | None = None,
     feelings: np.ndarray | None = None,
-) -> Output:
+) -> StageResult:
     """Trains on the train split, keeps the weights with the best validation NDCG@10 (all items ranked), writes them.
 
     folder: gets what ``load`` reads, and ``history.json``. A call on a folder with a checkpoint of the same configuration
@@ -83,7 +83,7 @@ def train(
             model.eval()
             best = validate(retriever, sequences, feelings)
             save(retriever, folder, {"best": best})
-            return Output(_rows(sequences), {f"valid_{name}": value for name, value in best.items()})
+            return StageResult(_rows(sequences), {f"valid_{name}": value for name, value in best.items()})
         progress, positions = _train(retriever, sequences, feelings, folder, on_epoch)
 
     model.load_state_dict(progress.best)
@@ -94,7 +94,7 @@ def train(
     save(retriever, folder, {"best": best, "epochs": progress.epoch})
     metrics = {"valid_ndcg@10": best["ndcg@10"], "valid_hr@10": best["hr@10"], "loss": best["loss"]}
     metrics |= {"best_epoch": float(progress.best_epoch), "epochs": float(progress.epoch)}
-    return Output(_rows(sequences) | {"positions": positions}, metrics)
+    return StageResult(_rows(sequences) | {"positions": positions}, metrics)
 
 
 def _train(
@@ -102,12 +102,12 @@ def _train(
 ) -> tuple[Progress, int]:
     """Epochs until ``Progress.stop``; and the number of positions learned from in one."""
     config, model = retriever.config, retriever.model
-    if config.start == "cooccurrence":
+    if config.item_init == "cooccurrence":
         with torch.no_grad():
             model.items.weight.copy_(cooccurrence_embeddings(sequences, config.hidden))
     batches = Batches(sequences, config, feelings)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    average = Average(model, config.average)
+    average = Average(model, config.ema_decay)
     path, identity = folder / CHECKPOINT / "retriever.pt", _identity(config, sequences, feelings)
     progress = _read_checkpoint(path, identity, model, optimizer, average) or Progress(0, [], 0, {})
 
@@ -165,7 +165,7 @@ def _train_epoch(model: SequenceModel, optimizer: torch.optim.Optimizer, batches
         if config.loss == "softmax":
             loss = softmax_loss(hidden, weight, targets - 1)
         else:
-            loss = SAMPLING_LOSSES[config.loss](hidden, weight, targets - 1, config.negatives)
+            loss = SAMPLING_LOSSES[config.loss](hidden, weight, targets - 1, config.n_negatives)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -19,14 +19,14 @@ import pandas as pd
 from sealr import weights
 from sealr.config import from_dict, to_dict
 from sealr.data.tables import read_json, read_table, write_json
-from sealr.emotion.backends import pinned
+from sealr.emotion.backends import pinned_name
 from sealr.emotion.label import Labeller, label_texts, labeller_id
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.redact import redacted
-from sealr.serving.request import Asked, BadRequest, Limits, Options, read, short
+from sealr.serving.request import ApiRequest, BadRequest, Limits, Options, read, short
 from sealr.rerank.generative.finetune import ADAPTER
 from sealr.rerank.llm import AdapterError
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.rankers import Ranker, Scored, fuse, load_ranker, order, standardise
 from sealr.retrieve.candidates import pools_for, scores_of
 from sealr.retrieve.train import Retriever, load
@@ -39,7 +39,7 @@ ANSWER = ["user", "items", "titles", "scores", "reasons", "warnings"]  # columns
 
 
 @dataclass
-class _Query:
+class ResolvedRequest:
     """A request after its items and feelings were looked up."""
 
     user: str | None
@@ -55,10 +55,10 @@ class _Query:
         """(H, 2) float32, as retrievers read them."""
         return np.array(self.felt, dtype=np.float32).reshape(-1, 2)
 
-    def without(self, place: int) -> _Query:
+    def without(self, place: int) -> ResolvedRequest:
         """The same request with one item of the history left out."""
         kept = [[v for i, v in enumerate(values) if i != place] for values in (self.history, self.sentiments, self.felt)]
-        return _Query(self.user, *kept)
+        return ResolvedRequest(self.user, *kept)
 
 
 def pack(
@@ -80,7 +80,7 @@ def pack(
     histories.to_parquet(folder / "histories.parquet", index=False)
     if config.registry.include_base:
         shutil.copytree(weights.resolve(config.rerank.base), folder / "base")
-    config = replace(config, label=replace(config.label, model=pinned(config.label.model)))
+    config = replace(config, label=replace(config.label, model=pinned_name(config.label.model)))
     made_with = {"base_digest": weights.digest(config.rerank.base), "labeller": labeller_id(config.label)}
     write_json({"config": redacted(to_dict(config)), "fusion_weight": weight} | made_with, folder / "model.json")
 
@@ -130,11 +130,11 @@ class Recommender:
         users = pd.Series([a["user"] for a in answers], dtype=object)  # a string column would turn None into NaN
         return pd.DataFrame(answers, columns=ANSWER).assign(user=users)
 
-    def answer(self, asked: list[Asked], options: Options) -> list[dict[str, Any]]:
+    def answer(self, asked: list[ApiRequest], options: Options) -> list[dict[str, Any]]:
         """A dict of ANSWER for each request, all of them ranked together."""
         return self._answer(self._queries(asked), options)
 
-    def _queries(self, asked: list[Asked]) -> list[_Query]:
+    def _queries(self, asked: list[ApiRequest]) -> list[ResolvedRequest]:
         """Looks up stored histories, and reads those that came with a request; all texts of the call are labelled together."""
         queries = [self._query(a) for a in asked]
         known = [[e for e in a.events or () if e.item in self.index] for a in asked]
@@ -150,9 +150,9 @@ class Recommender:
                     query.felt.append(_felt(labelled["sentiment"], labelled["expected"]))
         return queries
 
-    def _query(self, asked: Asked) -> _Query:
+    def _query(self, asked: ApiRequest) -> ResolvedRequest:
         """The user's stored history, unless one came with the request, and what there is to warn of."""
-        query = _Query(asked.user)
+        query = ResolvedRequest(asked.user)
         if asked.events is None:
             if asked.user in self.histories:
                 query.history, query.sentiments, expected = map(list, self.histories[asked.user])
@@ -167,8 +167,8 @@ class Recommender:
             query.warnings.append("no known item in the history: popular items instead")
         return query
 
-    def _answer(self, queries: list[_Query], options: Options) -> list[dict[str, Any]]:
-        shown = self.config.rerank.candidates  # the LLM sees as many candidates as it was trained on
+    def _answer(self, queries: list[ResolvedRequest], options: Options) -> list[dict[str, Any]]:
+        shown = self.config.rerank.n_reranked  # the LLM sees as many candidates as it was trained on
         histories, felt = [q.history for q in queries], [q.feelings for q in queries]
         pools = list(pools_for(self.retriever, histories, max(options.top_k, shown), options.exclude_seen, felt))  # (ids, scores)
         heads = self._rank(queries, [(ids[:shown], scores[:shown]) for ids, scores in pools])
@@ -192,12 +192,12 @@ class Recommender:
         return answers
 
     def _rank(
-        self, queries: Sequence[_Query], pools: Sequence[tuple[np.ndarray, np.ndarray]]
+        self, queries: Sequence[ResolvedRequest], pools: Sequence[tuple[np.ndarray, np.ndarray]]
     ) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Final scores of each query's candidates, and the LLM's where it was asked, (C,) each. pools: ids and retriever's scores."""
         asked = [i for i, q in enumerate(queries) if q.history and len(pools[i][0]) and self.ranker is not None]
         requests = [
-            Request(queries[i].history, queries[i].sentiments, pools[i][0].tolist(), expected=queries[i].feelings[:, 1].tolist())
+            RerankInput(queries[i].history, queries[i].sentiments, pools[i][0].tolist(), expected=queries[i].feelings[:, 1].tolist())
             for i in asked
         ]
         scored: list[Scored] = self.ranker.score(requests) if asked else []
@@ -207,7 +207,7 @@ class Recommender:
             for i, (_, scores) in enumerate(pools)
         ]
 
-    def _moved(self, query: _Query, ids: np.ndarray, head: np.ndarray) -> np.ndarray | None:
+    def _moved(self, query: ResolvedRequest, ids: np.ndarray, head: np.ndarray) -> np.ndarray | None:
         """(items of the history, C): how much lower each candidate's final score is without each item of the history.
 
         Only the newest EXPLAINED items are left out in turn, all in one batch. None for a history of less than two items.
@@ -223,7 +223,7 @@ class Recommender:
             moved[place] = both[0] - both[1]
         return moved
 
-    def _reason(self, query: _Query, item: int, position: int, llm_place: int | None, moved: np.ndarray | None) -> str:
+    def _reason(self, query: ResolvedRequest, item: int, position: int, llm_place: int | None, moved: np.ndarray | None) -> str:
         """What speaks for an item: the things in the history that moved its score most, or the most similar one; how they felt;
         and both rankers' places."""
         if not query.history:
@@ -239,7 +239,7 @@ class Recommender:
         nearest = int(np.argmax(self.retriever.similarity(item, recent))) - len(recent)
         return f"closest to {self._bought(query, nearest)}; {places}"
 
-    def _bought(self, query: _Query, place: int) -> str:
+    def _bought(self, query: ResolvedRequest, place: int) -> str:
         return f"{self.titles[query.history[place]]!r} (felt {CLASS_NAMES[query.sentiments[place]].lower()})"
 
 

@@ -66,7 +66,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ApiRequest:
     """One request as it was written, before anything is looked up."""
 
     user: str | None
@@ -84,7 +84,7 @@ class Options:
 
 def read(
     frame: pd.DataFrame, params: Mapping[str, Any], limits: Limits | None = None, exclude_seen: bool = True
-) -> tuple[list[Asked], Options]:
+) -> tuple[list[ApiRequest], Options]:
     """The requests of a call (one row each, ``user`` and/or ``history``) and its options. Raises BadRequest.
 
     exclude_seen: what holds where the call does not say.
@@ -107,7 +107,7 @@ def read(
             f"one call with explain holds {len(frame)} requests, at most {limits.explained} are explained; send several calls"
         )
     rows = frame[columns].to_dict("records")
-    asked = [Asked(_user(row.get("user"), n), _events(row.get("history"), n)) for n, row in enumerate(rows)]
+    asked = [ApiRequest(_user(row.get("user"), n), _events(row.get("history"), n)) for n, row in enumerate(rows)]
     if limits:
         _within(asked, limits)
     return asked, options
@@ -124,7 +124,7 @@ def _options(params: Mapping[str, Any], usual: bool) -> Options:
     return Options(int(top_k), usual if exclude_seen is None else bool(exclude_seen), bool(explain))
 
 
-def _within(asked: list[Asked], limits: Limits) -> None:
+def _within(asked: list[ApiRequest], limits: Limits) -> None:
     events = [(number, e) for number, a in enumerate(asked) for e in a.events or ()]
     texts = [(number, e) for number, e in events if e.text]
     if len(events) > limits.items:

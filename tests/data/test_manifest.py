@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sealr.data import manifest as stages
-from sealr.data.manifest import CHECKPOINT, Output, code_digest, file_digest, run_stage, work_digest
+from sealr.data.manifest import CHECKPOINT, StageResult, code_digest, file_digest, run_stage, work_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ class Work:
         if self.fail:
             raise RuntimeError("killed")
         (folder / "out.txt").write_text(self.text)
-        return Output({"rows": 3}, {"share": 0.5})
+        return StageResult({"rows": 3}, {"share": 0.5})
 
 
 def run(tmp_path, work, config=Settings(), inputs=None):

@@ -1,13 +1,13 @@
 from filelock import FileLock
 
-from sealr.data.manifest import Output, run_stage
+from sealr.data.manifest import StageResult, run_stage
 from sealr.data.prune import remove, unused
 
 
 def stage(state, name, size, inputs=None):
     def work(folder):
         (folder / f"{name}.parquet").write_text(f"{name} {size}" * size)
-        return Output()
+        return StageResult()
 
     return run_stage(name, "demo", {"size": size}, inputs or {}, ("data/prune.py",), work, state=state)
 

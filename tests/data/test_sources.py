@@ -4,7 +4,10 @@ import json
 import pandas as pd
 import pytest
 
-from sealr.config import CONFIG_DIR, load_config
+from sealr import resources
+from sealr.config import load_config
+
+CONFIG_DIR = resources.folder("configs")
 from sealr.data.sources import READERS, amazon, columns, lines, reader, sequences, yelp
 from sealr.data.sources.columns import ColumnError
 from sealr.data.sources.lines import DataFileError, read_lines, seconds

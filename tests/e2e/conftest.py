@@ -15,15 +15,15 @@ def project(tmp_path_factory, toy_llama, toy_labeller):
     data = {
         "data": {"name": "tiny", "source": "demo", "demo_users": 40, "category": "beauty products"},
         "label": {"model": str(toy_labeller), "part_rows": 4, "cache": False},
-        "retrieve": {"hidden": 16, "epochs": 30, "eval_every": 1, "patience": 30, "pool": 20, "dropout": 0.1},
+        "retrieve": {"hidden": 16, "epochs": 30, "eval_every": 1, "patience": 30, "n_retrieved": 20, "dropout": 0.1},
         "evaluate": {"users": 12, "valid_users": 12},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
     base = {
         "rerank": {
             "base": str(toy_llama),
-            "ratio": 0.5,
-            "candidates": 12,
+            "finetune_share": 0.5,
+            "n_reranked": 12,
             "max_history": 4,
             "epochs": 2,
             "lr": 0.01,

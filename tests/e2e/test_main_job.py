@@ -219,7 +219,7 @@ def test_refresh_on_other_data_scores_the_champion_anew_and_drift_holds_the_prom
     import mlflow
 
     arguments = [a.replace("sealr.flows.finetune", "sealr.flows.refresh") for a in command(project)]
-    drift = "data.demo_users=60 registry.drift_hold=true"
+    drift = "data.demo_users=60 registry.drift.hold=true"
     done = subprocess.run(
         [*arguments, "--set", drift], env=environment(project), cwd=project, capture_output=True, text=True, timeout=300
     )

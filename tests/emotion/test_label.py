@@ -297,6 +297,6 @@ def test_auto_falls_back_to_the_embedded_labeller(monkeypatch):
     find.cache_clear()
     try:
         assert find("auto") == find("embedded") and find("auto").embedded
-        assert backends.pinned("auto") == "embedded"
+        assert backends.pinned_name("auto") == "embedded"
     finally:
         find.cache_clear()  # other tests shall not see these weights

@@ -65,9 +65,9 @@ def test_identity_names_method_and_levels(toy_labeller, monkeypatch):
     digests = set()
     for levels in (64, 127):
         monkeypatch.setattr(backends, "weight_levels", lambda levels=levels: levels)
-        backends.find.cache_clear()
-        digests |= {backends.find(str(toy_labeller), p).digest for p in ("float32", "int8")}
-    backends.find.cache_clear()
+        backends.resolve_labeller.cache_clear()
+        digests |= {backends.resolve_labeller(str(toy_labeller), p).digest for p in ("float32", "int8")}
+    backends.resolve_labeller.cache_clear()
     assert len(digests) == 3  # float32 is the same everywhere
 
 
@@ -86,14 +86,14 @@ def test_auto_follows_the_card(toy_labeller, tmp_path, monkeypatch):
     from sealr.data.tables import read_json, write_json
 
     embedded = toys.toy_embedded(tmp_path / "labeller", toys.toy_encoder(tmp_path / "base"))
-    assert backends.find(str(embedded)).precision == "float32" and backends.find(str(toy_labeller)).precision == "float32"
+    assert backends.resolve_labeller(str(embedded)).precision == "float32" and backends.resolve_labeller(str(toy_labeller)).precision == "float32"
     write_json(read_json(embedded / "labeller.json") | {"precision": "int8"}, embedded / "labeller.json")
-    backends.find.cache_clear()
-    assert backends.find(str(embedded)).precision == "int8"
-    backends.find.cache_clear()
+    backends.resolve_labeller.cache_clear()
+    assert backends.resolve_labeller(str(embedded)).precision == "int8"
+    backends.resolve_labeller.cache_clear()
     monkeypatch.setattr(backends, "supported", lambda: False)
-    assert backends.find(str(embedded)).precision == "float32"
-    backends.find.cache_clear()
+    assert backends.resolve_labeller(str(embedded)).precision == "float32"
+    backends.resolve_labeller.cache_clear()
 
 
 def test_other_machines_and_architectures_are_refused(monkeypatch, tmp_path):

@@ -19,11 +19,11 @@ def test_the_same_deployments_as_prefect_yaml():
 
 
 def test_a_site_gives_its_own_data_and_hour():
-    found = {d.name: d for d in deployments(data="my-shop.yaml", overrides="registry.drift_hold=true", cron="30 4 * * *")}
+    found = {d.name: d for d in deployments(data="my-shop.yaml", overrides="registry.drift.hold=true", cron="30 4 * * *")}
     assert found["nightly"].schedules[0].schedule.cron == "30 4 * * *"
     assert found["nightly"].parameters == {
         "data": "my-shop.yaml",
         "base": "smollm2-135m",
-        "overrides": "registry.drift_hold=true",
+        "overrides": "registry.drift.hold=true",
     }
     assert not found["ingest"].schedules

@@ -23,7 +23,7 @@ SPEC = {
     "reading": {"full": "Whole catalogue.", "injected": "Injected.", "times": "Times."},
     "data": {"demo": {"paper": "Beauty", "note": "Generated."}},
     "retrievers": {"SASRec": {"model": "sasrec"}},
-    "rerankers": {"SEALR FT10": "rerank.ranker=generative rerank.ratio=0.1", "PALR": "rerank.ranker=palr"},
+    "rerankers": {"SEALR FT10": "rerank.ranker=generative rerank.finetune_share=0.1", "PALR": "rerank.ranker=palr"},
     "published": {"Beauty": {"SASRec": [0.0276, 0.0482, 0.0152, 0.0218], "SEALR FT10": [0.1, 0.1922, 0.06, 0.0895]}},
 }
 
@@ -35,7 +35,7 @@ def test_every_cell_of_a_table_has_settings_that_load(table):
         settings = f"{spec['settings']} {(given or {}).get('settings', '')}"
         for own in spec["rerankers"].values():
             config = load_config(name, spec["base"], f"{settings} {own}")
-            assert config.rerank.setting == "inductive"  # nobody is evaluated who was trained on
+            assert config.rerank.user_split == "inductive"  # nobody is evaluated who was trained on
         sheet = Sheet(Job(load_config(name, spec["base"], settings), ""), spec, name, settings, "")
         assert (given or {}).get("retrievers", {}).keys() <= sheet.retrievers.keys()
         for system in sheet.retrievers:
@@ -91,7 +91,7 @@ def test_a_sheet_has_both_protocols_with_the_papers_figures_where_they_compare(s
     assert np.isnan(full.loc["SEALR FT10", "paper HR@10"]) and injected.loc["SEALR FT10", "paper HR@10"] == 0.1922
     assert injected.index[:3].str.contains("Can50|Can20").all() and np.isnan(injected.loc["SASRec", "paper HR@10"])
     assert full.loc["PALR", "note"] == "not run: no weights for it"
-    assert all(part in text for part in ("## Table 2: demo", "A note.", "Generated.", "Whole catalogue.", "rerank.ratio=0.1"))
+    assert all(part in text for part in ("## Table 2: demo", "A note.", "Generated.", "Whole catalogue.", "rerank.finetune_share=0.1"))
     assert "Over all of these" not in text
 
 

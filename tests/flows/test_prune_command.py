@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from sealr.flows.stages import app
 from sealr import tracking
-from sealr.data.manifest import Output, run_stage
+from sealr.data.manifest import StageResult, run_stage
 from sealr.registry import promote
 from sealr.settings import Config, DataConfig
 
@@ -26,7 +26,7 @@ def job(data, size):
 
     def work(folder):
         (folder / "out.txt").write_text(f"{data} {size}")
-        return Output()
+        return StageResult()
 
     with tracking.job("ingest", Config(DataConfig(data))) as run_id, tracking.stage("ingest", run_id, {}):
         made = run_stage("ingest", data, {"size": size}, {}, ("data/prune.py",), work)

@@ -11,7 +11,7 @@ from sealr.pipeline.retrievers import identity
 from sealr.config import ConfigError, load_config
 from tests.retrieve.toy_sequences import make_sequences
 
-INDUCTIVE = "rerank.setting=inductive rerank.ratio=0.5 rerank.valid_share=0.1"
+INDUCTIVE = "rerank.user_split=inductive rerank.finetune_share=0.5 rerank.valid_share=0.1"
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def job(overrides: str) -> Job:
 
 
 def test_transductive_nobody_is_learned_from_whole(sequences):
-    split = inputs.user_split(job("rerank.setting=transductive"), sequences)
+    split = inputs.user_split(job("rerank.user_split=transductive"), sequences)
     assert not split.train and not split.valid and len(split.evaluate) == 40
 
 
@@ -57,5 +57,5 @@ def test_such_a_retriever_is_another_one_for_another_split():
 
 
 def test_a_retriever_must_not_learn_what_everybody_is_evaluated_on():
-    with pytest.raises(ConfigError, match="tuning_users=whole would train on items that rerank.setting=transductive evaluates on"):
-        job("rerank.setting=transductive retrieve.tuning_users=whole")
+    with pytest.raises(ConfigError, match="tuning_users=whole would train on items that rerank.user_split=transductive evaluates on"):
+        job("rerank.user_split=transductive retrieve.tuning_users=whole")

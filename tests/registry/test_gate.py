@@ -54,7 +54,7 @@ class Half:
 def test_evidence_is_what_rerank_measured(parts, tmp_path):
     sequences, config = parts.sequences, parts.config
     write_candidates(load(parts.retriever), sequences, config.retrieve, tmp_path)
-    pools = Pools(pd.read_parquet(tmp_path / "candidates.parquet"), sequences, config.rerank.candidates)
+    pools = Pools(pd.read_parquet(tmp_path / "candidates.parquet"), sequences, config.rerank.n_reranked)
     users = list(range(0, 20))
     made = rerank(Half(), users, users, sequences, feelings(sequences), pools, 4, tmp_path)
     table = pd.read_parquet(tmp_path / "rankings.parquet")
@@ -98,7 +98,7 @@ def test_a_champion_that_has_to_rank_itself_is_told_the_feelings_that_it_was_eva
     expected = np.where(rng.random(len(sequences.flat)) < 0.4, np.nan, rng.uniform(-2, 2, len(sequences.flat)))
     classes = np.nan_to_num(expected).round().astype(np.int64)
     write_candidates(load(parts.retriever), sequences, config.retrieve, tmp_path)
-    pools = Pools(pd.read_parquet(tmp_path / "candidates.parquet"), sequences, config.rerank.candidates)
+    pools = Pools(pd.read_parquet(tmp_path / "candidates.parquet"), sequences, config.rerank.n_reranked)
     users = list(range(len(sequences.users)))
     rerank(Moody(), users, users, sequences, classes, pools, 4, tmp_path, expected)
     table = pd.read_parquet(tmp_path / "rankings.parquet").query("ranker != 'fused'")

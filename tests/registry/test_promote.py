@@ -48,7 +48,7 @@ def register(store, evidence, content="abc", data="demo", hold=""):
 
 def settle(version, evidence, hold=""):
     feelings = np.zeros(len(SEQUENCES.flat), dtype=np.int64)
-    return promote.settle("sealr", version, lambda uri: gate.judge(evidence, uri, SEQUENCES, feelings, feelings, 500, hold))
+    return promote.assign_aliases("sealr", version, lambda uri: gate.judge(evidence, uri, SEQUENCES, feelings, feelings, 500, hold))
 
 
 def tags(version):
@@ -90,10 +90,10 @@ def test_a_gain_that_chance_may_give_is_refused(store):
 def test_a_refusal_is_not_computed_again_for_the_same_champion(store):
     register(store, LOW)
     first = register(store, LITTLE)
-    assert promote.settle("sealr", "2", never).reason == first.reason
+    assert promote.assign_aliases("sealr", "2", never).reason == first.reason
     register(store, HIGH)  # another champion
     with pytest.raises(AssertionError, match="nobody"):
-        promote.settle("sealr", "2", never)
+        promote.assign_aliases("sealr", "2", never)
 
 
 def test_drift_holds_what_would_have_been_promoted_and_lets_it_go_later(store):
@@ -115,17 +115,17 @@ def test_a_rollback_restores_the_champion_before_and_the_version_does_not_come_b
     register(store, HIGH)
     assert promote.rollback("sealr", "support calls") == ("1", "2")
     assert promote.champion("sealr") == "1" and "support calls" in tags("1")[promote.GATE + "restored"]
-    again = promote.settle("sealr", "2", never)  # the next night, with nothing changed
+    again = promote.assign_aliases("sealr", "2", never)  # the next night, with nothing changed
     assert again.aliases == ("challenger",) and "support calls" in again.reason
-    assert promote.by_hand("sealr", "2", "it was the network") == "1"
+    assert promote.promote_manually("sealr", "2", "it was the network") == "1"
     assert promote.champion("sealr") == "2" and promote.ROLLED_BACK not in tags("2")
 
 
 def test_a_version_that_was_replaced_by_hand_comes_back_only_by_hand(store):
     register(store, LOW)
     register(store, HIGH)
-    promote.by_hand("sealr", "1", "2 shows empty lists")
-    again = promote.settle("sealr", "2", never)  # the next night
+    promote.promote_manually("sealr", "1", "2 shows empty lists")
+    again = promote.assign_aliases("sealr", "2", never)  # the next night
     assert promote.champion("sealr") == "1" and "version 1 took its place by hand: 2 shows empty lists" in again.reason
     assert promote.rollback("sealr", "it was the shop") == ("2", "1") and promote.ROLLED_BACK not in tags("2")
 
@@ -140,19 +140,19 @@ def test_a_champion_that_changes_during_the_comparison_is_compared_with_again(st
     def judge(uri):
         asked.append(uri)
         if len(asked) == 1:
-            promote.by_hand("sealr", "2", "meanwhile")
+            promote.promote_manually("sealr", "2", "meanwhile")
         return Verdict(PROMOTED, "better")
 
-    assert promote.settle("sealr", version, judge).aliases == ("challenger", "champion")
+    assert promote.assign_aliases("sealr", version, judge).aliases == ("challenger", "champion")
     assert asked == ["models:/sealr/1", "models:/sealr/2"] and tags(version)[promote.GATE + "against"] == "2"
     promote.rollback("sealr", "not so")
 
     def restless(uri):
-        promote.by_hand("sealr", "1" if uri.endswith("/2") else "2", "and again")
+        promote.promote_manually("sealr", "1" if uri.endswith("/2") else "2", "and again")
         return Verdict(PROMOTED, "better")
 
     mlflow.MlflowClient().delete_model_version_tag("sealr", version, promote.ROLLED_BACK)
-    done = promote.settle("sealr", version, restless)
+    done = promote.assign_aliases("sealr", version, restless)
     assert "changed 3 times" in done.reason and promote.champion("sealr") != version
 
 
@@ -165,7 +165,7 @@ def test_rolling_back_twice_goes_two_champions_back_and_then_says_that_there_is_
     with pytest.raises(promote.PromotionError, match="no earlier champion"):
         promote.rollback("sealr", "third")
     assert promote.champion("sealr") == "1"
-    promote.by_hand("sealr", "3", "after all")
+    promote.promote_manually("sealr", "3", "after all")
     assert promote.rollback("sealr", "once more") == ("1", "3")
 
 
@@ -216,7 +216,7 @@ def test_a_registry_that_fails_promotes_nobody(store, monkeypatch):
         version = promote.create("sealr", "file:///nowhere", run.info.run_id, {promote.DATA: "demo", promote.CONTENT: "other"})
     monkeypatch.setattr(mlflow.MlflowClient, "get_registered_model", busy)
     with pytest.raises(mlflow.MlflowException, match="busy"):
-        promote.settle("sealr", version, lambda uri: Verdict(PROMOTED, "never asked"))
+        promote.assign_aliases("sealr", version, lambda uri: Verdict(PROMOTED, "never asked"))
 
 
 def test_the_commands(store, monkeypatch, capsys):

@@ -15,14 +15,14 @@ from transformers import AutoTokenizer
 from sealr.rerank.generative.finetune import Encoder, answer_loss, finetune
 from sealr.rerank.fit import fit, schedule
 from sealr.rerank.llm import AdapterError, add_lora, load_adapter
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.settings import LoraSettings, RerankConfig
 from tests.toys import timeless
 
 
 def requests(n):
     """Users whose answer is always the candidate 7 after the history 3, 4: something to learn."""
-    return [Request([3, 4, 10 + i % 5], [2, -1, 0], [7, 11, 12, 13, 20 + i % 9], answer=[7, 11]) for i in range(n)]
+    return [RerankInput([3, 4, 10 + i % 5], [2, -1, 0], [7, 11, 12, 13, 20 + i % 9], answer=[7, 11]) for i in range(n)]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_loss_goes_down_and_the_adapter_round_trips(config, tmp_path):
 
 def test_only_answer_tokens_carry_loss(config):
     writer = encoder(config)
-    batch = [Request([1], [0], [7, 8], answer=[7, 8]), Request([1, 2], [0, 1], [123, 8], answer=[123])]
+    batch = [RerankInput([1], [0], [7, 8], answer=[7, 8]), RerankInput([1, 2], [0, 1], [123, 8], answer=[123])]
     ids, mask, labels = writer.batch(batch)
     torch.manual_seed(0)
     model = add_lora(config).eval()
@@ -62,7 +62,7 @@ def test_only_answer_tokens_carry_loss(config):
 
 def test_candidate_order_hides_the_retriever(config):
     """Shuffled orders change between epochs; the retriever's order is kept when asked for."""
-    request = Request([1, 2], [0, 0], list(range(30, 50)))
+    request = RerankInput([1, 2], [0, 0], list(range(30, 50)))
     shuffled = encoder(config)
     assert shuffled.prompt(request, 0) == shuffled.prompt(request, 0) != shuffled.prompt(request, 1)
     kept = encoder(replace(config, candidate_order="retriever"))
@@ -86,7 +86,7 @@ def test_adapter_of_other_layers_is_refused(config, tmp_path):
 
 
 def test_nothing_to_train_on_is_an_error(config, tmp_path):
-    with pytest.raises(ValueError, match="raise rerank.ratio"):
+    with pytest.raises(ValueError, match="raise rerank.finetune_share"):
         finetune([], requests(1), config, encoder(config), tmp_path)
 
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sealr.data.tables import write_json
 from sealr.rerank.generative.decoding import generate_lists
 from sealr.rerank.generative.palr import NameEncoder, NameTokens, Preferences, finetune_names, item_names
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.rankers import PalrRanker
 from sealr.settings import LoraSettings, RerankConfig
 from tests.rerank.test_generate import naive_list
@@ -29,7 +29,7 @@ def config(toy_llama):
 
 
 def requests(n):
-    return [Request([3, 4, 10 + i % 5], [2, -1, 0], [7, 11, 12, 13, 20 + i % 9], answer=[7, 11]) for i in range(n)]
+    return [RerankInput([3, 4, 10 + i % 5], [2, -1, 0], [7, 11, 12, 13, 20 + i % 9], answer=[7, 11]) for i in range(n)]
 
 
 def test_a_name_is_the_title_else_brand_and_categories_else_the_id():
@@ -113,7 +113,7 @@ def test_preferences_are_written_once_and_kept_on_disk(config, tmp_path):
 def test_a_killed_run_goes_on_after_the_last_batch_with_the_same_texts(config, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(config.base)
     model = AutoModelForCausalLM.from_pretrained(config.base).eval()
-    histories = [Request([i, i + 1], [0, 0], [7, 8]) for i in range(1, 8)]
+    histories = [RerankInput([i, i + 1], [0, 0], [7, 8]) for i in range(1, 8)]
     whole = Preferences(tokenizer, config, "soaps", item_names(ITEMS), tmp_path / "a")
     whole.write(histories, lambda: model)
     killed = Preferences(tokenizer, config, "soaps", item_names(ITEMS), tmp_path / "b")

@@ -10,7 +10,7 @@ from sealr.data.sequences import Sequences
 from sealr.rerank.generative.finetune import Encoder, answer_loss
 from sealr.rerank.llm import add_lora
 from sealr.rerank.plan import SHAPES, Rates, Shape, kept_bytes, machine_rates, plan, shape_of, text
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.workload import Workload, local_folder, token_counter, workload
 from sealr.settings import Config, DataConfig, LoraSettings, RerankConfig
 
@@ -51,7 +51,7 @@ def test_parameters_are_those_of_the_model(config, layers):
 def test_kept_bytes_are_what_autograd_keeps(config):
     """Frozen weights, which are kept as well, are there anyway and do not count."""
     encoder = Encoder(AutoTokenizer.from_pretrained(config.base), config, "things")
-    batch = [Request(list(range(1, 30)), [0] * 29, list(range(40, 90)), answer=[41, 42])] * 4
+    batch = [RerankInput(list(range(1, 30)), [0] * 29, list(range(40, 90)), answer=[41, 42])] * 4
     ids, mask, labels = encoder.batch(batch)
     model = add_lora(config).train()
     weights, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
@@ -105,14 +105,14 @@ def data(users=60):
 
 def test_workload_counts_the_prompts_that_training_reads(config):
     def of(**changes):
-        return workload(Config(DataConfig("d"), rerank=replace(config, ratio=0.5, candidates=10, **changes)), 360, 32, *data())
+        return workload(Config(DataConfig("d"), rerank=replace(config, finetune_share=0.5, n_reranked=10, **changes)), 360, 32, *data())
 
     ids, names, soft = of(), of(ranker="palr"), of(ranker="scoring")
     assert (ids.prompts, ids.valid_prompts) == (28, 2) and of(max_users=8).prompts == 8
     assert names.tokens > 2 * ids.tokens > 10 * soft.tokens
     assert soft.choices == 40 and soft.soft > 41 * 64 and names.read_once > 32
     assert "by the tokenizer" in ids.source
-    later = of(ranker="scoring", setting="transductive")  # histories of 5 items as a rule, of 3 without the two held out
+    later = of(ranker="scoring", user_split="transductive")  # histories of 5 items as a rule, of 3 without the two held out
     assert (later.prompts, later.answer, soft.answer) == (60, 3, 5)
 
 

@@ -1,11 +1,11 @@
 import pytest
 from transformers import AutoTokenizer
 
-from sealr.rerank.generative.prompts import IdTokens, Request, prompt
+from sealr.rerank.generative.prompts import IdTokens, RerankInput, prompt
 
 
 def test_prompt_is_figure_3():
-    request = Request(history=[4, 17, 9], sentiments=[2, 0, -1], pool=[3, 5, 11])
+    request = RerankInput(history=[4, 17, 9], sentiments=[2, 0, -1], pool=[3, 5, 11])
     text = prompt(request, [5, 11, 3], "beauty products", max_history=2, use_sentiment=True)
     assert text == (
         "Instruction: Recommend ten beauty products from the candidate list based on user's interaction history and "
@@ -15,7 +15,7 @@ def test_prompt_is_figure_3():
 
 
 def test_prompt_without_sentiment_has_none():
-    text = prompt(Request([4], [2], [3]), [3], "toys", 10, use_sentiment=False)
+    text = prompt(RerankInput([4], [2], [3]), [3], "toys", 10, use_sentiment=False)
     assert "entiment" not in text and "Positive" not in text
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sealr.data.sequences import Sequences
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.rankers import Scored, fuse, order, standardise, target_rank, tune_weight
 from sealr.rerank.requests import Pools, finetuning_requests, inject, ranking_request, sentiment_values
 from sealr.rerank.rerank import rerank, score_parts
@@ -32,7 +32,7 @@ def test_target_rank():
 
 
 def requests(n=20):
-    return [Request([1], [0], [5, 6, 7], [3.0, 2.0, 1.0]) for _ in range(n)]
+    return [RerankInput([1], [0], [5, 6, 7], [3.0, 2.0, 1.0]) for _ in range(n)]
 
 
 def test_weight_is_zero_when_the_llm_adds_nothing():

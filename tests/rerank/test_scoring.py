@@ -12,9 +12,9 @@ from sealr.rerank import fit
 from sealr.rerank.scoring.model import build as build_model
 from sealr.rerank.scoring.model import load_model, save_tokens
 from sealr.rerank.llm import add_lora
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.rankers import ScoringRanker
-from sealr.rerank.scoring.train import NextItems, Rows, hard_model, item_table, train_scoring, training_rows
+from sealr.rerank.scoring.train import NextItems, Windows, hard_model, item_table, train_scoring, training_rows
 from sealr.retrieve.models import build as build_retriever
 from sealr.retrieve.retriever import Retriever
 from sealr.settings import LoraSettings, RerankConfig, RetrieveConfig, ScoringSettings
@@ -139,10 +139,10 @@ def test_a_ranker_scores_as_its_training_model_did(config, tmp_path):
     fitted(config, tmp_path, epochs=1)
     ranker = ScoringRanker(config, "things", tmp_path / "adapter")
     requests = [
-        Request([1, 2, 3], [2, -2, 2], [4, 6], expected=[1.5, -1.5, 1.5]),
-        Request([5], [0], [1, 2, 3], expected=[np.nan]),
-        Request([], [], [7, 8]),
-        Request([2, 3], [2, 2], [12]),
+        RerankInput([1, 2, 3], [2, -2, 2], [4, 6], expected=[1.5, -1.5, 1.5]),
+        RerankInput([5], [0], [1, 2, 3], expected=[np.nan]),
+        RerankInput([], [], [7, 8]),
+        RerankInput([2, 3], [2, 2], [12]),
     ]
     together, alone = ranker.score(requests), [ranker.score([r])[0] for r in requests]
     for one, other in zip(together, alone, strict=True):
@@ -188,7 +188,7 @@ def test_rows_of_the_two_settings(config):
     train, valid = training_rows(sequences, [0, 2], [4], replace(config, max_history=3))
     assert train.starts.tolist() == [3, 17] and train.ends.tolist() == [7, 21]  # the last items are labels: nobody evaluates on them
     assert valid.ends.tolist() == [35] and train.lengths.tolist() == [3, 3]
-    train, valid = training_rows(sequences, [], [], replace(config, setting="transductive"))
+    train, valid = training_rows(sequences, [], [], replace(config, user_split="transductive"))
     assert train.ends.tolist() == [5, 12, 19, 26, 33]  # neither the validation nor the test item of anybody
     assert valid.ends.tolist() == [6, 13, 20, 27, 34]
 
@@ -205,7 +205,7 @@ def test_few_validation_items_are_said_to_be_few(config, tmp_path, caplog):
 
 def test_transductive_training_validates_on_the_last_but_one_item(config, tmp_path):
     sequences, feelings = walks(300)
-    settings = replace(config, setting="transductive", epochs=6)
+    settings = replace(config, user_split="transductive", epochs=6)
     output = train_scoring(settings, "things", sequences, feelings, ([], []), retriever(), None, tmp_path)
     assert output.rows["train_users"] == output.rows["valid_users"] == 300 and output.rows["positions"] == 300 * 4
     assert output.metrics["valid_ndcg@10"] > 0.7
@@ -216,7 +216,7 @@ def test_validation_ranks_the_last_two_items_and_not_what_was_seen(config, cut):
     """Earlier items stand in the retriever's training. As in the evaluation, a user's rank counts the better items that are not
     in the history, and a seen target is missed. cut: items of the history that are too old for the LLM to read, but were seen."""
     made = task(config)
-    made.exclude_seen, made.valid = True, Rows(made.valid.starts[:3] + cut, made.valid.ends[:3])
+    made.exclude_seen, made.valid = True, Windows(made.valid.starts[:3] + cut, made.valid.ends[:3])
     items, targets, felt = made._batch(made.valid, np.arange(3))
     with torch.inference_mode():
         made.model.eval()
@@ -245,7 +245,7 @@ def task(config, **settings):
     given = retriever()
     config = replace(config, scoring=replace(config.scoring, **settings))
     model = build_model(config, add_lora(config), "things", item_table(given, sequences), None)
-    rows = Rows(sequences.offsets[:-1], sequences.offsets[1:])
+    rows = Windows(sequences.offsets[:-1], sequences.offsets[1:])
     return NextItems(model, config, sequences, feelings, rows, rows, given.model)
 
 
@@ -285,7 +285,7 @@ def test_disliked_targets_are_pushed_away(config):
 
 
 def test_hard_negatives_are_the_retrievers_best(config):
-    one = task(config, negatives="hard", hard=4)
+    one = task(config, negative_source="hard", n_hard_negatives=4)
     items = torch.tensor([[1, 2, 3], [4, 0, 0]])
     nothing = torch.full((2, 3, 2), torch.nan)
     hard = one._hard(items, nothing)
@@ -301,7 +301,7 @@ def test_hard_negatives_are_the_retrievers_best(config):
 
 def test_a_target_is_not_a_hard_negative_of_its_own(config):
     """All items but the seen ones are hard here, so the loss is that of the whole catalogue."""
-    hard, full = task(config, negatives="hard", hard=ITEMS), task(config)
+    hard, full = task(config, negative_source="hard", n_hard_negatives=ITEMS), task(config)
     hard.model.load_state_dict(full.model.state_dict())
     rows = np.arange(8)
     with torch.no_grad():
@@ -311,9 +311,9 @@ def test_a_target_is_not_a_hard_negative_of_its_own(config):
 
 def test_hard_negatives_need_a_neural_retriever(config):
     sequences, feelings = walks(8)
-    rows = Rows(sequences.offsets[:-1], sequences.offsets[1:])
+    rows = Windows(sequences.offsets[:-1], sequences.offsets[1:])
     model = build_model(config, add_lora(config), "things", torch.randn(ITEMS + 1, 8), None)
-    settings = replace(config, scoring=ScoringSettings(negatives="hard"))
+    settings = replace(config, scoring=ScoringSettings(negative_source="hard"))
     with pytest.raises(ValueError, match="needs a neural retriever"):
         NextItems(model, settings, sequences, feelings, rows, rows, hard_model(retriever(model="bert4rec")))  # which sees what is later
     assert hard_model(retriever()) is not None and hard_model(retriever(model="bsarec")) is not None

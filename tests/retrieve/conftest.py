@@ -16,5 +16,5 @@ def cycle() -> Sequences:
 @pytest.fixture
 def quick() -> RetrieveConfig:
     """Seen items stay candidates: on a cycle, without them too little would be left to get wrong."""
-    shape = {"hidden": 16, "layers": 1, "max_len": 10, "dropout": 0.1, "pool": 10, "exclude_seen": False}
+    shape = {"hidden": 16, "layers": 1, "max_len": 10, "dropout": 0.1, "n_retrieved": 10, "exclude_seen": False}
     return RetrieveConfig(**shape, lr=1e-2, batch_size=8, epochs=25, patience=3, eval_every=2)

@@ -26,7 +26,7 @@ def sequences():
 @pytest.fixture
 def retriever(sequences):
     torch.manual_seed(0)
-    config = RetrieveConfig(hidden=8, layers=1, max_len=6, pool=12)
+    config = RetrieveConfig(hidden=8, layers=1, max_len=6, n_retrieved=12)
     return Retriever(config, sequences.items, build(config, 30).eval(), popularity(sequences))
 
 
@@ -172,7 +172,7 @@ def approximate():
     rng = np.random.default_rng(2)
     sequences = make_sequences([rng.integers(1, 2001, size=rng.integers(3, 15)).tolist() for _ in range(300)], 2000)
     torch.manual_seed(0)
-    config = RetrieveConfig(hidden=8, layers=1, max_len=6, pool=20, index="approximate", probe=0.2)
+    config = RetrieveConfig(hidden=8, layers=1, max_len=6, n_retrieved=20, index="approximate", probe=0.2)
     return Retriever(config, sequences.items, build(config, 2000).eval(), popularity(sequences)), sequences
 
 

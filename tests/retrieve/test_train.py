@@ -112,9 +112,9 @@ def test_batches_bring_the_feelings_of_their_inputs(ragged, quick):
         {"objective": "last"},
         {"schedule": "cosine"},
         {"average": 0.9},
-        {"loss": "sampled", "negatives": 8},
-        {"loss": "bce", "negatives": 2, "epochs": 60},
-        {"start": "cooccurrence"},
+        {"loss": "sampled", "n_negatives": 8},
+        {"loss": "bce", "n_negatives": 2, "epochs": 60},
+        {"item_init": "cooccurrence"},
     ],
 )
 def test_every_way_to_train_learns_the_cycle(changes, cycle, quick, tmp_path):
@@ -125,7 +125,7 @@ def test_every_way_to_train_learns_the_cycle(changes, cycle, quick, tmp_path):
 def test_what_is_kept_is_the_moving_average(cycle, quick, tmp_path):
     """With a decay near 1 the averaged weights stay where they started, so training has hardly an effect."""
     config = dataclasses.replace(quick, epochs=4)
-    still = train(dataclasses.replace(config, average=0.9999), cycle, tmp_path / "still").metrics
+    still = train(dataclasses.replace(config, ema_decay=0.9999), cycle, tmp_path / "still").metrics
     moved = train(config, cycle, tmp_path / "moved").metrics
     assert still["loss"] == pytest.approx(moved["loss"], abs=0.5) and still["valid_ndcg@10"] < 0.6 < moved["valid_ndcg@10"]
 

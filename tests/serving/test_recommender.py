@@ -46,10 +46,10 @@ class OnlyAnger:
 def recommender(monkeypatch):
     monkeypatch.setattr(composite.Labeller, "from_config", lambda config: OnlyAnger())
     torch.manual_seed(0)
-    config = RetrieveConfig(hidden=8, layers=1, max_len=10, pool=12)
+    config = RetrieveConfig(hidden=8, layers=1, max_len=10, n_retrieved=12)
     popularity = np.array([-np.inf, *range(30, 0, -1)], dtype=np.float32)  # i01 is the most popular
     retriever = Retriever(config, ITEMS, build(config, 30).eval(), popularity)
-    whole = Config(DataConfig("toy"), retrieve=config, rerank=RerankConfig(candidates=12))
+    whole = Config(DataConfig("toy"), retrieve=config, rerank=RerankConfig(n_reranked=12))
     items = pd.DataFrame({"item": ITEMS, "title": ["First thing", *[None] * 29]})
     histories = pd.DataFrame(
         {

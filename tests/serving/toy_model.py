@@ -11,7 +11,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from sealr.data.manifest import PACKAGE, Manifest, Output, run_stage
+from sealr.data.manifest import PACKAGE, Manifest, StageResult, run_stage
 from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json, write_table
 from sealr.registry import drift, gate
@@ -20,7 +20,7 @@ from sealr.registry.package import example, histories, register_model, signature
 from sealr.registry.promote import Registration
 from sealr.rerank.generative.finetune import Encoder, finetune
 from sealr.rerank.llm import load_tokenizer
-from sealr.rerank.generative.prompts import Request
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.retrieve.train import train
 from sealr.settings import Config, DataConfig, LabelConfig, RegistryConfig, RerankConfig, RetrieveConfig
 
@@ -49,11 +49,11 @@ def toy_parts(folder: Path, llama: Path, labeller: Path) -> Parts:
     base = Path(shutil.copytree(llama, folder / "base"))
     walks = [[(start + step) % len(ITEMS) + 1 for step in range(6)] for start in range(len(USERS))]
     sequences = Sequences(USERS, ITEMS, np.concatenate(walks), np.arange(len(USERS) + 1) * 6)
-    retrieve = RetrieveConfig(hidden=8, layers=1, max_len=6, epochs=2, eval_every=1, pool=10)
-    rerank = RerankConfig("generative", base=str(base), candidates=10, epochs=1, lr=0.01, batch_size=4, top_k=3)
+    retrieve = RetrieveConfig(hidden=8, layers=1, max_len=6, epochs=2, eval_every=1, n_retrieved=10)
+    rerank = RerankConfig("generative", base=str(base), n_reranked=10, epochs=1, lr=0.01, batch_size=4, top_k=3)
     config = Config(DataConfig("toy"), LabelConfig(str(labeller)), retrieve, rerank, registry=RegistryConfig(include_base=True))
     train(retrieve, sequences, folder / "retriever")
-    prompts = [Request([3, 4], [2, -1], [7, 8, 9], answer=[7]) for _ in range(12)]
+    prompts = [RerankInput([3, 4], [2, -1], [7, 8, 9], answer=[7]) for _ in range(12)]
     encoder = Encoder(load_tokenizer(rerank.base), rerank, "products")
     finetune(prompts[:8], prompts[8:], rerank, encoder, folder / "adapter")
     items = pd.DataFrame({"item": sequences.items, "title": None, "brand": None, "categories": None})
@@ -67,7 +67,7 @@ def toy_pyfunc(parts: Parts, folder: Path, weight: float = 1.0) -> Path:
     """The model in MLflow's format, as `register_model` logs it."""
     mlflow.pyfunc.save_model(
         str(folder),
-        python_model=str(PACKAGE / "registry" / "pyfunc.py"),
+        python_model=str(PACKAGE / "serving" / "pyfunc.py"),
         artifacts={"sealr": str(parts.pack(folder.with_name(folder.name + "-packed"), weight))},
         pip_requirements=[],
         signature=signature(exclude_seen=True),
@@ -80,7 +80,7 @@ def toy_registration(parts: Parts, state: Path, weight: float = 1.0) -> Registra
     """Registers the toy as the last step of a job does: from stage folders, in the active MLflow run, through the gate."""
 
     def stage(name: str, files: Mapping[str, Path | dict | str], rows: Mapping[str, int] = {}, **metrics: float) -> Manifest:
-        def work(folder: Path) -> Output:
+        def work(folder: Path) -> StageResult:
             for target, content in files.items():
                 if isinstance(content, dict):
                     write_json(content, folder / target)
@@ -88,7 +88,7 @@ def toy_registration(parts: Parts, state: Path, weight: float = 1.0) -> Registra
                     (folder / target).write_text(content)
                 else:
                     (shutil.copytree if content.is_dir() else shutil.copyfile)(content, folder / target)
-            return Output(dict(rows), metrics)
+            return StageResult(dict(rows), metrics)
 
         return run_stage(name, "toy", {"weight": weight}, {}, ("registry",), work, state)
 

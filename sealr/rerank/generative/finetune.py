@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sealr.data.manifest import Output
+from sealr.data.manifest import StageResult
 from sealr.data.tables import read_json, write_json
 from sealr.rerank import parallel
 from sealr.rerank.fit import OnEpoch, fit, shuffled
 from sealr.rerank.llm import add_lora, check_adapter, pad_left
-from sealr.rerank.generative.prompts import IdTokens, ListTokens, Request, prompt
+from sealr.rerank.generative.prompts import IdTokens, ListTokens, RerankInput, prompt
 from sealr.settings import RerankConfig
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ ADAPTER = "adapter"  # subfolder of the stage that holds the best adapter
 
 
 def finetune(
-    train: Sequence[Request],
-    valid: Sequence[Request],
+    train: Sequence[RerankInput],
+    valid: Sequence[RerankInput],
     config: RerankConfig,
     encoder: Encoder,
     folder: Path,
     on_epoch: OnEpoch | None = None,
-) -> Output:
+) -> StageResult:
     """Trains an adapter and writes the one with the lowest validation loss to ``folder/adapter``.
 
     encoder: how a request is written: with encoded ids (the class below), or with names (``palr.NameEncoder``).
@@ -53,7 +53,7 @@ def finetune(
     if parallel.rank() == 0:
         save_adapter(task.model, folder / ADAPTER)
         write_json(done.history, folder / "history.json")
-    return Output(rows, done.metrics("valid_loss"))
+    return StageResult(rows, done.metrics("valid_loss"))
 
 
 class Instructions:
@@ -61,7 +61,7 @@ class Instructions:
 
     weight_decay = 0.0
 
-    def __init__(self, model: PeftModel, encoder: Encoder, train: Sequence[Request], valid: Sequence[Request]):
+    def __init__(self, model: PeftModel, encoder: Encoder, train: Sequence[RerankInput], valid: Sequence[RerankInput]):
         self.model, self.encoder, self.train, self.valid = model, encoder, train, valid
 
     def batches(self, epoch: int) -> list[np.ndarray]:
@@ -95,20 +95,20 @@ class Encoder:
         self.ids = IdTokens(tokenizer)
         self.pad = tokenizer.pad_token_id
 
-    def prompt(self, request: Request, epoch: int = 0) -> list[int]:
+    def prompt(self, request: RerankInput, epoch: int = 0) -> list[int]:
         """Prompt tokens."""
         shown = self.shown(request, epoch)
         text = prompt(request, shown, self.category, self.config.max_history, self.config.sentiment != "none")
         return self.tokenizer.encode(text)
 
-    def shown(self, request: Request, epoch: int) -> list[int]:
+    def shown(self, request: RerankInput, epoch: int) -> list[int]:
         """The pool in the prompt's order. A shuffled order is a function of seed, epoch and the request alone."""
         pool = np.asarray(request.pool)
         if self.config.candidate_order == "shuffled":
             pool = np.random.default_rng((self.config.seed, epoch, *request.history[-3:], *pool.tolist())).permutation(pool)
         return pool.tolist()
 
-    def batch(self, requests: Sequence[Request], epoch: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, requests: Sequence[RerankInput], epoch: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """ids (B, T), attention mask (B, T), and labels (B, A): the answers, right-aligned, -100 before them."""
         answers = [self.ids.answer(r.answer) for r in requests]
         ids, mask = pad_left([self.prompt(r, epoch) + a for r, a in zip(requests, answers, strict=True)], self.pad)
@@ -116,7 +116,7 @@ class Encoder:
         labels = torch.tensor([[-100] * (width - len(a)) + a for a in answers])
         return ids, mask, labels
 
-    def answer_tokens(self, requests: Sequence[Request]) -> int:
+    def answer_tokens(self, requests: Sequence[RerankInput]) -> int:
         """How many tokens of a batch carry loss."""
         return sum(len(self.ids.answer(r.answer)) for r in requests)
 
@@ -135,7 +135,7 @@ def answer_loss(model: PeftModel, ids: Tensor, mask: Tensor, labels: Tensor) -> 
 
 
 @torch.inference_mode()
-def evaluate_loss(model: PeftModel, encoder: Encoder, requests: Sequence[Request], batch_size: int) -> float:
+def evaluate_loss(model: PeftModel, encoder: Encoder, requests: Sequence[RerankInput], batch_size: int) -> float:
     """Mean loss per answer token, over the shares of all processes."""
     model.eval()
     batches = [parallel.share(requests[i : i + batch_size]) for i in range(0, len(requests), batch_size)]
@@ -147,7 +147,7 @@ def evaluate_loss(model: PeftModel, encoder: Encoder, requests: Sequence[Request
 def check_users(train: int, valid: int) -> None:
     """Raises ValueError unless there is somebody to train and somebody to validate on."""
     if not train or not valid:
-        raise ValueError(f"fine-tuning needs users for training and for validation, got {train} and {valid}; raise rerank.ratio")
+        raise ValueError(f"fine-tuning needs users for training and for validation, got {train} and {valid}; raise rerank.finetune_share")
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -18,11 +18,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sealr import weights
-from sealr.data.manifest import Output, code_digest, text_digest
+from sealr.data.manifest import StageResult, code_digest, text_digest
 from sealr.data.tables import read_json, write_json
 from sealr.rerank.generative.finetune import Encoder, finetune
 from sealr.rerank.llm import load_base, load_tokenizer, pad_left
-from sealr.rerank.generative.prompts import Request, written
+from sealr.rerank.generative.prompts import RerankInput, written
 from sealr.settings import RerankConfig
 
 NAME_CHARACTERS = 60  # the rest of a longer name is cut at a word: Amazon's titles run to 300
@@ -40,7 +40,7 @@ TEMPLATE = (
 
 
 def name_prompt(
-    request: Request, shown: Sequence[int], category: str, preference: str, names: Sequence[str], max_history: int
+    request: RerankInput, shown: Sequence[int], category: str, preference: str, names: Sequence[str], max_history: int
 ) -> str:
     """The template filled in. shown: the pool in the order in which the prompt shows it."""
     history, candidates = ("\n".join(names[i] for i in part) for part in (request.history[-max_history:], shown))
@@ -114,11 +114,11 @@ class Preferences:
                 for key, text in read_json(path).items():
                     self.texts.setdefault(key, text)  # of two jobs at once, what the first wrote
 
-    def of(self, request: Request) -> str:
+    def of(self, request: RerankInput) -> str:
         """The preference of a request's user. Raises KeyError unless it was written before."""
         return self.texts[text_digest(self._question(request))]
 
-    def write(self, requests: Sequence[Request], load: Callable[[], nn.Module]) -> None:
+    def write(self, requests: Sequence[RerankInput], load: Callable[[], nn.Module]) -> None:
         """Has the preferences written that are not known yet. load: gives the LLM, only called when one is missing."""
         if self.folder is None and len(self.texts) > KEPT:
             self.texts.clear()
@@ -134,7 +134,7 @@ class Preferences:
             if self.folder is not None:
                 write_json(new, self.folder / f"{text_digest(keys)[:16]}.json")
 
-    def _question(self, request: Request) -> str:
+    def _question(self, request: RerankInput) -> str:
         history = "\n".join(self.names[item] for item in request.history[-self.config.max_history :])
         return QUESTION.format(category=self.category, history=history)
 
@@ -174,7 +174,7 @@ class NameEncoder(Encoder):
         self.pad = tokenizer.pad_token_id
         self.preferences = Preferences(tokenizer, config, category, names, cache)
 
-    def prompt(self, request: Request, epoch: int = 0) -> list[int]:
+    def prompt(self, request: RerankInput, epoch: int = 0) -> list[int]:
         """Prompt tokens; the answer starts on a new line."""
         shown, preference = self.shown(request, epoch), self.preferences.of(request)
         text = name_prompt(request, shown, self.category, preference, self.names, self.config.max_history)
@@ -182,15 +182,15 @@ class NameEncoder(Encoder):
 
 
 def finetune_names(
-    train: Sequence[Request],
-    valid: Sequence[Request],
+    train: Sequence[RerankInput],
+    valid: Sequence[RerankInput],
     config: RerankConfig,
     category: str,
     items: pd.DataFrame,
     folder: Path,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
     cache: Path | None = None,
-) -> Output:
+) -> StageResult:
     """`finetune` with preferences and names. items: the items table. cache: folder of preferences written before."""
     encoder = NameEncoder(load_tokenizer(config.base), config, category, item_names(items), cache)
     encoder.preferences.write([*train, *valid], lambda: load_base(config).eval())

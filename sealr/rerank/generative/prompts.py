@@ -25,7 +25,7 @@ TEMPLATE_WITHOUT_SENTIMENT = (
 
 
 @dataclass(frozen=True)
-class Request:
+class RerankInput:
     """One list to re-rank. Items are catalogue indices from 1."""
 
     history: Sequence[int]  # oldest first
@@ -36,7 +36,7 @@ class Request:
     expected: Sequence[float] = ()  # expected sentiments aligned with history, NaN without a label; empty: not known
 
 
-def prompt(request: Request, order: Sequence[int], category: str, max_history: int, use_sentiment: bool) -> str:
+def prompt(request: RerankInput, order: Sequence[int], category: str, max_history: int, use_sentiment: bool) -> str:
     """Figure 3 filled in. order: the pool in the order in which the prompt shows it."""
     history = request.history[-max_history:]
     fields = {"category": category, "history": ",".join(map(str, history)), "candidates": ",".join(map(str, order))}

@@ -103,7 +103,7 @@ class ScoringModel(nn.Module):
         cache = transformers.DynamicCache()
         for layer, (keys, values) in enumerate(self._prefix()):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
-        # Rows are padded on the right and attention is causal, so no real position sees padding and no mask is needed
+        # Windows are padded on the right and attention is causal, so no real position sees padding and no mask is needed
         return self.tokens.queries(backbone(inputs_embeds=x, past_key_values=cache, use_cache=True).last_hidden_state)
 
     def last(self, items: Tensor, feelings: Tensor | None = None) -> Tensor:
@@ -124,7 +124,7 @@ class ScoringModel(nn.Module):
 
 def build(config: RerankConfig, llm: PeftModel, category: str, table: Tensor, content: Tensor | None) -> ScoringModel:
     """A model with fresh soft tokens on the LLM's device."""
-    # Rows are short: plain matrix products take as long as the fused kernel, and in bfloat16 on a CPU the backward pass of the whole
+    # Windows are short: plain matrix products take as long as the fused kernel, and in bfloat16 on a CPU the backward pass of the whole
     # model less than half as long
     llm.get_base_model().set_attn_implementation("eager")
     words = llm.get_input_embeddings().weight

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sealr.data.manifest import Output
+from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json
 from sealr.evaluate.metrics import ndcg
@@ -38,7 +38,7 @@ FEW = 50  # validation items by which no epoch can be told from the next
 
 
 @dataclass(frozen=True)
-class Rows:
+class Windows:
     """Stretches of ``Sequences.flat``: row i reads flat[starts[i] : ends[i] - 1] and learns or predicts what comes after each item."""
 
     starts: np.ndarray
@@ -52,9 +52,9 @@ class Rows:
         return self.ends - self.starts - 1
 
 
-def training_rows(sequences: Sequences, train: list[int], valid: list[int], config: RerankConfig) -> tuple[Rows, Rows]:
-    """Rows to train on and to validate on. train, valid: rows of ``sequences.users``, not used in the transductive setting."""
-    if config.setting == "inductive":
+def training_rows(sequences: Sequences, train: list[int], valid: list[int], config: RerankConfig) -> tuple[Windows, Windows]:
+    """Windows to train on and to validate on. train, valid: rows of ``sequences.users``, not used in the transductive setting."""
+    if config.user_split == "inductive":
         return tuple(_rows(sequences.offsets[u], sequences.offsets[np.array(u) + 1], config) for u in (train, valid))
     split = sequences.split("train")
     held_out = sequences.split("valid")
@@ -62,10 +62,10 @@ def training_rows(sequences: Sequences, train: list[int], valid: list[int], conf
     return (_rows(split.starts, split.ends, config), _rows(held_out.starts[drawn], held_out.ends[drawn] + 1, config))
 
 
-def _rows(starts: np.ndarray, ends: np.ndarray, config: RerankConfig) -> Rows:
+def _rows(starts: np.ndarray, ends: np.ndarray, config: RerankConfig) -> Windows:
     long = ends - starts >= 2
     starts, ends = starts[long], ends[long]
-    return Rows(np.maximum(starts, ends - config.max_history - 1), ends)
+    return Windows(np.maximum(starts, ends - config.max_history - 1), ends)
 
 
 def train_scoring(
@@ -78,7 +78,7 @@ def train_scoring(
     content: Tensor | None,
     folder: Path,
     on_epoch: OnEpoch | None = None,
-) -> Output:
+) -> StageResult:
     """Trains and writes adapter and soft tokens of the best epoch to ``folder/adapter``.
 
     feelings: (interactions, 2) class and expected sentiment, aligned with ``sequences.flat``, None without sentiment. users: rows
@@ -87,9 +87,9 @@ def train_scoring(
     """
     train, valid = training_rows(sequences, *users, config)
     check_users(len(train), len(valid))
-    judged = len(valid) if config.setting == "transductive" else 2 * len(valid)
+    judged = len(valid) if config.user_split == "transductive" else 2 * len(valid)
     if judged < FEW:
-        more = "these data have too few users" if config.setting == "transductive" else "raise rerank.valid_share"
+        more = "these data have too few users" if config.user_split == "transductive" else "raise rerank.valid_share"
         log.warning("the epoch to keep is chosen by %d validation items, which is nearly by chance: %s", judged, more)
     torch.manual_seed(config.seed)
     model = build(config, add_lora(config), category, item_table(retriever, sequences), content)
@@ -101,7 +101,7 @@ def train_scoring(
         save_adapter(model.llm, folder / ADAPTER)
         save_tokens(model.tokens, folder / ADAPTER)
         write_json(done.history, folder / "history.json")
-    return Output(rows, done.metrics("valid_loss", "valid_ndcg@10"))
+    return StageResult(rows, done.metrics("valid_loss", "valid_ndcg@10"))
 
 
 def sequence_model(retriever: Retriever) -> SequenceModel | None:
@@ -139,14 +139,14 @@ class NextItems:
         config: RerankConfig,
         sequences: Sequences,
         feelings: np.ndarray | None,
-        train: Rows,
-        valid: Rows,
+        train: Windows,
+        valid: Windows,
         retriever: SequenceModel | None,
         exclude_seen: bool = False,
     ) -> None:
-        if config.scoring.negatives == "hard" and retriever is None:
+        if config.scoring.negative_source == "hard" and retriever is None:
             raise ValueError(
-                "rerank.scoring.negatives: hard needs a neural retriever, or a fusion with one, that only reads the past: not bert4rec, "
+                "rerank.scoring.negative_source: hard needs a neural retriever, or a fusion with one, that only reads the past: not bert4rec, "
                 "nor bsarec with retrieve.objective=last"
             )
         self.model, self.config, self.feelings = model, config, feelings
@@ -186,7 +186,7 @@ class NextItems:
         kept: Tensor,
     ) -> Tensor:
         """Sum of weighted -log softmax of the targets, over the catalogue or over the retriever's best items there."""
-        if self.config.scoring.negatives == "full":
+        if self.config.scoring.negative_source == "full":
             if self.config.scoring.target_feeling != "weight":
                 return softmax_loss(query, table[1:], wanted - 1) * len(wanted)
             return (F.cross_entropy(query @ table[1:].T, wanted - 1, reduction="none") * weights).sum()
@@ -202,7 +202,7 @@ class NextItems:
 
         Without those of the row so far where ``retrieve.exclude_seen``. felt: what the LLM knows of the feelings.
         """
-        count = min(self.config.scoring.hard, len(self.model.tokens.items.weight) - 1)
+        count = min(self.config.scoring.n_hard_negatives, len(self.model.tokens.items.weight) - 1)
         packed = Packed(items)
         scores = self.retriever(packed, felt) @ self.retriever.item_weights().T  # (N, items + 1)
         scores[:, 0] = -torch.inf
@@ -226,7 +226,7 @@ class NextItems:
             chosen = by_length[start : start + size]
             items, targets, felt = self._batch(self.valid, chosen)
             real = targets > 0
-            real &= real.flip(1).cumsum(1).flip(1) <= (1 if self.config.setting == "transductive" else 2)
+            real &= real.flip(1).cumsum(1).flip(1) <= (1 if self.config.user_split == "transductive" else 2)
             logits = F.pad(self.model(items, felt[..., 0, :])[real] @ table[1:].T, (1, 0), value=-torch.inf)  # (N, items + 1)
             losses.append(F.cross_entropy(logits, targets[real], reduction="none"))
             if self.exclude_seen:
@@ -239,7 +239,7 @@ class NextItems:
             "valid_ndcg@10": float(ndcg(torch.cat(ranks).cpu().numpy(), 10).mean()),
         }
 
-    def _batch(self, rows: Rows, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    def _batch(self, rows: Windows, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Items and targets, (B, T) with zeros to the right, and feelings (B, T, 2, 2): of the item and of the target."""
         starts, ends = rows.starts[chosen], rows.ends[chosen]
         where = starts[:, None] + np.arange((ends - starts).max())  # (B, T + 1)
