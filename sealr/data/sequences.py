@@ -12,12 +12,14 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 SPLITS = ("train", "valid", "test")
+HELD_OUT = {"valid": 2, "test": 1}  # items at the end of a sequence that the split's history does not show
 
 
 class SequenceError(ValueError):
@@ -73,10 +75,25 @@ class Sequences:
         """Item -> id, from 1."""
         return {item: number for number, item in enumerate(self.items, start=1)}
 
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {user: row for row, user in enumerate(self.users)}
+
+    def rows(self, users: Iterable[str]) -> np.ndarray:
+        """(N,) int64 index of each user in ``self.users``. Raises KeyError on an unknown user."""
+        return np.array([self._row_of[user] for user in users], dtype=np.int64)
+
+    def span(self, split: str, row: int) -> slice:
+        """Where the history of one user lies in ``flat`` or an aligned array, for "valid" or "test"."""
+        return slice(int(self.offsets[row]), int(self.offsets[row + 1]) - HELD_OUT[split])
+
+    def targets(self, split: str, rows: Iterable[int] | np.ndarray) -> np.ndarray:
+        """(N,) int64 item id that each user's "valid" or "test" history leads to."""
+        return self.flat[self.offsets[np.asarray(rows, dtype=np.int64) + 1] - HELD_OUT[split]]
+
     def with_whole(self, users: Iterable[str]) -> Sequences:
-        """The same sequences with nothing held out of these users. Raises KeyError on an unknown one."""
-        row = {user: i for i, user in enumerate(self.users)}
-        return replace(self, whole=frozenset(row[user] for user in users))
+        """The same sequences with no held-out items for these users. Raises KeyError on an unknown user."""
+        return replace(self, whole=frozenset(self.rows(users).tolist()))
 
     def split(self, name: str) -> Split:
         """Histories and targets of "train", "valid" or "test"."""
