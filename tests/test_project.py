@@ -1,10 +1,12 @@
 """The project's files agree with each other."""
 
+import importlib
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -13,33 +15,47 @@ def conda():
     return yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
 
 
-def test_pyproject_has_the_pins_of_conda_yaml():
-    pins = next(d["pip"] for d in conda() if isinstance(d, dict))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert sorted(pins) == sorted(project["dependencies"])
-    assert all("==" in pin for pin in pins + sum(project["optional-dependencies"].values(), []))
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_pyproject_has_the_python_of_conda_yaml():
+def test_the_lock_holds_one_version_of_every_dependency_within_its_range():
+    pins = {p.name.lower(): p for p in map(Requirement, next(d["pip"] for d in conda() if isinstance(d, dict)))}
+    wanted = [Requirement(r) for r in project()["dependencies"] + project()["optional-dependencies"]["train"]]
+    assert {r.name.lower() for r in wanted} <= set(pins)
+    for requirement in wanted:
+        (version,) = [s.version for s in pins[requirement.name.lower()].specifier if s.operator == "=="]
+        assert requirement.specifier.contains(version), f"conda.yaml has {requirement.name} {version}, outside of {requirement}"
+
+
+def test_dependencies_are_ranges_and_the_lock_is_exact():
+    assert not [r for r in project()["dependencies"] if "==" in r]
+    assert all("==" in p for d in conda() if isinstance(d, dict) for p in d["pip"])
+
+
+def test_python_starts_at_311():
+    assert project()["requires-python"] == ">=3.11"
     assert "python=3.11" in conda()
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].startswith(">=3.11,")
 
 
-def test_every_entry_point_names_a_module_and_uses_its_parameters():
+def test_every_folder_of_code_is_packaged():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {".".join(p.parent.relative_to(ROOT).parts) for p in ROOT.glob("sealr/**/__init__.py")}
+    assert folders | {"sealr.flows", "sealr.configs", "sealr.expectations"} == set(setuptools["packages"])
+
+
+def test_every_entry_point_is_a_command_and_uses_its_parameters():
     entries = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
     assert {"main", "finetune", "ingest", "label", "retrieve", "evaluate"} <= set(entries)
     for name, entry in entries.items():
-        module = entry["command"].split()[2]
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), name
+        assert entry["command"].startswith("sealr "), name
         assert all(f"{{{parameter}}}" in entry["command"] for parameter in entry["parameters"]), name
 
 
 def test_every_deployment_names_a_flow_and_its_parameters():
-    import importlib
-
-    for deployment in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
-        file, function = deployment["entrypoint"].split(":")
-        flow = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), function)
+    for deployment in yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())["deployments"]:
+        module, _, function = deployment["entrypoint"].rpartition(".")
+        flow = getattr(importlib.import_module(module), function)
         assert set(deployment["parameters"]) <= set(flow.parameters.properties)
         assert bool(deployment["schedules"]) == (function == "refresh"), deployment["name"]
         assert deployment["concurrency_limit"]["limit"] == 1 and deployment["tags"]
@@ -53,25 +69,6 @@ def test_every_configuration_loads(path):
     assert load_config(data, base).data.name
 
 
-def test_imports_run_downwards_only():
-    """data <- emotion <- retrieve <- rerank <- registry; evaluate.metrics and protocols are pure and free for all."""
-    import ast
-
-    floors = ["data", "emotion", "retrieve", "rerank", "registry"]
-    for floor in floors:
-        for path in (ROOT / "sealr" / floor).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                names = (
-                    [node.module or ""]
-                    if isinstance(node, ast.ImportFrom)
-                    else [a.name for a in node.names]
-                    if isinstance(node, ast.Import)
-                    else []
-                )
-                for name in names:
-                    assert not name.startswith(("prefect", "flows")), f"{path}: {name}"
-                    if name.startswith("mlflow"):
-                        assert floor == "registry", f"{path}: {name}"
-                    part = name.split(".")[1] if name.startswith("sealr.") else ""
-                    if part in floors:
-                        assert floors.index(part) <= floors.index(floor), f"{path} imports {name} from a floor above"
+def test_the_readme_fits_one_reading():
+    words = (ROOT / "README.md").read_text(encoding="utf-8").split()
+    assert len(words) <= 700
