@@ -1,8 +1,26 @@
-"""SEALR: sequential emotion-aware LLM-based personalised recommendation."""
+"""SEALR reads reviews and recommends the items a user will take next.
 
-import logging
+``sealr.fit`` and ``sealr.load`` are the Python API (`sealr.api`); ``sealr`` in a shell is the command (`sealr.cli`).
+"""
 
-__version__ = "0.1.0"
+from __future__ import annotations
 
-# Says on CPUs with bfloat16 that a kernel is not there which could only be downloaded
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.2.0"
+__all__ = ["Model", "fit", "load"]
+
+# In a checkout, flows, configs and expectations stand beside this folder; an installed package has them inside
+_CHECKOUT = Path(__file__).resolve().parent.parent
+if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "flows").is_dir():
+    __path__.append(str(_CHECKOUT))
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the API on first use, so that ``import sealr`` is instant."""
+    if name in __all__:
+        from sealr import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,10 @@
-"""Folders that travel with the package: ``configs`` and ``expectations``. They stand at the top of a checkout."""
+"""What travels with the package: the folders ``configs`` and ``expectations``, and its requirements."""
 
 from __future__ import annotations
 
 import functools
-from importlib import resources
+import tomllib
+from importlib import metadata, resources
 from pathlib import Path
 
 
@@ -11,3 +12,18 @@ from pathlib import Path
 def folder(name: str) -> Path:
     """The folder of ``sealr.configs`` or ``sealr.expectations``, in a checkout or in an installed package."""
     return Path(str(resources.files(f"sealr.{name}")))
+
+
+@functools.cache
+def requirements(extra: str = "") -> tuple[str, ...]:
+    """Dependencies as written in pyproject.toml: of the package itself, or of one of its extras.
+
+    From the checkout, else from the installed distribution. Raises metadata.PackageNotFoundError where there is neither.
+    """
+    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    if project.is_file():
+        table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+        return tuple(table["optional-dependencies"][extra] if extra else table["dependencies"])
+    found = metadata.requires("sealr") or []
+    wanted = f'extra == "{extra}"' if extra else "extra =="
+    return tuple(line.partition(";")[0].strip() for line in found if (wanted in line) == bool(extra))

@@ -48,7 +48,7 @@ def test_every_entry_point_is_a_command_and_uses_its_parameters():
     entries = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
     assert {"main", "finetune", "ingest", "label", "retrieve", "evaluate"} <= set(entries)
     for name, entry in entries.items():
-        assert entry["command"].startswith("sealr "), name
+        assert entry["command"].startswith("python -m sealr "), name
         assert all(f"{{{parameter}}}" in entry["command"] for parameter in entry["parameters"]), name
 
 
