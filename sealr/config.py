@@ -1,13 +1,15 @@
-"""Reading configurations: one YAML per data set and one per base model, checked against the fields of `sealr.settings`.
+"""Reading configurations: one YAML file per data set and per base model, checked against `sealr.settings`.
 
-A run's configuration is ``configs/<base>.yaml``, then ``configs/<data>.yaml``, which knows its budget, over it, and then dotted
-overrides such as ``retrieve.epochs=3``. Unknown keys and wrong types are errors that name file and field.
+The data config overrides the base config; overrides such as ``retrieve.epochs=3`` override both.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,49 @@ from pydantic import TypeAdapter, ValidationError
 from sealr import resources
 from sealr.settings import Config
 
-VECTOR_MODELS = ("gru4rec", "caser", "sasrec", "bert4rec", "bsarec")  # retrievers whose scores are products of two vectors
+RENAMED = {
+    "retrieve.negatives": "retrieve.n_negatives",
+    "retrieve.start": "retrieve.item_init",
+    "retrieve.average": "retrieve.ema_decay",
+    "retrieve.pool": "retrieve.n_retrieved",
+    "rerank.setting": "rerank.user_split",
+    "rerank.ratio": "rerank.finetune_share",
+    "rerank.candidates": "rerank.n_reranked",
+    "rerank.scoring.negatives": "rerank.scoring.negative_source",
+    "rerank.scoring.hard": "rerank.scoring.n_hard_negatives",
+    "registry.drift_hold": "registry.drift.hold",
+    "registry.drift_distribution": "registry.drift.distribution",
+    "registry.drift_catalogue": "registry.drift.catalogue",
+    "registry.drift_activity": "registry.drift.activity",
+    "registry.drift_volume": "registry.drift.volume",
+}
+REMOVED = {
+    "label.window_tokens": "windows have a fixed length",
+    "label.max_windows": "the number of windows per review is fixed",
+    "label.batch_tokens": "the batch size is fixed",
+    "label.part_rows": "the size of a part is fixed",
+    "label.precision": "the labeller's card decides",
+    "retrieve.objective": "every position is a training target",
+    "retrieve.weight_decay": "retrievers train without weight decay",
+    "retrieve.probe": "the searched share of an approximate index is fixed",
+    "retrieve.caser": "the sizes of Caser's filters are fixed",
+    "retrieve.bert4rec": "the share of masked items is fixed",
+    "retrieve.ease.neighbours": "the number of weights kept per item is fixed",
+    "retrieve.cooccurrence.neighbours": "the number of neighbours kept per item is fixed",
+    "rerank.scoring.item_embeddings": "the item table is always trained",
+    "rerank.scoring.target_feeling": "it showed no benefit",
+    "rerank.scoring.weight_decay": "the weight decay is fixed",
+    "rerank.candidate_order": "candidates are always shuffled",
+    "rerank.checkpoint_steps": "the number of steps between checkpoints is fixed",
+}
 
 
 class ConfigError(ValueError):
-    """A configuration file or override is wrong; the message says where and what to do."""
+    """A configuration file or override is wrong; the message names file and field and says what to do."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without dates: 2020-01-01 is a string, as a start date shall be."""
+    """YAML without dates: the start date 2020-01-01 is a string."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
@@ -38,105 +74,118 @@ def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> C
 
     data, base: names of files in ``configs/`` (without .yaml) or paths of YAML files. base may be empty.
     overrides: ``"retrieve.epochs=3 data.category='kitchen tools'"`` or a list of such pairs; values are read as YAML.
-    Raises ConfigError naming the file and the field.
+    Raises ConfigError, which names the files and the field.
     """
     values: dict[str, Any] = {}
-    names = [_config_path(n) for n in (base, data) if n]
-    for path in names:
+    paths = [_config_path(name) for name in (base, data) if name]
+    for path in paths:
         values = merged(values, _read_yaml(path))
     try:
-        pairs = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
+        pairs = shlex.split(overrides) if isinstance(overrides, str) else overrides
     except ValueError as error:
         raise ConfigError(f"overrides {overrides!r}: {error}") from None
     for pair in pairs:
-        key, sep, value = pair.partition("=")
-        if not sep or not key:
-            raise ConfigError(f"override {pair!r} is not of the form section.field=value")
-        node: dict[str, Any] = {}
-        leaf = node
-        *sections, field = key.split(".")
-        for section in sections:
-            leaf[section] = leaf = {}
-        try:
-            leaf[field] = _yaml(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"override {pair!r}: {value!r} is not a YAML value") from None
-        values = merged(values, node)
-    where = " + ".join([p.name for p in names] + (["overrides"] if pairs else []))
-    try:
-        config = TypeAdapter(Config).validate_python(values)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
-        raise ConfigError(f"configuration {where}:\n  " + "\n  ".join(lines)) from None
-    if config.rerank.n_reranked > config.retrieve.n_retrieved:
-        raise ConfigError(
-            f"configuration {where}: rerank.n_reranked ({config.rerank.n_reranked}) is more than retrieve.n_retrieved ({config.retrieve.n_retrieved})"
-        )
-    if config.rerank.user_split == "transductive" and config.rerank.ranker != "scoring":
-        raise ConfigError(
-            f"configuration {where}: rerank.user_split transductive is for rerank.ranker scoring; the answers of {config.rerank.ranker} "
-            "prompts are users' last two items, so it can only be evaluated on other users: add rerank.user_split=inductive"
-        )
-    if config.rerank.user_split == "transductive" and config.retrieve.tuning_users == "whole":
-        raise ConfigError(
-            f"configuration {where}: retrieve.tuning_users=whole would train on items that rerank.user_split=transductive evaluates on: "
-            "add rerank.user_split=inductive, or leave it at train"
-        )
-    if config.retrieve.index == "approximate" and config.retrieve.model not in VECTOR_MODELS:
-        raise ConfigError(
-            f"configuration {where}: retrieve.index=approximate searches vectors, and {config.retrieve.model} has none; "
-            f"set retrieve.model to one of {', '.join(VECTOR_MODELS)}, or retrieve.index=exact"
-        )
-    scoring = config.rerank.scoring
-    if config.rerank.ranker == "scoring" and scoring.negative_source == "hard" and scoring.n_hard_negatives < config.rerank.n_reranked:
-        raise ConfigError(
-            f"configuration {where}: rerank.scoring.n_hard_negatives ({scoring.n_hard_negatives}) is less than rerank.n_reranked ({config.rerank.n_reranked}): "
-            "the LLM would learn nothing of the other candidates and put them anywhere"
-        )
-    if config.rerank.ranker == "scoring" and scoring.negative_source == "hard" and config.retrieve.max_len < config.rerank.max_history:
-        raise ConfigError(
-            f"configuration {where}: rerank.max_history ({config.rerank.max_history}) is more than retrieve.max_len "
-            f"({config.retrieve.max_len}), but with rerank.scoring.negative_source=hard the retriever reads the LLM's histories"
-        )
-    if config.rerank.processes > 1 and config.rerank.ranker == "palr":
-        raise ConfigError(f"configuration {where}: rerank.processes is for rerank.ranker scoring and generative, not for palr")
-    if config.rerank.processes > config.rerank.batch_size:
-        raise ConfigError(
-            f"configuration {where}: rerank.processes ({config.rerank.processes}) is more than rerank.batch_size "
-            f"({config.rerank.batch_size}), of which each process takes a share"
-        )
-    if config.retrieve.hidden % config.retrieve.heads:
-        raise ConfigError(
-            f"configuration {where}: retrieve.heads ({config.retrieve.heads}) does not divide retrieve.hidden ({config.retrieve.hidden})"
-        )
-    return config
+        values = merged(values, _parse(pair))
+    places = [path.name for path in paths] + (["overrides"] if pairs else [])
+    return from_dict(Config, values, f"configuration {' + '.join(places)}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain nested dict of a config dataclass, JSON-serialisable."""
+    """A config dataclass as a nested dict, JSON-serialisable."""
     return dataclasses.asdict(config)
 
 
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """Inverse of to_dict for a config dataclass."""
-    return TypeAdapter(cls).validate_python(values)
+def from_dict(cls: type, values: dict[str, Any], place: str = "settings") -> Any:
+    """Inverse of to_dict for ``Config`` or one of its sections.
+
+    place: where the values come from, for the message. Raises ConfigError, which lists every mistake.
+    """
+    section = next((f"{name}." for name, annotation in _fields(Config) if annotation is cls), "")
+    mistakes = list(_unknown(values, section))
+    if not mistakes:
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            mistakes = [_describe(e, section) for e in error.errors()]
+    raise ConfigError("\n  ".join([f"{place}:", *mistakes]) if mistakes[1:] else f"{place}: {mistakes[0]}")
 
 
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """values with changes put in, section by section."""
-    both = {k: merged(values[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(values.get(k), dict)}
+    """``values`` updated with ``changes``, section by section."""
+    both = {
+        k: merged(values[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(values.get(k), dict)
+    }
     return values | changes | both
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"lora": {"r": 8}}`` -> ``{"lora.r": 8}``, the form MLflow's parameters take."""
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"lora": {"r": 8}}`` -> ``{"lora.r": 8}``, the form of MLflow's parameters."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """``; did you mean x?`` for the known name closest to ``name``, or an empty string."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _fields(cls: type) -> list[tuple[str, Any]]:
+    return [(name, field.annotation) for name, field in getattr(cls, "__pydantic_fields__", {}).items()]
+
+
+@functools.cache
+def _names(cls: type = Config, prefix: str = "") -> list[str]:
+    """Dotted names of all settings, without the sections that hold them."""
+    return [
+        name
+        for field, annotation in _fields(cls)
+        for name in (_names(annotation, f"{prefix}{field}.") if _fields(annotation) else [f"{prefix}{field}"])
+    ]
+
+
+def _unknown(values: dict[str, Any], section: str) -> Iterator[str]:
+    """A sentence for each name in ``values`` that is not a setting, also within the parts of a fusion."""
+    for name, value in flatten(values, section).items():
+        parents = [name.rsplit(".", depth)[0] for depth in range(name.count(".") + 1)]
+        if name == "retrieve.parts" and isinstance(value, (list, tuple)):
+            for number, part in enumerate(value):
+                mistakes = _unknown(part, "retrieve.") if isinstance(part, dict) else ()
+                yield from (f"retrieve.parts[{number}]: {mistake}" for mistake in mistakes)
+        elif any(known == parent or known.startswith(f"{name}.") for known in _names() for parent in parents):
+            continue
+        elif name in RENAMED:
+            yield f"{name} was renamed: use {RENAMED[name]}"
+        elif removed := next((parent for parent in parents if parent in REMOVED), ""):
+            yield f"{removed} was removed: {REMOVED[removed]}"
+        else:
+            same_field = [known for known in _names() if known.endswith("." + name.rpartition(".")[2])]
+            yield f"unknown setting {name}{nearest(name, same_field) or nearest(name, _names())}"
+
+
+def _describe(error: Any, section: str) -> str:
+    if error["type"] == "value_error":
+        return error["msg"].removeprefix("Value error, ")  # a check of sealr.settings names its fields itself
+    return f"{section}{'.'.join(map(str, error['loc']))}: {error['msg']} (got {error['input']!r:.80})"
+
+
+def _parse(pair: str) -> dict[str, Any]:
+    """``"lora.r=8"`` -> ``{"lora": {"r": 8}}``."""
+    name, sign, text = pair.partition("=")
+    if not sign or not name:
+        raise ConfigError(f"override {pair!r} is not of the form section.field=value")
+    try:
+        value = _yaml(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {pair!r}: {text!r} is not a YAML value") from None
+    for key in reversed(name.split(".")):
+        value = {key: value}
+    return value
 
 
 def _config_path(name: str) -> Path:
@@ -148,9 +197,10 @@ def _config_path(name: str) -> Path:
     folder = resources.folder("configs")
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        known = sorted(p.stem for p in folder.glob("*.yaml"))
         raise ConfigError(
-            f"no configuration named {name!r} in configs/; there are: {known}; or give a path ending in .yaml"
+            f"no configuration is named {name!r}{nearest(name, known) or '.'} Known: {', '.join(known)}; "
+            "or give the path of a .yaml file"
         )
     return path
 

@@ -1,7 +1,10 @@
+import subprocess
+import sys
+
 import pytest
 
-from sealr.config import ConfigError, flatten, from_dict, load_config, to_dict
-from sealr.settings import Config
+from sealr.config import REMOVED, RENAMED, ConfigError, flatten, from_dict, load_config, to_dict
+from sealr.settings import Config, RetrieveConfig
 
 
 def test_overrides_win_over_files():
@@ -12,7 +15,24 @@ def test_overrides_win_over_files():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("retrieve.epohcs=3", "retrieve.epohcs"),
+        ("retrieve.epohcs=3", r"unknown setting retrieve.epohcs; did you mean retrieve.epochs\?$"),
+        ("retrive.epochs=3", r"did you mean retrieve.epochs\?$"),
+        ("rerank.lora.rank=3", r"unknown setting rerank.lora.rank"),
+        ("epochs=3", r"unknown setting epochs; did you mean \w+.epochs\?$"),
+        ("rerank.lora=3", "rerank.lora: "),
+        ("retrieve.epochs.most=3", "retrieve.epochs: .*integer"),
+        ("retrieve.pool=3", "retrieve.pool was renamed: use retrieve.n_retrieved$"),
+        ("registry.drift_hold=true", "registry.drift_hold was renamed: use registry.drift.hold$"),
+        ("rerank.scoring.target_feeling=weight", "rerank.scoring.target_feeling was removed: it showed no benefit$"),
+        (
+            "'retrieve.parts=[{model: ease}, {model: sasrec, epoch: 3}]'",
+            r"parts\[1\]: .*did you mean retrieve.epochs\?$",
+        ),
+        ("'retrieve.parts=[{model: ease, ease: {l3: 4}}]'", r"parts\[0\]: .*did you mean retrieve.ease.l2\?$"),
+        ("'retrieve.parts=[{model: sasrec, pool: 4}]'", r"parts\[0\]: retrieve.pool was renamed"),
+        ("retrieve.heads=3", "retrieve.heads=3 does not divide retrieve.hidden=64"),
+        ("rerank.n_reranked=200", "rerank.n_reranked .200. is more than retrieve.n_retrieved .100."),
+        ("rerank.user_split=transductive rerank.ranker=palr", "user_split=transductive needs rerank.ranker=scoring"),
         ("retrieve.epochs=many", "retrieve.epochs.*integer"),
         ("rerank.finetune_share=0.7", "rerank.finetune_share.*0.5"),
         ("epochs", "section.field=value"),
@@ -25,9 +45,44 @@ def test_mistakes_name_the_field(override, message):
         load_config("demo", "smollm2-135m", override)
 
 
-def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(ConfigError, match="demo"):
-        load_config("amazon-shoes")
+def test_all_mistakes_are_listed():
+    with pytest.raises(ConfigError) as caught:
+        load_config("demo", "", "retrieve.heads=7 rerank.processes=9 rerank.batch_size=4")
+    assert str(caught.value).splitlines() == [
+        "configuration demo.yaml + overrides:",
+        "  retrieve.heads=7 does not divide retrieve.hidden=64",
+        "  rerank.processes (9) is more than rerank.batch_size (4), which the processes share",
+    ]
+
+
+def test_a_section_alone_names_its_fields_in_full():
+    with pytest.raises(
+        ConfigError, match=r"^settings of A: unknown setting retrieve.epoch; did you mean retrieve.epochs\?$"
+    ):
+        from_dict(RetrieveConfig, {"epoch": 3}, "settings of A")
+
+
+def test_old_names_lead_to_names_that_exist():
+    known = flatten(to_dict(load_config("demo")))
+    assert all(new in known for new in RENAMED.values())
+    assert not (known.keys() & (RENAMED.keys() | REMOVED.keys()))
+
+
+def test_keys_that_hold_any_name_are_left_alone():
+    assert load_config("demo", "", "label.sentiment_map.curiosity=1").label.sentiment_map == {"curiosity": 1}
+
+
+def test_reading_a_configuration_imports_nothing_heavy():
+    code = "import sys, sealr.config; print(*{'torch', 'mlflow', 'prefect', 'pandas', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_an_unknown_name_suggests_the_nearest_and_lists_the_known_ones():
+    with pytest.raises(ConfigError, match=r"'amazon-beuty'; did you mean amazon-beauty\? Known: .*demo"):
+        load_config("amazon-beuty")
+    with pytest.raises(ConfigError, match=r"'xyz'\. Known: .*demo"):
+        load_config("xyz")
 
 
 def test_missing_file_and_broken_yaml_are_named(tmp_path):

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sealr.config import VECTOR_MODELS
 from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences
 from sealr.evaluate.metrics import ndcg
@@ -25,7 +24,7 @@ from sealr.retrieve.models import build
 from sealr.retrieve.models.fusion import part_configs, standardise
 from sealr.retrieve.retriever import Retriever, device, save
 from sealr.retrieve.train import validate
-from sealr.settings import RetrieveConfig
+from sealr.settings import VECTOR_MODELS, RetrieveConfig
 
 log = logging.getLogger(__name__)
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from sealr.config import ConfigError, from_dict, merged, to_dict
@@ -77,11 +76,7 @@ def _part(config: RetrieveConfig, number: int, values: dict[str, Any]) -> Retrie
     name = f"retrieve.parts[{number}]"
     if values.get("model", "fusion") == "fusion" or values.get("parts"):
         raise ConfigError(f"{name}: every part needs a model other than fusion, got {values}")
-    try:
-        part: RetrieveConfig = from_dict(RetrieveConfig, merged(to_dict(config) | {"parts": ()}, values))
-    except ValidationError as error:
-        lines = [f"{name}.{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
-        raise ConfigError("\n".join(lines)) from None
+    part: RetrieveConfig = from_dict(RetrieveConfig, merged(to_dict(config) | {"parts": ()}, values), name)
     if part.max_len > config.max_len:
         raise ConfigError(f"{name}.max_len: {part.max_len} is more than the {config.max_len} items that the fusion reads")
     return part
