@@ -1,4 +1,4 @@
-"""The stages of `sealr.pipeline` as Prefect tasks: retries, and artifacts that the Prefect UI shows."""
+"""The stages of `sealr.pipeline` as Prefect tasks: with retries, and with artifacts that the Prefect UI shows."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
+from sealr.flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 
 from sealr import tracking
 from sealr.data.manifest import Manifest
-from sealr.flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 from sealr.pipeline import registering, stages
 from sealr.pipeline.job import Job
 
 step = partial(
     task,
     cache_policy=NO_CACHE,  # run_stage decides what is unchanged, across runs and servers
-    retries=RETRIES,  # a stage goes on from its checkpoint
+    retries=RETRIES,  # a retried stage resumes from its checkpoint
     retry_delay_seconds=exponential_backoff(FIRST_WAIT),
     retry_jitter_factor=0.3,
     retry_condition_fn=worth_retrying,
@@ -43,8 +43,10 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
 
 @step(name="drift")
 def drift(job: Job, reviews: Manifest, labels: Manifest) -> str:
-    """`sealr.pipeline.registering.drift`, with its table as an artifact."""
-    found, report = steps.drift(job, reviews, labels)
+    """`sealr.pipeline.registering.drift`, with its table as an artifact. Returns what drifted as a sentence."""
+    found, report = registering.drift(job, reviews, labels)
     if report:
-        create_markdown_artifact(key="drift", markdown=report, description=f"Drift of {job.name} from the champion's data")
+        create_markdown_artifact(
+            key="drift", markdown=report, description=f"Drift of {job.name} from the champion's data"
+        )
     return found

@@ -18,9 +18,9 @@ from prefect import flow
 
 from sealr.flows import steps
 from sealr.pipeline.job import Job
-from sealr.pipeline.inputs import retriever_sequences
+from sealr.pipeline.inputs import read_sequences, retriever_sequences
 from sealr.flows.job import Base, Data, Overrides, open_job, run, turn
-from sealr.pipeline.retrievers import identity, item_content, labelled_feelings, reads_feelings
+from sealr.pipeline.retrievers import identity, item_content, reads_feelings, retriever_feelings
 from sealr import tracking
 from sealr.config import to_dict
 from sealr.data.manifest import code_digest, state_dir, text_digest
@@ -75,7 +75,7 @@ def tune_retriever(job: Job, trials: int, hours: float) -> tuple[optuna.Study, P
     config = job.config.retrieve
     reviews = steps.ingest(job)
     labels = steps.label(job, reviews) if reads_feelings(config) else None
-    sequences = retriever_sequences(job, reviews, config)
+    sequences = retriever_sequences(job, read_sequences(reviews), config)
     content = torch.from_numpy(np.load(item_content(job, reviews).path("content.npy"))) if config.content else None
 
     @contextmanager
@@ -83,7 +83,7 @@ def tune_retriever(job: Job, trials: int, hours: float) -> tuple[optuna.Study, P
         with tracking.stage(title, job.run_id, chosen):
             yield tracking.log_epoch
 
-    felt = labelled_feelings(config, labels, sequences)
+    felt = retriever_feelings(config, labels, sequences)
     folder = state_dir() / job.name / "tune" / reviews.digest[:16]
     # Other fixed settings, labels, users or code are another study
     name = f"{config.model}-{text_digest([identity(job, config), labels and labels.digest, code_digest(RETRIEVER)])[:8]}"

@@ -1,4 +1,4 @@
-"""What later stages work on, read from the tables of earlier ones."""
+"""What stages read from the tables of earlier stages: sequences, user splits and the input of re-rankers."""
 
 from __future__ import annotations
 
@@ -7,67 +7,76 @@ from typing import Any
 
 import numpy as np
 
-from sealr.pipeline.job import Job
 from sealr.data.manifest import Manifest
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_table
+from sealr.emotion.feelings import feelings
 from sealr.evaluate.protocols import UserSplit, draw_users, split_users
-from sealr.rerank.requests import Pools, sentiment_values
+from sealr.pipeline.job import Job
+from sealr.rerank.requests import Pools
 from sealr.settings import RetrieveConfig
 
-DRAWN = ("finetune_share", "valid_share", "max_users")  # settings of rerank that say who is fine-tuned on, in the inductive setting
-
-
-def read_sequences(reviews: Manifest) -> Sequences:
-    """Users' sequences of the reviews that ``ingest`` wrote."""
-    return build(read_table(reviews.path("reviews.parquet"), "reviews"))
+INDUCTIVE_SETTINGS = ("finetune_share", "valid_share", "max_users")  # of rerank; they select the fine-tuning users
 
 
 @dataclass(frozen=True)
 class RankingInputs:
-    """What re-rankers are trained and asked with. Sentiments are those that the configuration lets them see."""
+    """What re-rankers are trained and asked with."""
 
     sequences: Sequences
-    sentiments: np.ndarray  # (interactions,) int64 class, 0 without a label
-    expected: np.ndarray  # (interactions,) float64, NaN without a label
+    feelings: np.ndarray  # (interactions, 2) class and expected sentiment; shuffled where the configuration says so
     pools: Pools
 
 
+def read_sequences(reviews: Manifest) -> Sequences:
+    """The users' sequences in the reviews that ``ingest`` wrote."""
+    return build(read_table(reviews.path("reviews.parquet"), "reviews"))
+
+
+def read_feelings(labels: Manifest, sequences: Sequences, shuffle_seed: int | None = None) -> np.ndarray:
+    """(interactions, 2) class and expected sentiment in the labels that ``label`` wrote, see ``feelings``."""
+    return feelings(read_table(labels.path("labels.parquet"), "labels"), sequences, shuffle_seed)
+
+
 def ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> RankingInputs:
-    """Sequences, feelings as the re-ranker may see them, and pools of as many candidates as it is given."""
-    config = job.config.rerank
-    sequences, table = read_sequences(reviews), read_table(labels.path("labels.parquet"), "labels")
-    placebo = config.seed if config.sentiment == "shuffled" else None
+    """Sequences, feelings as ``rerank.sentiment`` says, and pools of ``rerank.n_reranked`` candidates."""
+    config, sequences = job.config.rerank, read_sequences(reviews)
+    felt = read_feelings(labels, sequences, config.seed if config.sentiment == "shuffled" else None)
     pools = Pools(read_table(candidates.path("candidates.parquet"), "candidates"), sequences, config.n_reranked)
-    return RankingInputs(sequences, *sentiment_values(table, sequences, placebo), pools)
+    return RankingInputs(sequences, felt, pools)
 
 
 def user_split(job: Job, sequences: Sequences) -> UserSplit:
-    """The split of all users who have a test item. Inductive: nobody is both trained on and evaluated, and of those to train on
-    there are at most ``rerank.max_users``. Transductive: nobody's last two items are trained on, and all are evaluated."""
-    known = [sequences.users[u] for u in sequences.split("test").users]
+    """Splits the users who have a test item.
+
+    Inductive: nobody is both fine-tuned on and evaluated; at most ``rerank.max_users`` are fine-tuned on.
+    Transductive: all are evaluated; the LLM learns from everybody's items but the last two.
+    """
+    users = [sequences.users[row] for row in sequences.split("test").users]
     config = job.config.rerank
     if config.user_split == "transductive":
-        return UserSplit(train=[], valid=[], evaluate=sorted(known))
-    split = split_users(known, config.finetune_share, config.valid_share, job.config.evaluate.seed)
+        return UserSplit(train=[], valid=[], evaluate=sorted(users))
+    split = split_users(users, config.finetune_share, config.valid_share, job.config.evaluate.seed)
     return replace(split, train=split.train[: config.max_users or None])
 
 
+def split_settings(job: Job) -> dict[str, Any]:
+    """The settings that ``user_split`` depends on."""
+    config = job.config.rerank
+    if config.user_split == "transductive":
+        return {"user_split": config.user_split}
+    names = ("user_split", *INDUCTIVE_SETTINGS)
+    return {name: getattr(config, name) for name in names} | {"seed": job.config.evaluate.seed}
+
+
 def evaluated_users(job: Job, sequences: Sequences) -> list[str]:
-    """Who is evaluated, in a random order: ``evaluate.users`` and ``evaluate.valid_users`` count from its start."""
+    """The evaluation users in random order; ``evaluate.users`` and ``evaluate.valid_users`` take the first of them."""
     return draw_users(user_split(job, sequences).evaluate, job.config.evaluate.seed)
 
 
-def split_settings(job: Job) -> dict[str, Any]:
-    """The settings that ``user_split`` follows."""
-    rerank = job.config.rerank
-    if rerank.user_split == "transductive":
-        return {"user_split": rerank.user_split}
-    names = ("user_split", *DRAWN)
-    return {name: getattr(rerank, name) for name in names} | {"seed": job.config.evaluate.seed}
+def retriever_sequences(job: Job, sequences: Sequences, config: RetrieveConfig) -> Sequences:
+    """The sequences that a retriever learns from.
 
-
-def retriever_sequences(job: Job, reviews: Manifest, config: RetrieveConfig) -> Sequences:
-    """Sequences of which retrievers learn the training split: with ``retrieve.tuning_users`` whole also all of some users."""
-    sequences = read_sequences(reviews)
+    With ``retrieve.tuning_users: whole`` nothing is held out of the LLM's fine-tuning users.
+    """
     return sequences.with_whole(user_split(job, sequences).train) if config.tuning_users == "whole" else sequences

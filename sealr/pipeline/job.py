@@ -1,4 +1,4 @@
-"""What the steps of one job share."""
+"""What all stages of one job share: its configuration and its MLflow run."""
 
 from __future__ import annotations
 
@@ -16,24 +16,29 @@ from sealr.settings import Config
 
 @dataclass(frozen=True)
 class Job:
-    """Its configuration and its MLflow run."""
+    """One run of the pipeline, or one cell of a comparison.
+
+    cell: the comparison's system that the stages belong to; empty for a job of its own.
+    """
 
     config: Config
-    run_id: str  # the job's MLflow run
-    cell: str = ""  # of a table whose cells are chains of their own, all in one job; else empty
+    run_id: str  # MLflow parent run
+    cell: str = ""
 
     @property
     def name(self) -> str:
+        """Name of the data set, and of its folder in the state folder."""
         return self.config.data.name
 
     def stage(self, name: str, config: Any) -> AbstractContextManager[None]:
-        """The MLflow run of a stage. It says which cell it belongs to."""
+        """Opens the MLflow run of a stage, named after the stage and the cell. config: becomes its parameters."""
         return tracking.stage(f"{name} {self.cell}".strip(), self.run_id, config)
 
     def validate_table(self, made: Manifest, table: str) -> None:
-        """Validates a table that a stage made, once for each content and suite; its Data Docs go to MLflow either way.
+        """Checks ``<table>.parquet`` of a stage against its expectations and logs the Data Docs to MLflow.
 
-        A changed expectation checks the table again and repeats no other work.
+        The check is a stage of its own, so a changed expectation repeats the check and nothing else.
+        Raises ``ValidationFailed`` when an expectation is not met; the Data Docs are logged all the same.
         """
         inputs = {"table": made.path(f"{table}.parquet"), "suite": resources.folder("expectations") / f"{table}.json"}
         folders: list[Path] = []
@@ -43,8 +48,9 @@ class Job:
             report = validate(read_table(inputs["table"], table), table, folder)
             return StageResult({"rows": report.rows}, {"expectations": report.checked})
 
+        code = ("data/validate.py", "pipeline/job.py")
         try:
-            folders.append(run_stage(f"gate-{table}", self.name, {}, inputs, ("data/validate.py",), work).folder)
+            folders.append(run_stage(f"gate-{table}", self.name, {}, inputs, code, work).folder)
         finally:
             for folder in folders[-1:]:
                 tracking.log_folder(folder / table, f"data_docs/{table}")

@@ -1,7 +1,7 @@
-"""The stages in the order of the chain, as plain functions.
+"""The stages from reviews to metrics, in their order, as plain functions.
 
-Each one opens the stage's MLflow run, calls `run_stage` on a function of its subpackage, and logs the manifest. Stages
-exchange manifests (paths and hashes), never tables. `sealr.flows.steps` makes Prefect tasks of them.
+Each stage names its inputs, its settings and its code, hands its work to ``run_stage``, and logs the result to MLflow.
+Stages exchange manifests (paths and hashes), never tables. ``sealr.flows.steps`` makes Prefect tasks of them.
 """
 
 from __future__ import annotations
@@ -9,22 +9,11 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sealr.pipeline.job import Job
-from sealr.pipeline.inputs import (
-    DRAWN,
-    evaluated_users,
-    ranking_inputs,
-    read_sequences,
-    retriever_sequences,
-    split_settings,
-    user_split,
-)
-from sealr.pipeline.retrievers import drawing, drawn, item_content, labelled_feelings, reads_feelings, train_retriever
+
 from sealr import tracking, weights
 from sealr.config import to_dict
 from sealr.data import ingest as ingesting
@@ -33,26 +22,53 @@ from sealr.data.tables import read_json, read_table, write_json
 from sealr.emotion import label as labelling
 from sealr.emotion.plots import distribution_plot
 from sealr.evaluate.evaluate import evaluate as evaluate_tables
+from sealr.pipeline.inputs import (
+    INDUCTIVE_SETTINGS,
+    evaluated_users,
+    ranking_inputs,
+    read_feelings,
+    read_sequences,
+    retriever_sequences,
+    split_settings,
+    user_split,
+)
+from sealr.pipeline.job import Job
+from sealr.pipeline.retrievers import (
+    item_content,
+    reads_feelings,
+    retriever_feelings,
+    split_code,
+    split_key,
+    train_retriever,
+)
 from sealr.rerank.generative.finetune import ADAPTER
+from sealr.rerank.generative.palr import finetune_names
 from sealr.rerank.launch import finetune as finetune_adapter
 from sealr.rerank.launch import train_scoring
-from sealr.rerank.generative.palr import finetune_names
 from sealr.rerank.rankers import load_ranker
-from sealr.rerank.requests import feelings_of, finetuning_requests, sentiment_values
+from sealr.rerank.requests import finetuning_requests
 from sealr.rerank.rerank import rerank as rerank_lists
 from sealr.retrieve.candidates import write_candidates
 from sealr.retrieve.index import faiss
 from sealr.retrieve.train import load
-from sealr.settings import RetrieveConfig
 
 log = logging.getLogger(__name__)
-PART = 16  # batches of the scoring ranker to a checkpoint: they take a fraction of a second each
-NOT_TRAINED = ("decode_batch", "top_k", "checkpoint_steps")  # settings of rerank that no adapter depends on
-NOT_READ = ("n_reranked", "candidate_order")  # and one of the scoring ranker neither: it learns against the catalogue
+SCORING_BATCHES = 16  # of the scoring ranker to one checkpoint, because each takes a fraction of a second
+RANKING_ONLY = ("decode_batch", "top_k")  # settings of rerank that no adapter depends on
+PIPELINE = ("pipeline/inputs.py", "pipeline/stages.py")
+LLM_CODE = (
+    "data",
+    "rerank",
+    "retrieve",
+    "trainer.py",
+    "emotion/feelings.py",
+    "evaluate/protocols.py",
+    "evaluate/metrics.py",
+)
 
 
 def ingest(job: Job) -> Manifest:
-    """Reads, cleans and validates the reviews (paper Section 3.1.1)."""
+    """Reads, cleans and validates the reviews (paper section 3.1.1)."""
     config = job.config.data
     with job.stage("ingest", config):
         files = ingesting.input_files(config)
@@ -60,7 +76,7 @@ def ingest(job: Job) -> Manifest:
         def work(folder: Path) -> StageResult:
             return ingesting.ingest(config, folder, files)
 
-        manifest = run_stage("ingest", job.name, config, files, ("data",), work)
+        manifest = run_stage("ingest", job.name, config, files, ("data", *PIPELINE), work)
         tracking.log_manifest(manifest)
         for table in ("reviews", "items"):
             job.validate_table(manifest, table)
@@ -69,82 +85,96 @@ def ingest(job: Job) -> Manifest:
 
 
 def label(job: Job, reviews: Manifest) -> Manifest:
-    """Labels every review with an emotion and a sentiment (Section 2.1)."""
+    """Labels every review with an emotion and a sentiment (section 2.1)."""
     config = job.config.label
     with job.stage("label", config):
+        result_fields = {k: v for k, v in to_dict(config).items() if k not in labelling.EXECUTION_ONLY_FIELDS}
+        settings = {"label": result_fields, "labeller": labelling.labeller_id(config)}
+        cache = state_dir() / "label-cache" if config.cache else None
 
         def work(folder: Path) -> StageResult:
             frame = read_table(reviews.path("reviews.parquet"), "reviews")
-            output = labelling.label(frame, config, folder, cache=state_dir() / "label-cache" if config.cache else None)
+            result = labelling.label(frame, config, folder, cache=cache)
             distribution_plot(read_table(folder / "labels.parquet", "labels"), folder / "labels.png", frame["rating"])
-            return output
+            return result
 
-        what = {k: v for k, v in to_dict(config).items() if k not in labelling.HOW}
-        identity = {"label": what, "labeller": labelling.labeller_id(config)}
-        manifest = run_stage("label", job.name, identity, {"reviews": reviews}, ("data", "emotion"), work)
+        manifest = run_stage("label", job.name, settings, {"reviews": reviews}, ("data", "emotion", *PIPELINE), work)
         tracking.log_manifest(manifest, {"labels.png": "plots"})
         if read_table(reviews.path("reviews.parquet"), "reviews")["text"].str.strip().eq("").all():
-            log.warning("no review of %s has a text: there are no feelings, and everything goes on without them", job.name)
+            log.warning("%s has no review texts, so there are no sentiments; the job continues without them", job.name)
         else:
             job.validate_table(manifest, "labels")
         return manifest
 
 
 def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Manifest:
-    """Trains the retriever and writes candidate pools (Section 2.2). labels: needed where the retriever reads sentiments."""
+    """Trains the retriever and writes candidate pools (section 2.2). labels: needed where it reads sentiments."""
     config = job.config.retrieve
     if config.index == "approximate":
-        faiss()  # where it is missing, that is said before the training
-    usual = RetrieveConfig()
-    same = {name: getattr(usual, name) for name in ("index", "probe", "n_retrieved")}  # what is trained does not depend on these
-    trained = train_retriever(job, replace(config, **same), reviews, labels)
+        faiss()  # a missing library is an error before the training, not after it
+    trained = train_retriever(job, config, reviews, labels)
     with job.stage("retrieve", config):
 
         def work(folder: Path) -> StageResult:
             for name in trained.files:
                 shutil.copyfile(trained.path(name), folder / name)
             write_json(read_json(folder / "retriever.json") | {"config": to_dict(config)}, folder / "retriever.json")
-            felt = labelled_feelings(config, labels, sequences := read_sequences(reviews))
-            learned = retriever_sequences(job, reviews, config).whole
+            sequences = read_sequences(reviews)
+            felt = retriever_feelings(config, labels, sequences)
+            learned = retriever_sequences(job, sequences, config).whole
             return write_candidates(load(folder), sequences, config, folder, felt, learned)
 
         inputs = {"reviews": reviews, "retriever": trained} | ({"labels": labels} if reads_feelings(config) else {})
-        code = ("data", "retrieve", "evaluate/metrics.py", *drawing(config))
-        manifest = run_stage("retrieve", job.name, {"retrieve": config} | drawn(job, config), inputs, code, work)
+        settings = {"retrieve": config} | split_key(job, config)
+        code = ("data", "retrieve", "emotion/feelings.py", "evaluate/metrics.py", *split_code(config), *PIPELINE)
+        manifest = run_stage("retrieve", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {"retriever.json": ""})
         job.validate_table(manifest, "candidates")
         return manifest
 
 
 def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> Manifest:
-    """Fine-tunes the LLM on instructions with LoRA (Section 2.3)."""
-    config = job.config.rerank
+    """Fine-tunes the LLM with LoRA (section 2.3)."""
+    config, category = job.config.rerank, job.config.data.category
     with job.stage("finetune", config):
+        inputs = {"reviews": reviews, "labels": labels, "candidates": candidates}
+        if config.ranker == "scoring" and config.scoring.content:
+            inputs["content"] = item_content(job, reviews)
+        # The scoring ranker learns against the catalogue, so its adapter does not depend on the pool size
+        unused = {*RANKING_ONLY, *INDUCTIVE_SETTINGS, *(("n_reranked",) if config.ranker == "scoring" else ())}
+        trained = {k: v for k, v in to_dict(config).items() if k not in unused}
+        settings = {
+            "rerank": trained,
+            "users": split_settings(job),
+            "category": category,
+            "base": weights.digest(config.base),
+        }
 
         def work(folder: Path) -> StageResult:
             given = ranking_inputs(job, reviews, labels, candidates)
-            users, row = user_split(job, given.sequences), {u: i for i, u in enumerate(given.sequences.users)}
-            train, valid = ([row[u] for u in part] for part in (users.train, users.valid))
+            split = user_split(job, given.sequences)
+            parts = [given.sequences.rows(users).tolist() for users in (split.train, split.valid)]
             if config.ranker == "scoring":
-                texts = np.load(content.path("content.npy")) if content else None
-                felt = feelings_of(given.sentiments, given.expected) if config.sentiment != "none" else None
+                texts = np.load(inputs["content"].path("content.npy")) if "content" in inputs else None
+                felt = given.feelings if config.sentiment != "none" else None
                 return train_scoring(
-                    config, category, given.sequences, felt, (train, valid), candidates.folder, texts, folder, tracking.log_epoch
+                    config,
+                    category,
+                    given.sequences,
+                    felt,
+                    tuple(parts),
+                    candidates.folder,
+                    texts,
+                    folder,
+                    tracking.log_epoch,
                 )
-            prompts = [finetuning_requests(part, given.sequences, given.sentiments, given.pools) for part in (train, valid)]
+            prompts = [finetuning_requests(rows, given.sequences, given.feelings, given.pools) for rows in parts]
             if config.ranker == "palr":
                 items = read_table(reviews.path("items.parquet"), "items")
-                return finetune_names(*prompts, config, category, items, folder, tracking.log_epoch, _preferences())
+                return finetune_names(*prompts, config, category, items, folder, tracking.log_epoch, preferences_dir())
             return finetune_adapter(*prompts, config, category, folder, tracking.log_epoch)
 
-        category = job.config.data.category
-        content = item_content(job, reviews) if config.ranker == "scoring" and config.scoring.content else None
-        inputs = {"reviews": reviews, "labels": labels, "candidates": candidates} | ({"content": content} if content else {})
-        unused = {*NOT_TRAINED, *DRAWN, *(NOT_READ if config.ranker == "scoring" else ())}
-        trained = {k: v for k, v in to_dict(config).items() if k not in unused}
-        settings = {"rerank": trained, "users": split_settings(job), "category": category, "base": weights.digest(config.base)}
-        code = ("data", "rerank", "retrieve", "evaluate/protocols.py", "evaluate/metrics.py", "emotion/sentiment.py")
-        manifest = run_stage("finetune", job.name, settings, inputs, code, work)
+        manifest = run_stage("finetune", job.name, settings, inputs, (*LLM_CODE, *PIPELINE), work)
         tracking.log_manifest(manifest, {ADAPTER: ADAPTER, "history.json": ""})
         return manifest
 
@@ -153,65 +183,55 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
     """Re-ranks the evaluation users' pools and tunes the fusion weight on validation."""
     config = job.config
     with job.stage("rerank", {"rerank": config.rerank, "evaluate": config.evaluate}):
+        inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "adapter": adapter}
+        settings = {"rerank": config.rerank, "evaluate": config.evaluate, "category": config.data.category}
+        settings["base"] = weights.digest(config.rerank.base)
 
         def work(folder: Path) -> StageResult:
             given = ranking_inputs(job, reviews, labels, candidates)
-            row = {u: i for i, u in enumerate(given.sequences.users)}
-            users = evaluated_users(job, given.sequences)
-            test, valid = ([row[u] for u in users[: n or None]] for n in (config.evaluate.users, config.evaluate.valid_users))
+            users = given.sequences.rows(evaluated_users(job, given.sequences)).tolist()
+            test, valid = (users[: n or None] for n in (config.evaluate.users, config.evaluate.valid_users))
             items = read_table(reviews.path("items.parquet"), "items")
-            ranker = load_ranker(config.rerank, config.data.category, adapter.path(ADAPTER), items, _preferences())
-            size = config.rerank.decode_batch * (PART if config.rerank.ranker == "scoring" else 1)
-            return rerank_lists(ranker, test, valid, given.sequences, given.sentiments, given.pools, size, folder, given.expected)
+            ranker = load_ranker(config.rerank, config.data.category, adapter.path(ADAPTER), items, preferences_dir())
+            batch = config.rerank.decode_batch * (SCORING_BATCHES if config.rerank.ranker == "scoring" else 1)
+            return rerank_lists(ranker, test, valid, given.sequences, given.feelings, given.pools, batch, folder)
 
-        inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "adapter": adapter}
-        settings = {
-            "rerank": config.rerank,
-            "evaluate": config.evaluate,
-            "category": config.data.category,
-            "base": weights.digest(config.rerank.base),
-        }
-        code = (
-            "data",
-            "rerank",
-            "retrieve",
-            "evaluate/protocols.py",
-            "evaluate/metrics.py",
-            "evaluate/statistics.py",
-            "emotion/sentiment.py",
+        manifest = run_stage(
+            "rerank", job.name, settings, inputs, (*LLM_CODE, "evaluate/statistics.py", *PIPELINE), work
         )
-        manifest = run_stage("rerank", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {"fusion.json": ""})
         return manifest
 
 
 def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, rankings: Manifest) -> Manifest:
-    """Metrics of retriever, LLM and fusion under the three protocols (Section 3.1.3), with intervals."""
+    """Metrics of retriever, LLM and fusion under three protocols (section 3.1.3), with intervals over users."""
     config = job.config.evaluate
     with job.stage("evaluate", config):
+        inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "rankings": rankings}
+        settings = {"evaluate": config} | split_key(job, job.config.retrieve)
 
         def work(folder: Path) -> StageResult:
             sequences = read_sequences(reviews)
-            felt, _ = sentiment_values(read_table(labels.path("labels.parquet"), "labels"), sequences)
             ranks = np.load(candidates.path("test_ranks.npy"), allow_pickle=False)
             fusion = read_json(rankings.path("fusion.json"))
-            table = read_table(rankings.path("rankings.parquet"), "rankings")
-            learned = retriever_sequences(job, reviews, job.config.retrieve).whole
-            return evaluate_tables(table, ranks, fusion["test_users"], fusion["validity"], sequences, felt, config, folder, learned)
+            lists = read_table(rankings.path("rankings.parquet"), "rankings")
+            felt = read_feelings(labels, sequences)
+            learned = retriever_sequences(job, sequences, job.config.retrieve).whole
+            users, validity = fusion["test_users"], fusion["validity"]
+            return evaluate_tables(lists, ranks, users, validity, sequences, felt, config, folder, learned)
 
-        inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "rankings": rankings}
-        settings = {"evaluate": config} | drawn(job, job.config.retrieve)
-        manifest = run_stage("evaluate", job.name, settings, inputs, ("data", "evaluate", "rerank/requests.py"), work)
+        code = ("data", "evaluate", "emotion/feelings.py", *PIPELINE)
+        manifest = run_stage("evaluate", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {"results.md": "", "results.json": "", "results.png": "plots"})
-        if not job.cell:  # cells would overwrite each other's
+        if not job.cell:  # the cells of a comparison would overwrite each other's metrics
             tracking.log_metrics(manifest.metrics, job.run_id)
         return manifest
 
 
 def through_evaluation(job: Job, stages: Any = None) -> dict[str, Manifest]:
-    """The chain up to the metrics: every stage's manifest by the name of what it made.
+    """Runs the stages up to the metrics; returns their manifests by the name of what they made.
 
-    stages: where the stage functions come from, this module unless given; flows pass their Prefect tasks.
+    stages: a module with the stage functions; this one if None. Flows pass their Prefect tasks.
     """
     run = stages or sys.modules[__name__]
     made = {"reviews": run.ingest(job)}
@@ -223,6 +243,6 @@ def through_evaluation(job: Job, stages: Any = None) -> dict[str, Manifest]:
     return made
 
 
-def _preferences() -> Path:
-    """Where PALR's written preferences are kept, for all data sets: a text is found by the LLM and the prompt."""
+def preferences_dir() -> Path:
+    """Where PALR's written preferences are cached for all data sets, by LLM and prompt."""
     return state_dir() / "preferences"
