@@ -1,12 +1,14 @@
 import hashlib
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from sealr.data import download
-from sealr.data.download import ChecksumError, MissingFile, data_dir, fetch
+from sealr.data.download import ChecksumError, DownloadFailed, MissingFile, data_dir, fetch, local_path
 from sealr.settings import RemoteFile
 
 BODY = bytes(range(256)) * 4000  # about 1 MB
@@ -14,35 +16,33 @@ SUM = hashlib.sha256(BODY).hexdigest()
 
 
 class Server:
-    """Serves BODY on 127.0.0.1. Behaviour is set per test; ``ranges`` holds the Range header of every request."""
+    """Serves BODY on 127.0.0.1. Behaviour is set per test; ``ranges`` holds the Range header of every GET."""
 
     def __init__(self):
         self.ranges, self.cut, self.statuses, self.body, self.honours_range, self.encoding = [], [], [], BODY, True, ""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):  # noqa: N802
-                server.ranges.append(self.headers.get("Range"))
+            def do_HEAD(self):
+                self.start(server.statuses[0] if server.statuses else 200, len(server.body))
+
+            def do_GET(self):
                 status = server.statuses.pop(0) if server.statuses else 200
-                if status != 200:
-                    self.send_error(status)
-                    return
-                start = int(server.ranges[-1][6:-1]) if server.ranges[-1] and server.honours_range else 0
-                if start >= len(server.body):
-                    self.send_response(416)
-                    self.send_header("Content-Range", f"bytes */{len(server.body)}")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                self.send_response(206 if start else 200)
-                if start:
-                    self.send_header("Content-Range", f"bytes {start}-{len(server.body) - 1}/{len(server.body)}")
+                wanted = self.headers.get("Range") if server.honours_range else None
+                server.ranges.append(wanted)
+                first, last = map(int, wanted[6:].split("-")) if wanted else (0, len(server.body) - 1)
+                body = server.body[first : last + 1]
+                self.start(206 if wanted and status == 200 else status, len(body), first)
+                self.wfile.write(body[: server.cut.pop(0) if server.cut else None])
+
+            def start(self, status, length, first=0):
+                self.send_response(status)
+                if status == 206:
+                    self.send_header("Content-Range", f"bytes {first}-{first + length - 1}/{len(server.body)}")
                 if server.encoding:
                     self.send_header("Content-Encoding", server.encoding)
-                self.send_header("Content-Length", str(len(server.body) - start))
+                self.send_header("Content-Length", str(length))
                 self.end_headers()
-                cut = server.cut.pop(0) if server.cut else None
-                self.wfile.write(server.body[start:][:cut])
 
             def log_message(self, *args):
                 pass
@@ -54,7 +54,8 @@ class Server:
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    monkeypatch.setattr(download, "BLOCK", 100_000)  # many requests for one file
     server = Server()
     yield server
     server.http.shutdown()
@@ -72,13 +73,14 @@ def names(folder):
 def test_a_download_has_the_right_name_and_bytes_and_is_not_repeated(server, tmp_path):
     path = get(server, tmp_path, SUM.upper())
     assert path == tmp_path / "deep" / "file.gz" and path.read_bytes() == BODY and names(tmp_path) == ["file.gz"]
-    assert get(server, tmp_path, SUM) == path and server.ranges == [None]
+    asked = len(server.ranges)
+    assert get(server, tmp_path, SUM) == path and len(server.ranges) == asked
 
 
 def test_a_partial_file_is_resumed(server, tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "file.gz.part").write_bytes(BODY[:1000])
-    assert get(server, tmp_path, SUM).read_bytes() == BODY and server.ranges == ["bytes=1000-"]
+    assert get(server, tmp_path, SUM).read_bytes() == BODY and server.ranges[0] == "bytes=1000-100999"
 
 
 def test_a_server_that_ignores_range_sends_everything_again(server, tmp_path):
@@ -88,7 +90,7 @@ def test_a_server_that_ignores_range_sends_everything_again(server, tmp_path):
     assert get(server, tmp_path, SUM).read_bytes() == BODY
 
 
-@pytest.mark.parametrize(("part", "requests"), [(BODY, 1), (BODY + b"more", 2)])
+@pytest.mark.parametrize(("part", "requests"), [(BODY, 0), (BODY + b"more", 11)])
 def test_a_partial_file_as_long_as_the_whole_or_longer(server, tmp_path, part, requests):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "file.gz.part").write_bytes(part)
@@ -96,18 +98,18 @@ def test_a_partial_file_as_long_as_the_whole_or_longer(server, tmp_path, part, r
 
 
 def test_a_truncated_answer_is_continued(server, tmp_path):
-    server.cut = [300_000]
-    assert get(server, tmp_path, SUM).read_bytes() == BODY and server.ranges == [None, "bytes=300000-"]
+    server.cut = [None, None, 500]
+    assert get(server, tmp_path, SUM).read_bytes() == BODY
+    assert server.ranges[2:4] == ["bytes=200000-299999"] * 2
 
 
 def test_an_answer_that_stays_short_is_an_error_and_keeps_the_part(server, tmp_path):
-    server.cut = [300_000, 0, 0]
-    with pytest.raises(
-        MissingFile, match=r"cannot download http://127.*300,000 bytes are kept in file.gz.part and will be resumed"
-    ):
+    server.cut = [None, None, None, 0, 0, 0]
+    kept = "300,000 bytes are kept in file.gz.part; the next attempt resumes there"
+    with pytest.raises(DownloadFailed, match=rf"cannot download http://127.*{kept}"):
         get(server, tmp_path)
     assert names(tmp_path) == ["file.gz.part"]
-    assert get(server, tmp_path).read_bytes() == BODY
+    assert get(server, tmp_path).read_bytes() == BODY and server.ranges.count("bytes=0-99999") == 1
 
 
 def test_a_corrupted_answer_is_removed(server, tmp_path):
@@ -130,15 +132,17 @@ def test_a_local_file_with_another_checksum_is_an_error_and_stays(server, tmp_pa
 
 def test_not_found_is_not_tried_again(server, tmp_path):
     server.statuses = [404] * 9
-    advice = f"Put the file at {tmp_path}/deep/file.gz, or set SEALR_DATA to a folder that holds deep/file.gz. See there"
+    advice = (
+        f"Put the file at {tmp_path}/deep/file.gz, or set SEALR_DATA to a folder that holds deep/file.gz. See there"
+    )
     with pytest.raises(MissingFile, match=f"404.*{advice}"):
         get(server, tmp_path, hint="See there.")
-    assert len(server.ranges) == 1 and list(tmp_path.iterdir()) == []  # no lock, no empty folder
+    assert len(server.statuses) == 8 and list(tmp_path.iterdir()) == []  # no lock, no empty folder
 
 
 def test_a_busy_server_is_tried_again(server, tmp_path):
     server.statuses = [503, 429]
-    assert get(server, tmp_path, SUM).read_bytes() == BODY and len(server.ranges) == 3
+    assert get(server, tmp_path, SUM).read_bytes() == BODY and server.statuses == []
 
 
 def test_bytes_are_stored_as_sent_even_when_labelled_as_compressed(server, tmp_path):
@@ -150,14 +154,14 @@ def test_a_server_that_never_stops_does_not_fill_the_disk(server, tmp_path, monk
     monkeypatch.setattr(download, "LARGEST", len(BODY) // 2)
     with pytest.raises(MissingFile, match="sends more than 512,000 bytes"):
         get(server, tmp_path)
-    assert names(tmp_path) == [] and len(server.ranges) == 1
+    assert names(tmp_path) == [] and len(server.ranges) == 6
 
 
 def test_no_connection(server, tmp_path):
     server.http.shutdown()
     server.http.server_close()
     with pytest.raises(
-        MissingFile, match=rf"cannot download {server.url}: no connection to the server. Put the file at {tmp_path}"
+        DownloadFailed, match=rf"cannot download {server.url}: Connect call failed .*\. Put the file at {tmp_path}"
     ):
         get(server, tmp_path)
 
@@ -185,9 +189,42 @@ def test_a_folder_that_cannot_be_written_counts_as_missing(server, tmp_path):
         get(server, tmp_path)
 
 
-def test_a_url_that_is_none(tmp_path):
-    with pytest.raises(MissingFile, match="cannot download ftp://x/y"):
-        fetch(RemoteFile("y", "ftp://x/y"), tmp_path)
+@pytest.mark.parametrize("url", ["nowhere://x/y", "http://ann:p/ss@x/y", "http://"])
+def test_a_url_that_is_none(tmp_path, url):
+    with pytest.raises(MissingFile, match=r"this is not a URL that can be read") as caught:
+        fetch(RemoteFile("y", url), tmp_path)
+    assert "p/ss" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "remote", [RemoteFile("memory://shop/2024/a.csv"), RemoteFile("a.csv", "memory://shop/2024/a.csv")]
+)
+def test_other_stores_are_read_through_fsspec(tmp_path, remote):
+    fsspec.filesystem("memory").pipe("/shop/2024/a.csv", b"user,item\n")
+    path = fetch(remote, tmp_path)
+    assert path.read_bytes() == b"user,item\n" and path.is_relative_to(tmp_path) and path.name == "a.csv"
+    fsspec.filesystem("memory").rm("/shop/2024/a.csv")
+    assert fetch(remote, tmp_path) == path  # downloaded once
+    path.unlink()
+    with pytest.raises(MissingFile, match=r"cannot download memory://shop/2024/a.csv: .*Put the file at"):
+        fetch(remote, tmp_path)
+
+
+def test_files_of_one_name_in_two_stores_do_not_meet(tmp_path):
+    paths = {
+        local_path(RemoteFile(f"{store}/a.csv"), tmp_path)
+        for store in ("s3://one", "s3://two", "gs://one", "s3://one/x")
+    }
+    assert len(paths) == 4
+    assert local_path(RemoteFile("s3://one/../../a.csv?key=1"), tmp_path) == tmp_path / "s3" / "one" / "a.csv"
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(
+        MissingFile, match=r"cannot download s3://bucket/a.csv: s3:// needs a package: pip install 's3fs'\. Put"
+    ):
+        fetch(RemoteFile("s3://bucket/a.csv"), tmp_path)
 
 
 def test_data_dir(monkeypatch, tmp_path):
