@@ -111,7 +111,7 @@ class SequenceModel(nn.Module):
         logits[:, 0] = -torch.inf
         return logits
 
-    def pairs(self, inputs: Tensor, targets: Tensor, feelings: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def training_pairs(self, inputs: Tensor, targets: Tensor, feelings: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What a training step learns from a batch: hidden states (M, D), and the item each shall lead to (M,).
 
         inputs, targets (B, L): the target at a position is the item after it. See ``objective`` of the configuration.

@@ -70,7 +70,7 @@ class BERT4Rec(SequenceModel):
         felt = None if feelings is None else F.pad(feelings, (0, 0, 0, 1), value=torch.nan)
         return hidden.index_copy(0, packed.rows, self.encode_masked(packed, masked, felt))
 
-    def pairs(self, inputs: Tensor, targets: Tensor, feelings: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def training_pairs(self, inputs: Tensor, targets: Tensor, feelings: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Hidden states (M, D) at masked places of the full rows, and the items that were there (M,)."""
         packed = Packed(torch.cat([inputs[:, :1], targets], 1))  # (B, L + 1) places
         last_only = 1.0 if self.config.objective == "last" else LAST_ONLY
