@@ -69,25 +69,21 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-def load_config(data: str, base: str = "", overrides: str | list[str] = "") -> Config:
+def load_config(data: str, base: str = "", overrides: str | list[str] | Mapping[str, Any] = "") -> Config:
     """The configuration of one run.
 
-    data, base: names of files in ``configs/`` (without .yaml) or paths of YAML files. base may be empty.
-    overrides: ``"retrieve.epochs=3 data.category='kitchen tools'"`` or a list of such pairs; values are read as YAML.
-    Raises ConfigError, which names the files and the field.
+    data, base: names of files in ``configs/`` (without .yaml) or paths of YAML files; either may be empty.
+    overrides: ``"retrieve.epochs=3 data.category='kitchen tools'"`` or a list of such pairs, with values read as YAML;
+    or a mapping such as ``{"retrieve.epochs": 3}``.
+    Raises ConfigError, which names the field, and the file if the mistake is in one.
     """
-    values: dict[str, Any] = {}
-    paths = [_config_path(name) for name in (base, data) if name]
-    for path in paths:
-        values = merged(values, _read_yaml(path))
+    layers = [(path.name, _read_yaml(path)) for path in (_config_path(name) for name in (base, data) if name)]
     try:
         pairs = shlex.split(overrides) if isinstance(overrides, str) else overrides
     except ValueError as error:
         raise ConfigError(f"overrides {overrides!r}: {error}") from None
-    for pair in pairs:
-        values = merged(values, _parse(pair))
-    places = [path.name for path in paths] + (["overrides"] if pairs else [])
-    return from_dict(Config, values, f"configuration {' + '.join(places)}")
+    named = pairs.items() if isinstance(pairs, Mapping) else map(_parse, pairs)
+    return _validated(Config, layers + [("", _nested(name, value)) for name, value in named])
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -95,19 +91,12 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(cls: type, values: dict[str, Any], place: str = "settings") -> Any:
+def from_dict(cls: type, values: dict[str, Any], place: str = "") -> Any:
     """Inverse of to_dict for ``Config`` or one of its sections.
 
     place: where the values come from, for the message. Raises ConfigError, which lists every mistake.
     """
-    section = next((f"{name}." for name, annotation in _fields(Config) if annotation is cls), "")
-    mistakes = list(_unknown(values, section))
-    if not mistakes:
-        try:
-            return TypeAdapter(cls).validate_python(values)
-        except ValidationError as error:
-            mistakes = [_describe(e, section) for e in error.errors()]
-    raise ConfigError("\n  ".join([f"{place}:", *mistakes]) if mistakes[1:] else f"{place}: {mistakes[0]}")
+    return _validated(cls, [(place, values)])
 
 
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -168,21 +157,43 @@ def _unknown(values: dict[str, Any], section: str) -> Iterator[str]:
             yield f"unknown setting {name}{nearest(name, same_field) or nearest(name, _names())}"
 
 
-def _describe(error: Any, section: str) -> str:
+def _validated(cls: type, layers: list[tuple[str, dict[str, Any]]]) -> Any:
+    """The ``cls`` that layers of values with their places describe; later layers override earlier ones."""
+    section = next((f"{name}." for name, annotation in _fields(Config) if annotation is cls), "")
+    mistakes = [(place, mistake) for place, values in layers for mistake in _unknown(values, section)]
+    if not mistakes:
+        try:
+            return TypeAdapter(cls).validate_python(functools.reduce(merged, (values for _, values in layers), {}))
+        except ValidationError as error:
+            mistakes = [_describe(e, section, layers) for e in error.errors()]
+    lines = [f"{place}: {mistake}" if place else mistake for place, mistake in mistakes]
+    raise ConfigError("\n  ".join(["several settings are wrong:", *lines]) if lines[1:] else lines[0])
+
+
+def _describe(error: Any, section: str, layers: list[tuple[str, dict[str, Any]]]) -> tuple[str, str]:
+    """The place of a mistake that pydantic found, and a sentence about it."""
+    place = layers[0][0] if len(layers) == 1 else ""
     if error["type"] == "value_error":
-        return error["msg"].removeprefix("Value error, ")  # a check of sealr.settings names its fields itself
-    return f"{section}{'.'.join(map(str, error['loc']))}: {error['msg']} (got {error['input']!r:.80})"
+        return place, error["msg"].removeprefix("Value error, ")  # a check in sealr.settings names its fields itself
+    field = ".".join(map(str, error["loc"]))
+    for name, values in layers:  # the last layer that sets the field
+        place = name if any(f"{field}.".startswith(f"{key}.") for key in flatten(values)) else place
+    return place, f"{section}{field}: {error['msg']} (got {error['input']!r:.80})"
 
 
-def _parse(pair: str) -> dict[str, Any]:
-    """``"lora.r=8"`` -> ``{"lora": {"r": 8}}``."""
+def _parse(pair: str) -> tuple[str, Any]:
+    """``"lora.r=8"`` -> ``("lora.r", 8)``."""
     name, sign, text = pair.partition("=")
     if not sign or not name:
         raise ConfigError(f"override {pair!r} is not of the form section.field=value")
     try:
-        value = _yaml(text)
+        return name, _yaml(text)
     except yaml.YAMLError:
         raise ConfigError(f"override {pair!r}: {text!r} is not a YAML value") from None
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    """``"lora.r", 8`` -> ``{"lora": {"r": 8}}``."""
     for key in reversed(name.split(".")):
         value = {key: value}
     return value

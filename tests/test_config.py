@@ -49,10 +49,32 @@ def test_all_mistakes_are_listed():
     with pytest.raises(ConfigError) as caught:
         load_config("demo", "", "retrieve.heads=7 rerank.processes=9 rerank.batch_size=4")
     assert str(caught.value).splitlines() == [
-        "configuration demo.yaml + overrides:",
+        "several settings are wrong:",
         "  retrieve.heads=7 does not divide retrieve.hidden=64",
         "  rerank.processes (9) is more than rerank.batch_size (4), which the processes share",
     ]
+
+
+def test_a_mistake_in_a_file_names_the_file_and_one_in_an_override_does_not(tmp_path):
+    def message(text, overrides=""):
+        (tmp_path / "mine.yaml").write_text(f"data: {{name: mine}}\nretrieve: {{{text}}}")
+        with pytest.raises(ConfigError) as caught:
+            load_config(str(tmp_path / "mine.yaml"), "", overrides)
+        return str(caught.value)
+
+    assert message("epoch: 3") == "mine.yaml: unknown setting retrieve.epoch; did you mean retrieve.epochs?"
+    assert message("epochs: 3", "retrieve.epoch=3").startswith("unknown setting retrieve.epoch; did")
+    assert message("epochs: many").startswith("mine.yaml: retrieve.epochs: Input should be a valid integer")
+    assert message("epochs: 3", "retrieve.epochs=many").startswith("retrieve.epochs: Input should be a valid integer")
+
+
+def test_overrides_may_be_a_mapping_of_plain_values():
+    config = load_config("", "", {"data.name": "mine", "retrieve": {"epochs": 3}, "data.start_date": "2020-01-01"})
+    assert (config.data.name, config.retrieve.epochs, config.data.start_date) == ("mine", 3, "2020-01-01")
+    with pytest.raises(ConfigError, match=r"^unknown setting retrieve.epoch; did you mean retrieve.epochs\?$"):
+        load_config("demo", "", {"retrieve": {"epoch": 3}})
+    with pytest.raises(ConfigError, match="data: Field required"):
+        load_config("")
 
 
 def test_a_section_alone_names_its_fields_in_full():
