@@ -1,7 +1,7 @@
-"""The tables that stages exchange (Parquet), their columns, and atomic writing.
+"""The tables that stages exchange (Parquet), their columns, and atomic writes.
 
-Every write goes to a temporary name in the same folder and is renamed, so a kill leaves the old file or the
-new one and never half of one.
+Every write goes to a temporary name in the same folder and is then renamed: an interruption leaves the old file or the
+new one, never a part of one.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 EMOTIONS: tuple[str, ...] = (
     "admiration", "amusement", "anger", "annoyance", "approval", "caring", "confusion", "curiosity", "desire",
@@ -22,19 +23,21 @@ EMOTIONS: tuple[str, ...] = (
 )  # fmt: skip  # GoEmotions, in the order of its emotions.txt
 
 SCHEMAS: dict[str, dict[str, str]] = {
-    # one row a review; position counts a user's reviews from 0, oldest first (timestamp, then file order)
-    "reviews": {"user": "str", "item": "str", "timestamp": "int64", "rating": "float32", "text": "str", "position": "int32"},
-    # one row per item that occurs in reviews; all but item may be null
+    # one row per review; position counts a user's reviews from 0, oldest first (by timestamp, then file order)
+    "reviews": {
+        "user": "str", "item": "str", "timestamp": "int64", "rating": "float32", "text": "str", "position": "int32",
+    },
+    # one row per reviewed item; all columns but item may be null
     "items": {"item": "str", "title": "str", "brand": "str", "categories": "str"},
-    # every row read that is not in reviews: source file name, line number from 1, why, and the raw record
+    # rows that were read but are not in reviews: source file name, line from 1, reason, raw record
     "rejected": {"source": "str", "line": "int64", "reason": "str", "record": "str"},
-    # one row a review, keyed by (user, position). All null but reason where the text cannot be labelled.
-    # sentiment is the paper's class of the argmax emotion, expected the mean class under the 28 probabilities
+    # one row per review, keyed by (user, position). A text that cannot be labelled has a reason and nulls.
+    # sentiment: the paper's class of the argmax emotion; expected: the mean class under the 28 probabilities
     "labels": {
         "user": "str", "position": "int32", "emotion": "str", "score": "float32", "sentiment": "Int8",
         "expected": "float32", "reason": "str", **{f"p_{e}": "float32" for e in EMOTIONS},
     },
-    # retriever's pool, rank from 1; split is "valid" (history without the last two items) or "test" (without the last)
+    # retrieved items, rank from 1; split: "valid" (history without the last two items) or "test" (without the last)
     "candidates": {"user": "str", "item": "str", "rank": "int32", "score": "float32", "split": "str"},
     # re-ranked lists, rank from 1
     "rankings": {"user": "str", "item": "str", "rank": "int32", "score": "float32", "ranker": "str", "split": "str"},
@@ -42,12 +45,12 @@ SCHEMAS: dict[str, dict[str, str]] = {
 
 
 class TableError(ValueError):
-    """A table lacks a column of its schema or cannot be read; the message names the file and the column."""
+    """A table cannot be read or lacks a column of its schema; the message names file and column."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; on success it replaces ``path``, on an error it is removed."""
+    """Yields a temporary path in the same folder, which replaces ``path`` on success and is removed on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -58,7 +61,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_table(frame: pd.DataFrame, path: Path, schema: str) -> None:
-    """Writes the schema's columns, in its order and dtypes, atomically. Raises TableError on a missing column."""
+    """Writes the columns of the schema atomically, in its order and dtypes. Raises TableError on a missing column."""
     columns = SCHEMAS[schema]
     missing = [c for c in columns if c not in frame]
     if missing:
@@ -68,7 +71,9 @@ def write_table(frame: pd.DataFrame, path: Path, schema: str) -> None:
 
 
 def read_table(path: Path, schema: str) -> pd.DataFrame:
-    """Reads a table and checks its columns. Raises TableError naming the file."""
+    """Reads a table and checks its columns. Raises TableError, which names the file."""
+    import pandas as pd  # here, so that modules that only need paths and JSON start fast
+
     try:
         frame = pd.read_parquet(path)
     except FileNotFoundError:

@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -7,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sealr.data import manifest as stages
-from sealr.data.manifest import CHECKPOINT, StageResult, code_digest, file_digest, run_stage, work_digest
+from sealr.data.manifest import CHECKPOINT, StageResult, code_digest, file_digest, run_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +42,12 @@ def test_an_unchanged_stage_is_skipped(tmp_path):
     work = Work()
     first, second = run(tmp_path, work), run(tmp_path, work)
     assert work.calls == 1 and not first.reused and second.reused
-    assert (second.key, second.digest, second.rows, second.metrics) == (first.key, first.digest, {"rows": 3}, {"share": 0.5})
+    assert (second.key, second.digest, second.rows, second.metrics) == (
+        first.key,
+        first.digest,
+        {"rows": 3},
+        {"share": 0.5},
+    )
     assert second.path("out.txt").read_text() == "result"
     with pytest.raises(FileNotFoundError, match="stage ingest did not write nothing.txt"):
         second.path("nothing.txt")
@@ -78,51 +82,49 @@ def test_the_next_stages_key_depends_on_content_not_on_the_key(tmp_path):
     assert file_digest(one.path("out.txt")) == one.files["out.txt"]
 
 
-def test_code_is_what_this_process_began_with(monkeypatch):
-    path = stages.PACKAGE / "evaluate" / "metrics.py"
-    before = code_digest(("evaluate/metrics.py",))
-    monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: "edited = True")
-    assert code_digest(("evaluate/metrics.py",)) == before
-    monkeypatch.setitem(stages.SOURCES, path, "edited = True")
-    assert code_digest(("evaluate/metrics.py",)) != before
+def test_code_is_what_this_process_read_first(package):
+    (package / "a.py").write_text("x = 1")
+    before = code_digest(("a.py",))
+    (package / "a.py").write_text("x = 2")
+    assert code_digest(("a.py",)) == before
+    stages._parsed.cache_clear()  # as in a new process
+    assert code_digest(("a.py",)) != before
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "PACKAGE", tmp_path)
+    return tmp_path
+
+
+def test_comments_and_layout_do_not_count_as_code(package):
+    (package / "a.py").write_text("def f(x):\n    return x + 1\n")
+    (package / "b.py").write_text("# a comment\ndef f(x):\n\n    return (x + 1)  # another\n")
+    (package / "c.py").write_text("def f(x):\n    return x - 1\n")
+    parsed = [stages._parsed(package / f"{name}.py") for name in "abc"]
+    assert parsed[0] == parsed[1] != parsed[2]
+
+
+def test_a_changed_source_file_changes_the_key(tmp_path, package):
+    (package / "data").mkdir()
+    (package / "data" / "work.py").write_text("x = 1")
+    first = run(tmp_path, Work())
+    (package / "data" / "work.py").write_text("x = 2")
+    stages._parsed.cache_clear()  # as in a new process
+    second = run(tmp_path, Work())
+    assert first.key != second.key and not second.reused
 
 
 def test_code_digest_is_stable_and_tells_packages_apart():
     assert code_digest(("data",)) == code_digest(("data",)) != code_digest(("data", "rerank"))
 
 
-SOURCE = """
-def helper(x):
-    return x {sign} 1
-
-def make(limit):
-    def work(folder):
-        return [helper(x) for x in range(limit) if x in {{"a", "b", "c"}}]  {comment}
-    return work
-"""
+def test_a_part_that_does_not_exist_is_an_error():
+    with pytest.raises(ValueError, match="no code in sealr/data/moved.py"):
+        code_digest(("data/moved.py",))
 
 
-def compiled(sign="+", comment=""):
-    scope = {"__name__": "written_here"}
-    exec(SOURCE.format(sign=sign, comment=comment), scope)  # two versions of one module
-    return scope["make"](3)
-
-
-def test_the_key_depends_on_the_work_and_its_helpers_but_not_on_comments_or_warmth():
-    work = compiled()
-    first = work_digest(work)
-    for _ in range(100):
-        work(None)  # specialises the byte code
-    assert work_digest(work) == first == work_digest(compiled(comment="# said"))
-    assert work_digest(compiled(sign="-")) != first
-
-
-def test_the_digest_of_work_is_the_same_in_another_process():
-    code = "from tests.data.test_manifest import compiled, work_digest; print(work_digest(compiled()))"
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip()
-        for seed in ("1", "2")
-    }
-    assert found == {work_digest(compiled())}
+def test_importing_it_reads_no_source_and_nothing_heavy():
+    code = "import sys, sealr.data.manifest as m; print(m._parsed.cache_info().currsize, 'pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "False"]
