@@ -1,4 +1,4 @@
-"""Optuna studies as all searches use them: TPE, pruning, in SQLite so that they resume; what was set by hand is tried first."""
+"""Hyperparameter searches with Optuna: TPE with pruning, resumable, in SQLite. Your own settings are tried first."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def open_study(folder: Path, name: str, seed: int, first: dict[str, Any], warmup: int = 0) -> optuna.Study:
-    """The study ``name`` of ``folder/study.db``, to be maximised; a new one begins with the values of ``first``.
+    """The study ``name`` in ``folder/study.db``, which maximises; a new one starts with the values ``first``.
 
-    A trial that a kill or Ctrl-C cut off is asked for again with the same values and the same ``user_attrs``. warmup: epochs that
-    no trial is pruned before.
+    A trial that a kill or Ctrl-C interrupted is queued again with its values and ``user_attrs``. Optuna's own retries
+    need a heartbeat: they come late, and not at all after Ctrl-C. warmup: epochs before any trial is pruned.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def open_study(folder: Path, name: str, seed: int, first: dict[str, Any], warmup
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warmup),
     )
     before = study.get_trials(deepcopy=False)
-    # A sampler begins anew in every process: with the same seed it would draw what it drew in the first one
+    # A new process needs a new seed: the sampler starts over and would repeat the first draws
     study.sampler = optuna.samplers.TPESampler(seed=seed + 1_000_003 * len(before), multivariate=True)
     if not before:
         study.enqueue_trial(first)
@@ -42,29 +42,28 @@ def open_study(folder: Path, name: str, seed: int, first: dict[str, Any], warmup
 
 
 def search(study: optuna.Study, objective: Callable[[Trial], float], trials: int, hours: float = 0.0) -> optuna.Study:
-    """Runs trials until the study has ``trials`` finished ones, or until this call has used its hours (0: no limit).
+    """Runs trials until ``trials`` have finished, or until this call has used its hours (0: no limit).
 
-    A trial whose training diverges (FloatingPointError) counts as a pruned one.
+    A trial that diverges (FloatingPointError) counts as pruned.
     """
 
-    def tried(trial: Trial) -> float:
+    def attempt(trial: Trial) -> float:
         try:
             return objective(trial)
         except FloatingPointError as error:
             log.warning("trial %d: %s", trial.number, error)
             raise optuna.TrialPruned(str(error)) from None
-        except BaseException as error:
-            if not isinstance(error, Exception):  # Ctrl-C and the like, which Optuna writes down as a failure
-                study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
+        except KeyboardInterrupt:  # which Optuna records as a failure
+            study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
             raise
 
     end = time.monotonic() + hours * 3600
     while (missing := trials - len(finished(study))) > 0:
         left = end - time.monotonic() if hours else None
         if left is not None and left <= 0:
-            log.info("the search has used its %g hours with %d trials to go", hours, missing)
+            log.info("the search has used its %g hours; %d trials are left", hours, missing)
             break
-        study.optimize(tried, n_trials=missing, timeout=left, show_progress_bar=False)
+        study.optimize(attempt, n_trials=missing, timeout=left, show_progress_bar=False)
     return study
 
 
@@ -73,7 +72,7 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def summary(study: optuna.Study) -> str:
-    """Markdown: a row a finished trial, best first."""
+    """Markdown table of finished trials, best first."""
     trials = sorted(finished(study), key=lambda t: (t.state != TrialState.COMPLETE, -(t.value or 0)))
     names = list(dict.fromkeys(n for t in trials for n in t.params))
     lines = ["| trial | NDCG@10 (validation) | state | " + " | ".join(names) + " |", "|" + "---|" * (3 + len(names))]

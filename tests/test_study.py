@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 import time
 
 import pytest
@@ -37,6 +39,30 @@ def test_a_trial_that_diverges_is_put_aside(tmp_path, caplog):
     study = search(open_study(tmp_path, "s", 0, {"x": 0.25}), objective, 3)
     assert [t.state.name for t in finished(study)] == ["PRUNED", "COMPLETE", "COMPLETE"]
     assert "trial 0: the training loss is not finite" in caplog.text and "| 0 | - | pruned | 0.25 |" in summary(study)
+
+
+def test_a_killed_trial_is_tried_again_with_its_values_and_attributes(tmp_path):
+    code = """
+import os, sys
+from pathlib import Path
+from sealr.study import open_study, search
+
+def objective(trial):
+    trial.suggest_float("x", 0, 1)
+    trial.set_user_attr("folder", "trial-0")
+    os._exit(9)
+
+search(open_study(Path(sys.argv[1]), "s", 0, {"x": 0.25}), objective, 1)
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True).returncode == 9
+    found = []
+
+    def objective(trial):
+        found.append((trial.suggest_float("x", 0, 1), trial.user_attrs.get("folder")))
+        return 0.5
+
+    study = search(open_study(tmp_path, "s", 0, {"x": 0.25}), objective, 2)
+    assert found[0] == (0.25, "trial-0") and found[1][1] is None and len(finished(study)) == 2
 
 
 def test_an_interrupted_trial_is_asked_for_again(tmp_path):
