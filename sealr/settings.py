@@ -72,27 +72,13 @@ class BSARecSettings:
 
 
 @frozen
-class BERT4RecSettings:
-    mask_share: float = Field(0.2, gt=0, lt=1)  # share of a row's items masked in training
-
-
-@frozen
-class CaserSettings:
-    window: int = Field(5, ge=1)  # most recent items that a position sees
-    horizontal: int = Field(16, ge=1)  # filters of each height
-    vertical: int = Field(4, ge=1)  # filters over the whole window
-
-
-@frozen
 class EASESettings:
     l2: float = Field(200.0, gt=0)  # ridge penalty
-    neighbours: int = Field(200, ge=1)  # weights kept per item
 
 
 @frozen
 class CooccurrenceSettings:
     decay: float = Field(0.8, gt=0, le=1)  # an item's weight is this to the power of its distance from the end
-    neighbours: int = Field(200, ge=1)  # neighbours kept per item
 
 
 @frozen
@@ -111,22 +97,18 @@ class RetrieveConfig:
     # softmax: over the catalogue; sampled: over random items shared by a step; bce: binary, with random negatives
     loss: Literal["softmax", "sampled", "bce"] = "softmax"
     n_negatives: int = Field(1024, ge=1)  # random items per step (loss: sampled) or per position (loss: bce)
-    objective: Literal["positions", "last"] = "positions"  # train on every position, or on the last one of each prefix
     # Initial item embeddings: random, or from item co-occurrence (sealr/retrieve/start.py), which saves epochs
     item_init: Literal["random", "cooccurrence"] = "random"
     content: bool = False  # add a projection of the item's text embedding (title, brand, categories)
     sentiment: Literal["none", "class", "shuffled"] = "none"  # add the user's sentiment; shuffled is a placebo
     lr: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"  # learning rate over the epochs; cosine ends at lr / 100
-    weight_decay: float = Field(0.0, ge=0)
     ema_decay: float = Field(0.0, ge=0, lt=1)  # decay per step of the weights' moving average, which is kept; 0: off
     batch_size: int = Field(256, ge=1)  # rows per step
     epochs: int = Field(200, ge=1)  # maximum; early stopping usually ends training sooner
     patience: int = Field(10, ge=1)  # validations without a better NDCG@10 before stopping
     eval_every: int = Field(2, ge=1)  # epochs between validations
     bsarec: BSARecSettings = BSARecSettings()
-    bert4rec: BERT4RecSettings = BERT4RecSettings()
-    caser: CaserSettings = CaserSettings()
     ease: EASESettings = EASESettings()
     cooccurrence: CooccurrenceSettings = CooccurrenceSettings()
     # whole: retrievers also train on the last two items of fine-tuning users, as the LLM does (inductive split)
@@ -135,7 +117,6 @@ class RetrieveConfig:
     exclude_seen: bool = True  # leave items of the history out of the candidates
     # approximate: search an inverted file instead of all items; for models with one vector per item
     index: Literal["exact", "approximate"] = "exact"
-    probe: float = Field(0.1, gt=0, le=1)  # share of an approximate index to search: more is slower and finds more
     seed: int = 0
 
     @model_validator(mode="after")
@@ -162,15 +143,10 @@ class LoraSettings:
 class ScoringSettings:
     """The scoring ranker: each item and sentiment is one soft token, and one pass scores every item."""
 
-    item_embeddings: Literal["frozen", "trained"] = "trained"  # whether the retriever's item table is trained further
     content: bool = False  # add a projection of the item's text embedding (title, brand, categories)
     dropout: float = Field(0.2, ge=0, lt=1)  # on soft tokens and on the state that scores the items
     negative_source: Literal["full", "hard"] = "full"  # softmax over the catalogue, or over the retriever's best items
     n_hard_negatives: int = Field(100, ge=1)  # items in the softmax of a position, for negative_source: hard
-    # How the user's sentiment changes a target's loss. ignore: not at all; weight: times 1 + expected sentiment / 2;
-    # negative: push targets with negative sentiment away
-    target_feeling: Literal["ignore", "weight", "negative"] = "ignore"
-    weight_decay: float = Field(0.01, ge=0)
 
 
 @frozen
@@ -189,7 +165,6 @@ class RerankConfig:
     finetune_share: float = Field(0.2, gt=0, le=0.5)  # share of users to fine-tune on (paper: .1, .2, .5)
     valid_share: float = Field(0.05, gt=0, lt=1)  # share of those kept for validation (paper: .05)
     n_reranked: int = Field(50, ge=10)  # candidates C that the LLM ranks (paper: 20, 50, 100)
-    candidate_order: Literal["shuffled", "retriever"] = "shuffled"  # order of the candidates in the prompt
     sentiment: Literal["class", "none", "shuffled"] = "class"  # none and shuffled are placebos
     max_history: int = Field(20, ge=1)  # most recent items in the prompt
     lr: float = Field(2e-4, gt=0)
@@ -198,7 +173,6 @@ class RerankConfig:
     epochs: int = Field(3, ge=1)  # maximum
     max_users: int = Field(0, ge=0)  # cap on fine-tuning users, for small budgets; 0: no cap
     patience: int = Field(2, ge=1)  # validations without improvement before stopping
-    checkpoint_steps: int = Field(20, ge=1)  # optimizer steps between checkpoints
     decode_batch: int = Field(16, ge=1)  # users decoded together
     top_k: int = Field(10, ge=1)  # items generated per list
     seed: int = 0

@@ -1,1 +1,1 @@
-"""Sequential retrievers: which items of the whole catalogue may come next (paper section 2.2)."""
+"""Sequential retrievers: candidates for a user's next item from the whole catalogue (paper section 2.2)."""

@@ -1,16 +1,17 @@
-"""Candidates of each user, over the whole catalogue (paper section 2.2), in blocks of bounded memory.
+"""Candidates of each user over the whole catalogue (paper section 2.2), in blocks of bounded memory.
 
-One order holds everywhere: higher score first, equal scores by lower item index. So a target has rank r in
-``target_ranks`` exactly when it is candidate r, and two runs of one model give the same lists.
+One order holds everywhere: higher score first, equal scores by lower item index. So a target with rank r in
+``target_ranks`` is candidate r, and two runs of one model give the same lists.
 
-With ``retrieve.index: approximate`` candidates come from an inverted file, which may miss some; ``target_ranks``, and with
-it the retriever's metrics, stay exact. ``write_candidates`` measures what is missed.
+With ``retrieve.index: approximate`` candidates come from an inverted file, which may miss some; ``write_candidates``
+measures how many. ``target_ranks``, and with it the retriever's metrics, stay exact.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,59 +23,73 @@ from tqdm.auto import tqdm
 from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences, Split
 from sealr.data.tables import write_table
-from sealr.retrieve.index import ExactIndex, recall, top
+from sealr.retrieve.index import top
 from sealr.retrieve.retriever import History, Retriever
 from sealr.settings import RetrieveConfig
 
 log = logging.getLogger(__name__)
-BLOCK_ELEMENTS = 2**22  # scores held at a time: 16 MB
-BLOCK_ROWS = 256  # requests that are scored at a time
-BLOCK_USERS = 4096  # that an approximate index is asked for at a time
-SAMPLE = 1000  # users on whom an approximate index is compared with an exact one
+BLOCK_ELEMENTS = 2**22  # scores in memory at a time: 16 MB
+BLOCK_ROWS = 256  # requests scored at a time
+BLOCK_USERS = 4096  # users per query of an approximate index
+SAMPLE = 1000  # users on whom an approximate index is compared with an exact search
 LOW_RECALL = 0.95
 
 
 def candidates(
-    retriever: Retriever, sequences: Sequences, split: str, pool: int, exclude_seen: bool, feelings: np.ndarray | None = None
+    retriever: Retriever,
+    sequences: Sequences,
+    split: str,
+    pool: int,
+    exclude_seen: bool,
+    feelings: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Candidates table (user, item, rank from 1, score, split) of a split's users, at most ``pool`` rows each.
 
-    feelings: (interactions, 2) sentiment class and expected sentiment, aligned with ``sequences.flat``.
-
-    Where the catalogue without the seen items is smaller than the pool, a user has fewer rows.
+    feelings: (interactions, 2) as ``sealr.emotion.feelings`` makes them. A user gets fewer rows where the catalogue
+    without the seen items is smaller than the pool.
     """
-    part = sequences.split(split)
-    id_matrix, score_matrix = _best(retriever, sequences, split, pool, exclude_seen, feelings)
-    row, column = np.nonzero(id_matrix)  # padding marks the end of a short list
-    return pd.DataFrame(
-        {
-            "user": pd.array(sequences.users, dtype="str").take(part.users[row]),
-            "item": pd.array(sequences.items, dtype="str").take(id_matrix[row, column] - 1),
-            "rank": (column + 1).astype(np.int32),
-            "score": score_matrix[row, column],
-            "split": pd.array([split], dtype="str").take(np.zeros(len(row), dtype=np.int64)),
-        }
-    )
+    return _table(sequences, split, *_best(retriever, sequences, split, pool, exclude_seen, feelings))
 
 
 def top_lists(
-    retriever: Retriever, sequences: Sequences, split: str, k: int, exclude_seen: bool, feelings: np.ndarray | None = None
+    retriever: Retriever,
+    sequences: Sequences,
+    split: str,
+    k: int,
+    exclude_seen: bool,
+    feelings: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(users of the split, k) int64 item indices, best first, 0 where nothing is left."""
+    """(users of the split, k) int64 item indices, best first, 0 where no item is left."""
     return _best(retriever, sequences, split, k, exclude_seen, feelings)[0]
 
 
 def _best(
     retriever: Retriever, sequences: Sequences, split: str, k: int, exclude_seen: bool, feelings: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    part, what = sequences.split(split), f"candidates ({split})"
+    """Items and scores, both (users of the split, k), as ``top`` returns them."""
+    part, label = sequences.split(split), f"candidates ({split})"
     if retriever.config.index == "approximate":
-        blocks = user_blocks(retriever, sequences, part, feelings, BLOCK_USERS, what)
+        blocks = user_blocks(retriever, sequences, part, feelings, BLOCK_USERS, label)
         found = (retriever.search(histories, k, exclude_seen, felt) for _, histories, felt in blocks)
     else:
-        found = (top(scores, k) for _, scores in score_blocks(retriever, sequences, part, exclude_seen, feelings, what))
+        found = (
+            top(scores, k) for _, scores in score_blocks(retriever, sequences, part, exclude_seen, feelings, label)
+        )
     ids, scores = zip(*found, strict=True)
     return np.concatenate(ids), np.concatenate(scores)
+
+
+def _table(sequences: Sequences, split: str, ids: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
+    row, column = np.nonzero(ids)  # padding fills short lists
+    return pd.DataFrame(
+        {
+            "user": pd.array(sequences.users, dtype="str").take(sequences.split(split).users[row]),
+            "item": pd.array(sequences.items, dtype="str").take(ids[row, column] - 1),
+            "rank": (column + 1).astype(np.int32),
+            "score": scores[row, column],
+            "split": pd.array([split], dtype="str").take(np.zeros(len(row), dtype=np.int64)),
+        }
+    )
 
 
 def write_candidates(
@@ -85,46 +100,48 @@ def write_candidates(
     feelings: np.ndarray | None = None,
     learned: Collection[int] = (),
 ) -> StageResult:
-    """Writes ``candidates.parquet`` for valid and test, with the pools' recall (the ceiling of any re-ranker) as metrics.
+    """Writes ``candidates.parquet`` for valid and test. The metrics are the pools' recall, the limit of any re-ranker.
 
-    learned: rows of ``sequences.users`` whose targets the retriever was trained on; they do not count for the metrics.
-
-    An approximate index adds ``test_index_recall@<pool>``: the share of the exact pools that it found.
+    learned: rows of ``sequences.users`` whose targets the retriever was trained on; the metrics leave them out. With an
+    approximate index, ``test_index_recall@<pool>`` is the share of the exact candidates that it found.
     """
-    frames, metrics = [], {}
+    pool, frames, metrics = config.n_retrieved, [], {}
     for split in ("valid", "test"):
-        frames.append(candidates(retriever, sequences, split, config.n_retrieved, config.exclude_seen, feelings))
-        ids = frames[-1]["item"].map(retriever.index).to_numpy()
-        users = pd.Index([sequences.users[u] for u in sequences.split(split).users])
-        row = users.get_indexer(frames[-1]["user"])
-        tested = ~np.isin(sequences.split(split).users, list(learned))
-        hits = (ids == sequences.split(split).targets[row]) & tested[row]
-        metrics[f"{split}_hr@{config.n_retrieved}"] = float(hits.sum() / tested.sum())
+        ids, scores = _best(retriever, sequences, split, pool, config.exclude_seen, feelings)
+        frames.append(_table(sequences, split, ids, scores))
+        part = sequences.split(split)
+        tested = ~np.isin(part.users, list(learned))
+        hits = (ids == part.targets[:, None]).any(1) & tested
+        metrics[f"{split}_hr@{pool}"] = float(hits.sum() / tested.sum())
     if config.index == "approximate":
-        metrics[f"test_index_recall@{config.n_retrieved}"] = index_recall(retriever, sequences, "test", feelings)
+        metrics[f"test_index_recall@{pool}"] = index_recall(retriever, sequences, "test", feelings)
     frame = pd.concat(frames, ignore_index=True)
     write_table(frame, folder / "candidates.parquet", "candidates")
     return StageResult({"candidates": len(frame)}, metrics)
 
 
 def index_recall(retriever: Retriever, sequences: Sequences, split: str, feelings: np.ndarray | None = None) -> float:
-    """Share of a user's exact candidates that the approximate index finds, mean over at most SAMPLE users of the split."""
+    """Share of the exact candidates that the approximate index finds, mean over at most SAMPLE users of the split."""
     part, config = sequences.split(split), retriever.config
     users = np.unique(np.linspace(0, len(part) - 1, SAMPLE, dtype=np.int64))
     histories = [part.history(user) for user in users]
-    queries = retriever.queries(histories, None if feelings is None else [part.history(user, feelings) for user in users])
-    exact = ExactIndex(retriever.finder.weights)
-    found = recall(retriever.finder, exact, queries, config.n_retrieved, histories if config.exclude_seen else None)
-    if found < LOW_RECALL:
-        text = "the approximate index finds only %.3f of the exact %d candidates; raise retrieve.probe (now %g) or set retrieve.index=exact"
-        log.warning(text, found, config.n_retrieved, config.probe)
-    return found
+    felt = None if feelings is None else [part.history(user, feelings) for user in users]
+    exact = replace(retriever, config=replace(config, index="exact"))
+    pools = (pools_for(r, histories, config.n_retrieved, config.exclude_seen, felt) for r in (exact, retriever))
+    shares = [np.isin(wanted, found).mean() for (wanted, _), (found, _) in zip(*pools, strict=True) if len(wanted)]
+    recall = float(np.mean(shares))
+    if recall < LOW_RECALL:
+        log.warning(
+            "the approximate index finds only %.3f of the exact %d candidates; set retrieve.index=exact",
+            recall, config.n_retrieved,
+        )  # fmt: skip
+    return recall
 
 
 def target_ranks(
     retriever: Retriever, sequences: Sequences, split: str, exclude_seen: bool, feelings: np.ndarray | None = None
 ) -> np.ndarray:
-    """(users of the split,) int64 rank, from 1, of each user's target among all items; 0 where it is masked as seen.
+    """(users of the split,) int64 rank, from 1, of each user's target among all items; 0 if it is masked as seen.
 
     Users are in the order of ``sequences.split(split).users``.
     """
@@ -136,7 +153,7 @@ def target_ranks(
 
 
 def ranks_among(scores: Tensor, targets: Tensor) -> Tensor:
-    """scores (B, items + 1), targets (B,) -> (B,) int64 rank of each target in its row, from 1; 0 where it is at -inf, or no number."""
+    """scores (B, items + 1), targets (B,) -> (B,) int64 rank of each target in its row, from 1; 0 if -inf or NaN."""
     targets = targets[:, None]
     value = scores.gather(1, targets)  # (B, 1)
     items = torch.arange(scores.shape[1], device=scores.device)  # (items + 1,)
@@ -151,10 +168,10 @@ def pools_for(
     exclude_seen: bool = True,
     feelings: Sequence[np.ndarray] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Candidates of served requests: of each history item indices and scores, best first, both (at most pool,).
+    """Candidates of served requests: items and scores for each history, best first, both (at most pool,).
 
-    feelings: of each history (H, 2), as ``Retriever.score`` takes them. An empty history gets the most popular items.
-    Memory is that of one block, however many requests there are.
+    feelings: (H, 2) per history, as in ``Retriever.score``. An empty history gets the most popular items. Memory is
+    that of one block, however many requests there are.
     """
     approximate = retriever.config.index == "approximate"
     block = BLOCK_ROWS if approximate else max(1, min(BLOCK_ROWS, BLOCK_ELEMENTS // (len(retriever.items) + 1)))
@@ -164,13 +181,9 @@ def pools_for(
         if approximate:
             found = retriever.search(part, pool, exclude_seen, felt)
         else:
-            scores = torch.from_numpy(retriever.score(part, felt))
-            if exclude_seen:
-                for row, seen in zip(scores, part, strict=True):
-                    row[torch.from_numpy(seen)] = -torch.inf
-            found = top(scores, pool)
+            found = top(_scores(retriever, part, exclude_seen, felt), pool)
         for ids, values in zip(*found, strict=True):
-            yield ids[ids > 0], values[ids > 0]  # index 0 fills a list that ends early
+            yield ids[ids > 0], values[ids > 0]  # index 0 fills short lists
 
 
 def scores_of(
@@ -185,25 +198,36 @@ def scores_of(
 
 
 def score_blocks(
-    retriever: Retriever, sequences: Sequences, part: Split, exclude_seen: bool, feelings: np.ndarray | None, what: str
+    retriever: Retriever,
+    sequences: Sequences,
+    part: Split,
+    exclude_seen: bool,
+    feelings: np.ndarray | None,
+    label: str,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yields (positions in the split, scores (B, items + 1)) with seen items at -inf."""
+    """Yields (positions in the split, scores (B, items + 1)), with -inf for seen items if they are excluded."""
     block = max(1, BLOCK_ELEMENTS // (len(retriever.items) + 1))
-    for users, histories, felt in user_blocks(retriever, sequences, part, feelings, block, what):
-        scores = torch.from_numpy(retriever.score(histories, felt))
-        if exclude_seen:
-            rows = np.repeat(np.arange(len(users)), [len(h) for h in histories])
-            scores[torch.from_numpy(rows), torch.from_numpy(np.concatenate(histories))] = -torch.inf
-        yield users, scores
+    for users, histories, felt in user_blocks(retriever, sequences, part, feelings, block, label):
+        yield users, _scores(retriever, histories, exclude_seen, felt)
+
+
+def _scores(
+    retriever: Retriever, histories: list[np.ndarray], exclude_seen: bool, feelings: Sequence[np.ndarray] | None
+) -> Tensor:
+    scores = torch.from_numpy(retriever.score(histories, feelings))
+    if exclude_seen:
+        rows = np.repeat(np.arange(len(histories)), [len(h) for h in histories])
+        scores[torch.from_numpy(rows), torch.from_numpy(np.concatenate(histories))] = -torch.inf
+    return scores
 
 
 def user_blocks(
-    retriever: Retriever, sequences: Sequences, part: Split, feelings: np.ndarray | None, block: int, what: str
+    retriever: Retriever, sequences: Sequences, part: Split, feelings: np.ndarray | None, block: int, label: str
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray], list[np.ndarray] | None]]:
-    """Yields (positions in the split, histories, feelings) of ``block`` users at a time, under a progress bar."""
+    """Yields (positions in the split, histories, feelings) of ``block`` users at a time, with a progress bar."""
     if retriever.items != sequences.items:
-        raise ValueError("the retriever was trained on another catalogue than these sequences")
-    for start in tqdm(range(0, len(part), block), desc=what, unit="block", delay=2, leave=False, disable=None):
+        raise ValueError("the retriever was trained on another catalogue than that of these sequences")
+    for start in tqdm(range(0, len(part), block), desc=label, unit="block", delay=2, leave=False, disable=None):
         users = np.arange(start, min(start + block, len(part)))
         histories = [part.history(user) for user in users]
         yield users, histories, None if feelings is None else [part.history(user, feelings) for user in users]

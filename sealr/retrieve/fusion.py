@@ -1,9 +1,9 @@
-"""Fusion of trained retrievers: weights found on validation, one part at a time, and the sum kept as a retriever of its own.
+"""Fusion of trained retrievers: finds weights on the validation items and saves the weighted sum as a retriever.
 
-Neural parts begin with weight 1 and others with 0: models that were trained apart err apart, so their plain mean is a good guess, while
-closed forms are far from equal to them. From there the first part stays at 1, and each other part in turn gets the weight of
-WEIGHTS with the best validation NDCG@10 beside the others' current weights; a second pass looks at each part again. Why no interval
-is asked for, as it is where an LLM is added: ``benchmarks/studies/fusion-weights.md``.
+Neural parts start with weight 1, because independently trained models make different errors and their mean is a good
+guess. Other parts start with 0. The first part keeps weight 1. Each other part in turn gets the weight of WEIGHTS
+with the best validation NDCG@10, given the current weights of the others; PASSES repeat this. Unlike the fusion with
+the LLM, a weight needs no confidence interval above 0: ``benchmarks/studies/fusion-weights.md`` says why.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sealr.data.sequences import Sequences
 from sealr.evaluate.metrics import ndcg
 from sealr.retrieve.candidates import ranks_among, score_blocks
 from sealr.retrieve.models import build
-from sealr.retrieve.models.fusion import part_configs, standardise
+from sealr.retrieve.models.fusion import part_configs, standardise_items
 from sealr.retrieve.retriever import Retriever, device, save
 from sealr.retrieve.train import validate
 from sealr.settings import VECTOR_MODELS, RetrieveConfig
@@ -29,28 +29,32 @@ from sealr.settings import VECTOR_MODELS, RetrieveConfig
 log = logging.getLogger(__name__)
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0)
 PASSES = 2
-DEPTH = 100  # items of a part's list that may come into the first ten of the sum
-USERS = 30_000  # that weights are tried on; the scores of seven parts are 600 MB
+DEPTH = 100  # best items of each part that can reach the first ten of the sum
+USERS = 30_000  # users on whom weights are tried; the scores of seven parts take 600 MB
 
 
 def fuse(
-    config: RetrieveConfig, parts: list[Retriever], sequences: Sequences, folder: Path, feelings: np.ndarray | None = None
+    config: RetrieveConfig,
+    parts: list[Retriever],
+    sequences: Sequences,
+    folder: Path,
+    feelings: np.ndarray | None = None,
 ) -> StageResult:
     """Finds the weights of ``parts``, trained with ``part_configs(config)``, and writes what ``load`` reads.
 
-    feelings: as in ``train``. Raises ValueError when a part has another configuration or catalogue, or nobody validates.
+    feelings: as in ``train``. Raises ValueError when a part has another configuration, or without validation users.
     """
     for number, (part, wanted) in enumerate(zip(parts, part_configs(config), strict=True)):
         if part.config != wanted:
-            raise ValueError(
-                f"part {number} ({part.config.model}) was not trained with the configuration that retrieve.parts says"
-            )
+            raise ValueError(f"part {number} ({part.config.model}) was not trained with the settings in retrieve.parts")
     if not len(sequences.split("valid")):
-        raise ValueError("no user has three items and is not learned from whole: there is nothing to find the weights of a fusion on")
+        raise ValueError(
+            "no user has three items and held-out ones: there is nothing to tune the weights of a fusion on"
+        )
     weights = tune_weights(parts, sequences, config.exclude_seen, feelings)
-    content = next((buffer for part in parts for name, buffer in part.model.named_buffers() if name == "content"), None)
-    with torch.random.fork_rng():  # the fresh weights are overwritten
-        model = build(config, sequences.n_items, content).to(device()).eval()
+    buffers = (buffer for part in parts for name, buffer in part.model.named_buffers() if name == "items.content")
+    with torch.random.fork_rng():  # spares the caller's generator the draws of weights that are overwritten
+        model = build(config, sequences.n_items, next(buffers, None)).to(device()).eval()
     for mine, part in zip(model.parts, parts, strict=True):
         mine.load_state_dict(part.model.state_dict())
     model.weights.copy_(torch.tensor(weights))
@@ -70,7 +74,7 @@ def tune_weights(
     weights = [1.0] + [1.0 if part.config.model in VECTOR_MODELS else 0.0 for part in parts[1:]]
     for number in [*range(1, len(parts))] * PASSES:
         tried = near.try_weights(weights, number).mean(0)  # (len(WEIGHTS),)
-        best, now = int(tried.argmax()), WEIGHTS.index(weights[number])  # the lowest of equal ones
+        best, now = int(tried.argmax()), WEIGHTS.index(weights[number])  # ties: the lowest weight
         weights[number] = WEIGHTS[best]
         text = "fusion: %s at weight %g: validation NDCG@10 %+.4f against weight %g"
         log.info(text, parts[number].config.model, WEIGHTS[best], tried[best] - tried[now], WEIGHTS[now])
@@ -79,9 +83,10 @@ def tune_weights(
 
 @dataclass(frozen=True)
 class Shortlist:
-    """Standardised scores of the items that may come first, so that weights can be tried without scoring the catalogue again.
+    """Standardised scores of the items that can rank high, to try weights without scoring the catalogue again.
 
-    scores (P, N, K): of P parts for N users. real (N, K): False where an item was seen or stands twice. targets (N,): their columns.
+    scores (P, N, K): of P parts for N users. real (N, K): False for seen or repeated items. targets (N,): their
+    columns.
     """
 
     scores: Tensor
@@ -89,20 +94,20 @@ class Shortlist:
     targets: Tensor
 
     def ndcg(self, total: Tensor) -> np.ndarray:
-        """(N, K) sums of scores -> (N,) NDCG@10. Columns are in the order of the items, which breaks ties as everywhere."""
+        """(N, K) sums of scores -> (N,) NDCG@10. Columns are in item order, so ties break as everywhere."""
         total = total.masked_fill(~self.real, -torch.inf)
         return ndcg(ranks_among(total, self.targets).numpy(), 10)
 
     def try_weights(self, weights: list[float], number: int) -> np.ndarray:
-        """(N, len(WEIGHTS)) NDCG@10 with each weight in the place of ``weights[number]``."""
-        base = sum(w * self.scores[n] for n, w in enumerate(weights) if w and n != number)  # the first part is always among them
+        """(N, len(WEIGHTS)) NDCG@10 with each weight in place of ``weights[number]``."""
+        base = sum(w * self.scores[n] for n, w in enumerate(weights) if w and n != number)  # includes the first part
         return np.stack([self.ndcg(base + weight * self.scores[number]) for weight in WEIGHTS], axis=1)
 
 
 def shortlist(
     parts: list[Retriever], sequences: Sequences, exclude_seen: bool, feelings: np.ndarray | None = None
 ) -> Shortlist:
-    """The DEPTH best items of every part and the target, for all validation users or USERS drawn ones. One pass over the users."""
+    """The DEPTH best items of every part and the target, for all validation users or a sample of USERS."""
     valid = sequences.split("valid")
     drawn = np.sort(np.random.default_rng(0).permutation(len(valid))[:USERS])
     valid = replace(valid, **{name: getattr(valid, name)[drawn] for name in ("users", "starts", "ends", "targets")})
@@ -110,18 +115,22 @@ def shortlist(
     made = []
     for together in zip(*blocks, strict=True):
         users = together[0][0]
-        scores = torch.stack([standardise(block) for _, block in together])  # (P, B, items + 1)
+        scores = torch.stack([standardise_items(block) for _, block in together])  # (P, B, items + 1)
         allowed = torch.ones(scores.shape[1:], dtype=torch.bool)
         allowed[:, 0] = False
         if exclude_seen:
             histories = [valid.history(user) for user in users]
             rows = torch.from_numpy(np.repeat(np.arange(len(users)), [len(h) for h in histories]))
             allowed[rows, torch.from_numpy(np.concatenate(histories))] = False
-        best = scores.masked_fill(~allowed, -torch.inf).topk(min(DEPTH, scores.shape[2] - 1), dim=2).indices  # (P, B, D)
+        best = (
+            scores.masked_fill(~allowed, -torch.inf).topk(min(DEPTH, scores.shape[2] - 1), dim=2).indices
+        )  # (P, B, D)
         targets = torch.from_numpy(valid.targets[users])  # (B,)
         items = torch.cat([*best, targets[:, None]], dim=1).sort(dim=1).values  # (B, P * D + 1)
         real = allowed.gather(1, items)
         real[:, 1:] &= items[:, 1:] != items[:, :-1]
-        column = torch.searchsorted(items, targets[:, None])[:, 0]  # the first of equal ones, which is the real one
+        column = torch.searchsorted(items, targets[:, None])[:, 0]  # the first of repeated items is the real one
         made.append((torch.stack([s.gather(1, items) for s in scores]), real, column))
-    return Shortlist(torch.cat([m[0] for m in made], 1), torch.cat([m[1] for m in made]), torch.cat([m[2] for m in made]))
+    return Shortlist(
+        torch.cat([m[0] for m in made], 1), torch.cat([m[1] for m in made]), torch.cat([m[2] for m in made])
+    )

@@ -1,8 +1,8 @@
-"""Training losses. ``softmax_loss`` is cross-entropy over the whole catalogue that never holds a (positions, items) matrix.
+"""Training losses. ``softmax_loss`` is cross-entropy over the whole catalogue without a (positions, items) matrix.
 
-The catalogue's logits are the dearest part of training: 1,500 positions x 12,101 items is 73 MB, which autograd writes
-and reads several times. Here a block of positions goes through logits, softmax and both gradients while it is in the
-cache: about three times faster on a CPU, and memory does not grow with the batch.
+The catalogue's logits are the most expensive part of training: 1,500 positions x 12,101 items take 73 MB, which
+autograd writes and reads several times. Here each block of positions goes through logits, softmax and both gradients
+while it is in the cache. On a CPU this is about three times faster, and memory does not grow with the batch.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 def sampled_loss(hidden: Tensor, weight: Tensor, targets: Tensor, negatives: int) -> Tensor:
     """Mean of an estimate of -log softmax(hidden @ weight.T)[target] from items drawn once for all positions.
 
-    A uniform sample of K of the other V - 1 items stands for all of them: its exponentials are scaled by (V - 1) / K. Shapes
-    as in ``softmax_loss``; cost and memory grow with N x K instead of N x V.
+    A uniform sample of K items stands for the other V - 1 items: its exponentials are scaled by (V - 1) / K. Shapes
+    as in ``softmax_loss``. Cost and memory grow with N x K instead of N x V.
     """
     vocabulary = len(weight)
     drawn = torch.randint(vocabulary, (negatives,), device=weight.device)  # (K,)
@@ -41,7 +41,7 @@ def sampled_loss(hidden: Tensor, weight: Tensor, targets: Tensor, negatives: int
 
 
 def binary_loss(hidden: Tensor, weight: Tensor, targets: Tensor, negatives: int) -> Tensor:
-    """Binary cross-entropy of each target against ``negatives`` random items of its own (SASRec's equation 7 has one)."""
+    """Binary cross-entropy of each target against ``negatives`` random items of its own (SASRec, equation 7: one)."""
     drawn = torch.randint(len(weight), (len(targets), negatives), device=weight.device)  # (N, K)
     against = torch.einsum("nd,nkd->nk", hidden, weight[drawn])
     against = against.masked_fill(drawn == targets[:, None], -torch.inf)
@@ -60,7 +60,7 @@ class _SoftmaxLoss(torch.autograd.Function):
             h, t = hidden[start : start + block], targets[start : start + block]  # (b, D), (b,)
             logits = torch.mm(h, weight.T, out=buffer[: len(h)])  # (b, V)
             wanted = logits.gather(1, t[:, None])  # (b, 1)
-            top = logits.amax(1, keepdim=True)  # (b, 1), keeps exp in range
+            top = logits.amax(1, keepdim=True)  # (b, 1), keeps exp from overflowing
             scale = logits.sub_(top).exp_().sum(1, keepdim=True)  # (b, 1); logits are now scale * softmax
             total += (scale.log() + top - wanted).sum()
             grad_hidden[start : start + block] = torch.mm(logits, weight) / scale

@@ -1,4 +1,4 @@
-"""A trained retriever: raw item ids in, scores of the whole catalogue out. Loads with no data set."""
+"""A trained retriever: raw item ids in, scores of the whole catalogue out. Loads without the data set."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from sealr.retrieve.models.popularity import popularity
 from sealr.settings import RetrieveConfig
 
 __all__ = ["History", "Retriever", "device", "load", "pad", "popularity", "save"]
-History = Sequence[str] | Sequence[int] | np.ndarray  # raw item ids (unknown ones are skipped) or item indices 1..n, oldest first
+History = Sequence[str] | Sequence[int] | np.ndarray  # oldest first: raw ids (unknown ones are skipped) or indices 1..n
 
 
 @dataclass(frozen=True)
 class Retriever:
     config: RetrieveConfig
     items: list[str]  # the item with index i is items[i - 1]
-    model: nn.Module  # in eval mode; see ``sealr.retrieve.models`` for its interface
+    model: nn.Module  # in evaluation mode; see ``sealr.retrieve.models`` for its interface
     popularity: np.ndarray  # (n_items + 1,) float32: scores for an empty history, -inf at padding
 
     @cached_property
-    def index(self) -> dict[str, int]:
+    def item_to_id(self) -> dict[str, int]:
         """Raw item id -> index from 1."""
         return {item: i for i, item in enumerate(self.items, start=1)}
 
     def indices(self, history: History) -> np.ndarray:
         """Item indices of a history. Raises ValueError on an index outside 1..n."""
         if len(history) and isinstance(history[0], str):
-            return np.array([self.index[item] for item in history if item in self.index], dtype=np.int64)
+            return np.array([self.item_to_id[item] for item in history if item in self.item_to_id], dtype=np.int64)
         ids = np.asarray(history, dtype=np.int64)
         if len(ids) and not 1 <= ids.min() <= ids.max() <= len(self.items):
             raise ValueError(f"item indices must be in 1..{len(self.items)}, got {ids.min()}..{ids.max()}")
@@ -47,11 +47,10 @@ class Retriever:
 
     @torch.inference_mode()
     def score(self, histories: Sequence[History], feelings: Sequence[np.ndarray] | None = None) -> np.ndarray:
-        """(N, n_items + 1) float32 logits of each item being next, -inf at padding. Popularity where a history is empty.
+        """(N, n_items + 1) float32 logits of the next item, -inf at padding. Popularity where a history is empty.
 
-        feelings: for each history (H, 2) sentiment class and expected sentiment, NaN where not known; raw ids that
-        the catalogue lacks must have been dropped before. All N rows are held at once: for many users use
-        ``candidates``, which works in blocks.
+        feelings: (H, 2) sentiment class and expected sentiment per history, NaN if unknown; drop unknown raw ids first.
+        All N rows are in memory at once; ``sealr.retrieve.candidates`` works in blocks.
         """
         ids = [self.indices(history) for history in histories]
         scores = self.model.score(*self._inputs(ids, feelings)).float().cpu().numpy()
@@ -59,32 +58,27 @@ class Retriever:
         return scores
 
     @cached_property
-    def finder(self) -> ApproximateIndex:
-        """Of all items, for ``search``. Raises ConfigError without faiss."""
+    def ann_index(self) -> ApproximateIndex:
+        """Approximate nearest-neighbour index of all items, for ``search``. Raises ConfigError without faiss."""
         with torch.inference_mode():
-            return ApproximateIndex(self.model.item_weights(), self.config.probe)
+            return ApproximateIndex(self.model.item_weights())
 
     @torch.inference_mode()
     def search(
         self, histories: Sequence[History], k: int, exclude_seen: bool, feelings: Sequence[np.ndarray] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k best items of each history, nearly all of them, without scoring the whole catalogue.
+        """Most of the k best items of each history, without scoring the whole catalogue.
 
-        Returns item indices int64 and exact scores float32, both (N, min(k, items)), best first; index 0 at -inf fills a
-        row that ends early. Popular items where a history is empty. Only for models of ``config.VECTOR_MODELS``.
+        Returns what ``ApproximateIndex.search`` returns, popular items where a history is empty. Only for models in
+        ``settings.VECTOR_MODELS``.
         """
         ids = [self.indices(history) for history in histories]
-        found, scores = self.finder.search(self.queries(ids, feelings), k, ids if exclude_seen else None)
+        queries = self.model.encode_last(*self._inputs(ids, feelings)).float().cpu()  # (N, D)
+        found, scores = self.ann_index.search(queries, k, ids if exclude_seen else None)
         empty = [len(i) == 0 for i in ids]
         if any(empty):
             found[empty], scores[empty] = top(torch.from_numpy(self.popularity)[None], k)
         return found, scores
-
-    @torch.inference_mode()
-    def queries(self, histories: Sequence[History], feelings: Sequence[np.ndarray] | None = None) -> Tensor:
-        """(N, D) on the CPU: the vectors whose products with the items' are the scores."""
-        ids = [self.indices(history) for history in histories]
-        return self.model.encode_last(*self._inputs(ids, feelings)).float().cpu()
 
     def _inputs(self, ids: Sequence[np.ndarray], feelings: Sequence[np.ndarray] | None) -> list[Tensor]:
         inputs = [pad(values, self.config.max_len) for values in (ids, feelings) if values is not None]
@@ -96,8 +90,9 @@ class Retriever:
 
     @torch.inference_mode()
     def similarity(self, item: int, history: History) -> np.ndarray:
-        """(H,) how close each history item is to the item, in the model's own terms."""
-        return self.model.similarity(item, torch.from_numpy(self.indices(history)).to(self.device)).float().cpu().numpy()
+        """(H,) similarity of each history item to the item, as the model measures it."""
+        others = torch.from_numpy(self.indices(history)).to(self.device)
+        return self.model.similarity(item, others).float().cpu().numpy()
 
 
 def pad(histories: Sequence[np.ndarray], max_len: int) -> Tensor:
@@ -113,24 +108,29 @@ def pad(histories: Sequence[np.ndarray], max_len: int) -> Tensor:
 def save(retriever: Retriever, folder: Path, notes: dict[str, object]) -> None:
     """Writes weights, items, popularity and ``retriever.json`` (configuration and notes), each atomically."""
     with atomic_path(folder / f"{retriever.config.model}.safetensors") as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in retriever.model.state_dict().items()}, temporary)
+        state = retriever.model.state_dict()
+        save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, temporary)
     write_json(retriever.items, folder / "items.json")
     write_json([int(count) for count in retriever.popularity[1:]], folder / "popularity.json")
-    write_json({"config": to_dict(retriever.config), "n_items": len(retriever.items)} | notes, folder / "retriever.json")
+    values = {"config": to_dict(retriever.config), "n_items": len(retriever.items)}
+    write_json(values | notes, folder / "retriever.json")
 
 
 def load(folder: Path) -> Retriever:
-    """Reads what ``train`` wrote. Raises FileNotFoundError or ValueError naming the file."""
+    """Reads what ``save`` wrote. Raises FileNotFoundError or ValueError naming the file."""
     for name in ("retriever.json", "items.json", "popularity.json"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: not the folder of a trained retriever, or training was cut off")
+            raise FileNotFoundError(
+                f"{folder / name} is missing: not the folder of a trained retriever, or training was interrupted"
+            )
     config: RetrieveConfig = from_dict(RetrieveConfig, read_json(folder / "retriever.json")["config"])
     items, counts = read_json(folder / "items.json"), read_json(folder / "popularity.json")
     if len(items) != len(counts):
         raise ValueError(f"{folder}: items.json has {len(items)} items, popularity.json {len(counts)}")
     state = load_file(folder / f"{config.model}.safetensors")
-    with torch.random.fork_rng():  # the fresh weights are overwritten; the caller's generator should not notice them
-        model = build(config, len(items), next((t for name, t in state.items() if name.split(".")[-1] == "content"), None))
+    content = next((t for name, t in state.items() if name.split(".")[-1] == "content"), None)
+    with torch.random.fork_rng():  # spares the caller's generator the draws of weights that are overwritten
+        model = build(config, len(items), content)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -139,5 +139,5 @@ def load(folder: Path) -> Retriever:
 
 
 def device() -> torch.device:
-    """A CUDA GPU where there is one, else the CPU."""
+    """A CUDA GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,8 +1,8 @@
-"""Where item embeddings start from: the singular vectors of which items occur near each other.
+"""Initial item embeddings from item co-occurrence.
 
-Truncated SVD of the positive pointwise mutual information of pairs (Levy & Goldberg, NeurIPS 2014: what word2vec, on
-items item2vec, factorises implicitly). It is in place in seconds, and saves a sequential model the epochs in which it would
-find out the same from next-item steps.
+They are the truncated SVD of the positive pointwise mutual information of nearby items (Levy & Goldberg, NeurIPS
+2014), which word2vec, or item2vec for items, factorises implicitly. They take seconds to compute and save a
+sequential model the epochs in which it would learn the same from next-item steps.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from sealr.data.sequences import Sequences
 
-WINDOW, DECAY = 5, 0.7  # places apart that still count as near, and how much less each place counts
-SMOOTHING = 0.75  # exponent on the context's frequency, which keeps rare items from looking informative
-SPREAD = 0.1  # standard deviation of the entries
+WINDOW, DECAY = 5, 0.7  # largest distance of a pair, and the factor of its count per step of distance
+SMOOTHING = 0.75  # exponent of the context's frequency; keeps rare items from looking informative
+SPREAD = 0.1  # standard deviation of the embeddings
 
 
 def cooccurrence_embeddings(sequences: Sequences, width: int) -> Tensor:
-    """(n_items + 1, width) float32 from the training split; row 0 is zero, as are items that it does not have.
+    """(n_items + 1, width) float32 from the training split. Zeros for padding and for items that the split lacks.
 
-    Where no two items occur together there is nothing to start from: random ones, from torch's generator.
+    If no two items occur together, the embeddings are random, from torch's generator.
     """
     matrix = positive_pmi(sequences)
     if not matrix.nnz:
@@ -40,9 +40,9 @@ def cooccurrence_embeddings(sequences: Sequences, width: int) -> Tensor:
 
 
 def positive_pmi(sequences: Sequences) -> sparse.csr_matrix:
-    """(n_items + 1, n_items + 1) max(0, log p(i, j) / (p(i) q(j))) over pairs of training items at most WINDOW places apart."""
+    """(n_items + 1, n_items + 1) max(0, log p(i, j) / (p(i) q(j))) of training items at most WINDOW positions apart."""
     split = sequences.split("train")
-    ends = np.zeros(len(split.flat), dtype=np.int64)  # of the training history that a place belongs to, 0 for none
+    ends = np.zeros(len(split.flat), dtype=np.int64)  # end of the training history of each interaction, 0 for none
     for start, end in zip(split.starts, split.ends, strict=True):
         ends[start:end] = end
     places, size = np.arange(len(split.flat)), sequences.n_items + 1
@@ -50,7 +50,9 @@ def positive_pmi(sequences: Sequences) -> sparse.csr_matrix:
     for gap in range(1, WINDOW + 1):
         first = places[places + gap < ends]
         pairs = (split.flat[first], split.flat[first + gap])
-        counts = counts + sparse.coo_matrix((np.full(len(first), DECAY ** (gap - 1)), pairs), shape=counts.shape).tocsr()
+        counts = (
+            counts + sparse.coo_matrix((np.full(len(first), DECAY ** (gap - 1)), pairs), shape=counts.shape).tocsr()
+        )
     counts = (counts + counts.T).tocoo()
     occurrences = np.asarray(counts.sum(axis=1)).ravel()  # (n_items + 1,)
     contexts = occurrences**SMOOTHING

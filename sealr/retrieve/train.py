@@ -93,7 +93,7 @@ class NextItem:
         self.training = Batches(sequences, self.config, feelings)
         if self.config.item_init == "cooccurrence":
             with torch.no_grad():
-                self.model.items.weight.copy_(cooccurrence_embeddings(sequences, self.config.hidden))
+                self.model.items.ids.weight.copy_(cooccurrence_embeddings(sequences, self.config.hidden))
 
     def batches(self, epoch: int) -> Batches:
         return self.training

@@ -1,4 +1,4 @@
-"""Search for retriever settings on validation NDCG@10."""
+"""Search for retriever settings that maximise validation NDCG@10."""
 
 from __future__ import annotations
 
@@ -6,53 +6,57 @@ import logging
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.trial import Trial
 from torch import Tensor
 
+from sealr.config import flatten, from_dict, merged, to_dict
 from sealr.data.sequences import Sequences
-from sealr.retrieve.train import OnEpoch, train
+from sealr.retrieve.train import train
 from sealr.settings import RetrieveConfig
 from sealr.study import open_study, search
+from sealr.trainer import OnEpoch
 
 log = logging.getLogger(__name__)
 BATCH_SIZES = (64, 128, 256)
+SEARCHED = ("lr", "dropout", "layers", "batch_size", "bsarec.alpha", "bsarec.cutoff", "ease.l2", "cooccurrence.decay")
 
 
 def suggest(trial: Trial, config: RetrieveConfig) -> RetrieveConfig:
-    """The configuration of one trial: ``config`` with the searched fields replaced."""
-    if config.model == "ease":
-        return replace(config, ease=replace(config.ease, l2=trial.suggest_float("ease.l2", 10, 5000, log=True)))
-    if config.model == "cooccurrence":
-        decay = trial.suggest_float("cooccurrence.decay", 0.1, 1.0)
-        return replace(config, cooccurrence=replace(config.cooccurrence, decay=decay))
+    """The configuration of a trial: ``config`` with new values of the searched settings."""
+    changes: dict[str, Any]
     if config.model in ("popularity", "fusion"):
         raise ValueError(f"retrieve.model {config.model} has no settings to search")
-    values = {
-        "lr": trial.suggest_float("lr", 3e-4, 4e-3, log=True),
-        "dropout": trial.suggest_float("dropout", 0.2, 0.7, step=0.1),
-        "batch_size": trial.suggest_categorical("batch_size", BATCH_SIZES),
-    }
-    if config.model != "caser":  # which has none to stack
-        values["layers"] = trial.suggest_int("layers", 1, 3)
-    if config.model == "bsarec":
-        alpha, cutoff = trial.suggest_float("bsarec.alpha", 0.1, 0.9, step=0.2), trial.suggest_int("bsarec.cutoff", 1, 9, step=2)
-        values["bsarec"] = replace(config.bsarec, alpha=alpha, cutoff=cutoff)
-    return replace(config, **values)
+    if config.model == "ease":
+        changes = {"ease": {"l2": trial.suggest_float("ease.l2", 10, 5000, log=True)}}
+    elif config.model == "cooccurrence":
+        changes = {"cooccurrence": {"decay": trial.suggest_float("cooccurrence.decay", 0.1, 1.0)}}
+    else:
+        changes = {
+            "lr": trial.suggest_float("lr", 3e-4, 4e-3, log=True),
+            "dropout": trial.suggest_float("dropout", 0.2, 0.7, step=0.1),
+            "batch_size": trial.suggest_categorical("batch_size", BATCH_SIZES),
+        }
+        if config.model != "caser":  # it has no layers to stack
+            changes["layers"] = trial.suggest_int("layers", 1, 3)
+        if config.model == "bsarec":
+            alpha = trial.suggest_float("bsarec.alpha", 0.1, 0.9, step=0.2)
+            changes["bsarec"] = {"alpha": alpha, "cutoff": trial.suggest_int("bsarec.cutoff", 1, 9, step=2)}
+    return from_dict(RetrieveConfig, merged(to_dict(config), changes))
 
 
-def current(config: RetrieveConfig) -> dict[str, object]:
-    """The values of ``config`` under the names that `suggest` uses; a batch size that it does not know is drawn at random
-    instead, and a number outside of its range is tried as it is."""
-    values = {"lr": config.lr, "dropout": config.dropout, "layers": config.layers}
-    values |= {"batch_size": config.batch_size} if config.batch_size in BATCH_SIZES else {}
-    values |= {"bsarec.alpha": config.bsarec.alpha, "bsarec.cutoff": config.bsarec.cutoff}
-    values |= {"ease.l2": config.ease.l2, "cooccurrence.decay": config.cooccurrence.decay}
-    return values
+def current(config: RetrieveConfig) -> dict[str, Any]:
+    """The values of ``config`` under the names that `suggest` uses, for the first trial.
+
+    A batch size outside BATCH_SIZES is left out, so Optuna draws one; numbers outside their range are tried as they
+    are.
+    """
+    values = {name: value for name, value in flatten(to_dict(config)).items() if name in SEARCHED}
+    return {name: value for name, value in values.items() if name != "batch_size" or value in BATCH_SIZES}
 
 
 def tune(
@@ -66,10 +70,10 @@ def tune(
     feelings: np.ndarray | None = None,
     hours: float = 0.0,
 ) -> optuna.Study:
-    """A study with ``trials`` finished trials, or what ``hours`` allow; those of earlier calls on the same folder and name count.
+    """A study with ``trials`` finished trials, or as many as ``hours`` allow. Earlier calls with this name count.
 
-    folder: gets ``study.db`` and, for a trial at work, its checkpoints. track(title, config): opens a trial's record and
-    gives what to call after each epoch. A trial that a kill cut off is run again and goes on from its checkpoint.
+    folder: gets ``study.db`` and the checkpoints of a running trial. track(title, config): opens a trial's record and
+    returns what to call after each epoch. An interrupted trial is repeated and resumes from its checkpoint.
     """
     study = open_study(folder, name, config.seed, current(config), warmup=config.eval_every)
 

@@ -1,7 +1,7 @@
 """Retrievers by name, all with one interface.
 
-``score(sequences (B, L), feelings (B, L, 2) or None) -> (B, n_items + 1)`` and ``similarity``; one that is trained also has
-``pairs`` (see ``SequenceModel``), one in closed form has ``fit``.
+All have ``score(sequences (B, L), feelings (B, L, 2) or None) -> (B, n_items + 1)`` and ``similarity``. Models that are
+trained also have ``training_pairs`` (see ``SequenceModel``), those in closed form ``fit``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sealr.settings import RetrieveConfig
 
 
 def _fusion(n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> Fusion:
-    # a copy each: tensors that share memory cannot be written to one file
+    # One copy per part: tensors that share memory cannot be written to one file
     copies = (None if content is None else content.clone() for _ in config.parts)
     return Fusion(config, [build(part, n_items, copy) for part, copy in zip(part_configs(config), copies, strict=True)])
 
@@ -42,7 +42,5 @@ MODELS: dict[str, Callable[[int, RetrieveConfig, Tensor | None], nn.Module]] = {
 
 
 def build(config: RetrieveConfig, n_items: int, content: Tensor | None = None) -> nn.Module:
-    """A model with fresh weights for items 1..n_items, drawn from torch's global generator."""
-    if config.model not in MODELS:
-        raise ValueError(f"no retriever is called {config.model!r}; there are: {', '.join(sorted(MODELS))}")
+    """A model with fresh weights from torch's global generator, for items 1..n_items."""
     return MODELS[config.model](n_items, config, content)

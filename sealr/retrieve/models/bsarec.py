@@ -1,15 +1,15 @@
-"""BSARec (Shin et al., AAAI 2024): self-attention beside a low-pass filter, against over-smoothed item histories.
+"""BSARec (Shin et al., AAAI 2024): self-attention plus a low-pass filter, against over-smoothed item histories.
 
-A layer mixes two views of a row (equation 9): a * A(x) + (1 - a) * attention(x), where A keeps the low frequencies of
-the row's Fourier transform and rescales the rest by a learned b^2 (equations 7 and 8).
+A layer mixes two views of a row (equation 9): a * A(x) + (1 - a) * attention(x). A keeps the low frequencies of the
+row's Fourier transform and rescales the rest by a learned b^2 (equations 7 and 8).
 
-The low-pass filter of a row of L places is a circular convolution with one fixed kernel, so it is computed here
-without a Fourier transform, as a (length, length) matrix between real positions; padding counts as zeros (in the
-original, padding holds what the layers make of it). Its two sides see past and future, which is why the original trains
-on the last position of every prefix (``objective: last``). With ``objective: positions`` the kernel is cut to the past,
-so that all positions can be trained on at once, many times faster; on the newest item both are the same in the first layer.
+The low-pass filter of a row of L positions is a circular convolution with a fixed kernel. It is computed without a
+Fourier transform, as a (length, length) matrix between real positions.
 
-Other departures: the position embedding counts from the oldest item that is read.
+Departures from the paper: the kernel covers only the past, so all positions are trained at once, many times faster.
+The original's kernel sees the future as well, which is why it trains only on the last position of every prefix; for
+the newest item both kernels agree in the first layer. Padding counts as zeros; in the original it holds the layers'
+outputs. Position embeddings count from the oldest item that is read.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ class BSARec(SequenceModel):
         self.positions = nn.Embedding(config.max_len, config.hidden)
         self.norm = nn.LayerNorm(config.hidden)
         self.blocks = nn.ModuleList(BSALayer(config) for _ in range(config.layers))
-        self.causal = config.objective == "positions"
         self.apply(initialise)
 
     def encode(self, x: Tensor, packed: Packed) -> Tensor:
         """(N, D) -> (N, D)."""
-        x = self.dropout(self.norm(x + self.positions(packed.slot)))
+        x = self.dropout(self.norm(x + self.positions(packed.position_ids)))
         for block in self.blocks:
             x = block(x, packed)
         return x
@@ -48,7 +47,7 @@ class BSALayer(nn.Module):
         super().__init__()
         self.alpha = config.bsarec.alpha
         self.attention = Attention(config.hidden, config.heads, config.dropout)
-        self.filter = FrequencyFilter(config.hidden, config.max_len, config.bsarec.cutoff, config.objective == "positions")
+        self.filter = FrequencyFilter(config.hidden, config.max_len, config.bsarec.cutoff)
         self.feed = FeedForward(config.hidden)
         self.attention_norm, self.filter_norm = nn.LayerNorm(config.hidden), nn.LayerNorm(config.hidden)
         self.feed_norm = nn.LayerNorm(config.hidden)
@@ -62,20 +61,22 @@ class BSALayer(nn.Module):
 
 
 class FrequencyFilter(nn.Module):
-    """low(x) + b^2 * (x - low(x)), where low keeps the ``cutoff // 2 + 1`` lowest frequencies of ``max_len`` places."""
+    """low(x) + b^2 * (x - low(x)); low keeps the ``cutoff // 2 + 1`` lowest frequencies of ``max_len`` positions."""
 
-    def __init__(self, hidden: int, max_len: int, cutoff: int, causal: bool) -> None:
+    def __init__(self, hidden: int, max_len: int, cutoff: int) -> None:
         super().__init__()
-        self.root = nn.Parameter(torch.randn(hidden))  # b of equation 8, by dimension
-        distance = torch.arange(max_len)[:, None] - torch.arange(max_len)[None]  # (L, L) how far the second is behind
-        frequencies = range(1, min(cutoff // 2, max_len // 2) + 1)  # a row of max_len places has no higher ones
-        sides = [1 if 2 * f == max_len else 2 for f in frequencies]  # the highest of an even row has no mirror image
+        self.root = nn.Parameter(torch.randn(hidden))  # b of equation 8, per dimension
+        distance = torch.arange(max_len)[:, None] - torch.arange(max_len)[None]  # (L, L) between two positions
+        frequencies = range(1, min(cutoff // 2, max_len // 2) + 1)  # max_len positions have no higher ones
+        sides = [1 if 2 * f == max_len else 2 for f in frequencies]  # the highest of an even length has no mirror image
         waves = [n * torch.cos(2 * math.pi * f / max_len * distance) for n, f in zip(sides, frequencies, strict=True)]
         kernel = (1 + sum(waves, torch.zeros(max_len, max_len))) / max_len  # (L, L)
-        self.register_buffer("kernel", kernel.tril() if causal else kernel, persistent=False)
+        self.register_buffer("kernel", kernel.tril(), persistent=False)
 
     def forward(self, x: Tensor, packed: Packed) -> Tensor:
         """(N, D) -> (N, D)."""
         parts = zip(packed.groups, packed.split(x), strict=True)
-        low = torch.cat([(self.kernel[:n, :n] @ part.view(rows, n, -1)).reshape(rows * n, -1) for (rows, n), part in parts])
+        low = torch.cat(
+            [(self.kernel[:n, :n] @ part.view(rows, n, -1)).reshape(rows * n, -1) for (rows, n), part in parts]
+        )
         return low + self.root**2 * (x - low)

@@ -1,12 +1,13 @@
-"""Caser (Tang & Wang, WSDM 2018): convolutions over the image that the last items' embeddings make.
+"""Caser (Tang & Wang, WSDM 2018): convolutions over the embeddings of the last items, read as an image.
 
-Horizontal filters of heights 1..window span the whole width and are max-pooled over time (equations 3 to 5), vertical ones
-weigh the items of the window dimension by dimension (equations 6 and 7); a fully connected layer joins both (equation 9).
+Horizontal filters of heights 1..WINDOW span the full width and are max-pooled over time (equations 3 to 5). Vertical
+filters weight the items of the window in each dimension (equations 6 and 7). A fully connected layer joins both
+(equation 9).
 
-Departures from the paper: every position of a row is a training instance, computed once for the whole batch; no user
-embedding, since a user who was not trained on must be served too; one output embedding that is also the input's instead of
-two (equation 10), which is why a linear map follows equation 9's relu; the full softmax instead of binary
-cross-entropy; and targets are the next item alone, not the next T.
+Departures from the paper: every position of a row is a training instance, computed once for the whole batch; there is
+no user embedding, since new users must be served too; input and output share one item embedding instead of two
+(equation 10), so a linear map follows the ReLU of equation 9; the loss is the full softmax instead of binary
+cross-entropy; the target is the next item, not the next T items.
 """
 
 from __future__ import annotations
@@ -18,28 +19,32 @@ from torch.nn import functional as F
 from sealr.retrieve.models.base import Packed, SequenceModel, initialise
 from sealr.settings import RetrieveConfig
 
+WINDOW = 5  # most recent items that a position sees
+HORIZONTAL = 16  # filters of each height
+VERTICAL = 4  # filters over the whole window
+
 
 class Caser(SequenceModel):
     def __init__(self, n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> None:
         super().__init__(n_items, config, content)
-        d, (window, filters, columns) = config.hidden, (config.caser.window, config.caser.horizontal, config.caser.vertical)
-        self.horizontal = nn.ModuleList(nn.Conv1d(d, filters, height) for height in range(1, window + 1))
-        self.vertical = nn.Linear(window, columns, bias=False)
-        self.join = nn.Linear(window * filters + columns * d, d)
+        d = config.hidden
+        self.horizontal = nn.ModuleList(nn.Conv1d(d, HORIZONTAL, height) for height in range(1, WINDOW + 1))
+        self.vertical = nn.Linear(WINDOW, VERTICAL, bias=False)
+        self.join = nn.Linear(WINDOW * HORIZONTAL + VERTICAL * d, d)
         self.out = nn.Linear(d, d)
         self.apply(initialise)
 
     def encode(self, x: Tensor, packed: Packed) -> Tensor:
         """(N, D) -> (N, D)."""
-        images = windows(x, packed, self.config.caser.window).transpose(1, 2)  # (N, D, W)
-        across = [F.relu(filters(images)).amax(2) for filters in self.horizontal]  # W x (N, filters)
-        down = self.vertical(images).flatten(1)  # (N, D * columns)
+        images = windows(x, packed, WINDOW).transpose(1, 2)  # (N, D, WINDOW)
+        across = [F.relu(filters(images)).amax(2) for filters in self.horizontal]  # WINDOW x (N, HORIZONTAL)
+        down = self.vertical(images).flatten(1)  # (N, D * VERTICAL)
         return self.out(F.relu(self.join(self.dropout(torch.cat([*across, down], 1)))))
 
 
 def windows(x: Tensor, packed: Packed, width: int) -> Tensor:
-    """(N, D) -> (N, width, D): each position's last items of its row, oldest first; zeros before the row's start."""
-    age = torch.arange(width - 1, -1, -1, device=x.device)  # (W,)
-    where = torch.arange(len(x), device=x.device)[:, None] - age  # (N, W)
-    where = torch.where(packed.slot[:, None] >= age, where, len(x))
-    return torch.cat([x, x.new_zeros(1, x.shape[1])])[where]
+    """(N, D) -> (N, width, D): the last items of each position's row, oldest first; zeros before the row's start."""
+    back = torch.arange(width - 1, -1, -1, device=x.device)  # (width,)
+    source = torch.arange(len(x), device=x.device)[:, None] - back  # (N, width)
+    source = torch.where(packed.position_ids[:, None] >= back, source, len(x))
+    return torch.cat([x, x.new_zeros(1, x.shape[1])])[source]

@@ -1,11 +1,11 @@
-"""Item-item co-occurrence (Sarwar et al., WWW 2001), with recency: items that go with what a user took lately.
+"""Item-item co-occurrence (Sarwar et al., WWW 2001), weighted by recency.
 
 weight(i, j) = c(i, j) / sqrt((c(i) + DAMPING) (c(j) + DAMPING)), where c(i, j) users have both items and c(i) users
-have i. This is the cosine of the items' columns, with a damping without which a pair of rare items that met once
-outweighs what many users agree on.
+have item i. This is the cosine of the items' columns with a damping; without it, two rare items that met once
+outweigh pairs that many users share.
 
-Departures from the paper: columns are zeros and ones, so the weight of an item of the history is its recency, not its rating;
-scores are sums, not averages. Pairs are counted by a sparse product, in memory that grows with the number of pairs that occur.
+Departures from the paper: columns are binary, so an item of the history is weighted by its recency, not its rating;
+scores are sums, not averages. A sparse product counts the pairs, so memory grows with the number of pairs that occur.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DAMPING = 30.0  # best of 0, 3, 10, 30, 100 on the validation items of Beauty
 
 class Cooccurrence(NeighbourModel):
     def __init__(self, n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> None:
-        super().__init__(n_items, config.cooccurrence.neighbours)
+        super().__init__(n_items)
         self.decay = config.cooccurrence.decay
 
     def fit(self, sequences: Sequences) -> None:
@@ -34,13 +34,13 @@ class Cooccurrence(NeighbourModel):
         weights = pairs.data / np.sqrt(totals[first] * totals[second])
         other = first != second
         first, second, weights = first[other], second[other], weights[other]
-        order = np.lexsort((second, -weights, first))  # item by item, heaviest first, equal ones by index
+        order = np.lexsort((second, -weights, first))  # by item, largest weight first, ties by index
         first, second, weights = first[order], second[order], weights[order]
         starts = np.searchsorted(first, np.arange(len(totals)))
-        column = np.arange(len(first)) - starts[first]  # place among the neighbours
+        column = np.arange(len(first)) - starts[first]  # rank among the item's neighbours
         kept = column < self.indices.shape[1]
-        where = (torch.from_numpy(first[kept]).long(), torch.from_numpy(column[kept]))
+        places = (torch.from_numpy(first[kept]).long(), torch.from_numpy(column[kept]))
         for buffer, values in ((self.indices, second[kept]), (self.weights, weights[kept])):
             filled = torch.zeros(buffer.shape, dtype=buffer.dtype)
-            filled[where] = torch.from_numpy(values).to(buffer.dtype)
+            filled[places] = torch.from_numpy(values).to(buffer.dtype)
             buffer.copy_(filled)

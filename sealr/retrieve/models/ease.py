@@ -1,10 +1,10 @@
-"""EASE (Steck, WWW 2019): the linear item-item model with the best reconstruction of all histories, in closed form.
+"""EASE (Steck, WWW 2019): the linear item-item model that best reconstructs all histories, in closed form.
 
-With the binary matrix X (users, V), P = (X^T X + l2 I)^-1 and B(i, j) = -P(i, j) / P(j, j), 0 on the diagonal
-(equation 8); a user's scores are the row of X times B.
+With the binary matrix X (users, V), P = (X^T X + l2 I)^-1 and B(i, j) = -P(i, j) / P(j, j), 0 on the diagonal (equation
+8). A user's scores are the user's row of X times B.
 
-Departures from the paper: of each item's row of B only the ``neighbours`` weights of the largest magnitude are kept. The inverse
-needs three (V, V) matrices of float32 at once and time that grows with V^3, so a catalogue over MAX_ITEMS is refused.
+Departures from the paper: each row of B keeps only the NEIGHBOURS weights with the largest magnitude. The inverse needs
+three (V, V) float32 matrices at once and time proportional to V^3, so a catalogue over MAX_ITEMS is refused.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ BLOCK_ELEMENTS = 2**24  # weights sorted at a time: 64 MB
 
 class EASE(NeighbourModel):
     def __init__(self, n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> None:
-        super().__init__(n_items, config.ease.neighbours)
+        super().__init__(n_items)
         self.l2 = config.ease.l2
 
     def fit(self, sequences: Sequences) -> None:
         """Raises ValueError when the catalogue is too large."""
         if sequences.n_items > MAX_ITEMS:
-            raise ValueError(f"ease inverts an (items, items) matrix: {sequences.n_items} items are too many; use cooccurrence")
+            raise ValueError(
+                f"ease inverts an (items, items) matrix: {sequences.n_items} items are too many; use cooccurrence"
+            )
         inverse = self._inverse(sequences)  # (V, V)
         diagonal = inverse.diagonal().clone()
         inverse.fill_diagonal_(0)

@@ -1,7 +1,7 @@
 """A weighted sum of several retrievers' z-scores, as one model. ``sealr.retrieve.fusion`` finds the weights.
 
-score = sum over parts p of weight_p * (score_p - mean(score_p)) / std(score_p), mean and deviation over all items of a row.
-Standardised so, scores of different kinds can be added, and a weight means the same for every user.
+score = sum over parts p of weight_p * (score_p - mean(score_p)) / std(score_p), with mean and deviation over all
+items of a row. Standardised scores of different kinds can be added, and a weight has the same meaning for every user.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sealr.config import ConfigError, from_dict, merged, to_dict
 from sealr.settings import RetrieveConfig
 
 
 class Fusion(nn.Module):
-    """parts: models, each with the ``max_len`` of its own configuration. Until weights are found, the first part alone counts."""
+    """parts: models, each with the ``max_len`` of its own configuration. Initially only the first part has a weight."""
 
     def __init__(self, config: RetrieveConfig, parts: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -26,49 +27,54 @@ class Fusion(nn.Module):
         self.register_buffer("weights", torch.eye(len(parts))[0])
 
     def score(self, sequences: Tensor, feelings: Tensor | None = None) -> Tensor:
-        """(B, L) -> (B, n_items + 1), -inf at padding. Parts of weight 0 are not asked."""
+        """(B, L) -> (B, n_items + 1), -inf at padding. Skips parts of weight 0."""
         total: Tensor | None = None
         for part, weight, max_len in zip(self.parts, self.weights.tolist(), self.max_len, strict=True):
             if weight:
-                scores = weight * standardise(part.score(newest(sequences, max_len), feelings))
+                scores = weight * standardise_items(part.score(newest(sequences, max_len), feelings))
                 total = scores if total is None else total + scores
         total[:, 0] = -torch.inf
         return total
 
     def similarity(self, item: int, others: Tensor) -> Tensor:
-        """(H,) in the first part's terms."""
+        """(H,) as the first part measures it."""
         return self.parts[0].similarity(item, others)
 
 
 def newest(sequences: Tensor, count: int) -> Tensor:
-    """Rows (B, L) with all but their ``count`` newest items made padding."""
+    """Rows (B, L) with padding in place of all but their ``count`` newest items."""
     real = (sequences > 0).long()
     return sequences.masked_fill(real.flip(1).cumsum(1).flip(1) > count, 0)
 
 
 def standardise(scores: Tensor) -> Tensor:
-    """(B, n_items + 1) -> z-scores over the items of each row, 0 at padding; all 0 where a row's scores are equal."""
-    real = scores[:, 1:]
-    spread, mean = torch.std_mean(real, dim=1, correction=0, keepdim=True)  # (B, 1)
-    z = torch.zeros_like(scores)
-    z[:, 1:] = torch.where(spread > 1e-6 * mean.abs(), (real - mean) / spread, 0.0)  # below that, spread is rounding
-    return z
+    """(..., n) -> z-scores over the last dimension; all 0 where the scores of a row are equal."""
+    spread, mean = torch.std_mean(scores, dim=-1, correction=0, keepdim=True)  # (..., 1)
+    return torch.where(spread > 1e-6 * mean.abs(), (scores - mean) / spread, 0.0)  # a smaller spread is rounding
+
+
+def standardise_items(scores: Tensor) -> Tensor:
+    """(B, n_items + 1) -> z-scores over the items of each row, 0 at padding."""
+    return F.pad(standardise(scores[:, 1:]), (1, 0))
 
 
 def part_configs(config: RetrieveConfig) -> list[RetrieveConfig]:
-    """The configuration of each part: that of the fusion with what ``parts`` says. Raises ConfigError naming part and field."""
+    """The configuration of each part: the fusion's with the part's changes. Raises ConfigError naming the part."""
     if not config.parts:
         raise ConfigError("retrieve.parts: a fusion needs parts, e.g. retrieve.parts=[{model: sasrec}, {model: ease}]")
     parts = [_part(config, number, values) for number, values in enumerate(config.parts)]
     kinds = {part.sentiment for part in (config, *parts)} - {"none"}
     seeds = {part.seed for part in parts if part.sentiment == "shuffled"}
-    if len(kinds) > 1 or seeds - {config.seed}:  # one array of feelings goes to all of them
+    if len(kinds) > 1 or seeds - {config.seed}:  # all parts get the same array of feelings
         raise ConfigError(
-            "retrieve.parts: those that read feelings must read the same: one retrieve.sentiment, and if that is shuffled, the "
-            "fusion's seed"
+            "retrieve.parts: parts with sentiment must read the same feelings: set one retrieve.sentiment, and with "
+            "shuffled no other seed than the fusion's"
         )
     if any(part.tuning_users != config.tuning_users for part in parts):
-        raise ConfigError("retrieve.parts: all must learn from the same users: set retrieve.tuning_users of the fusion, not of a part")
+        raise ConfigError(
+            "retrieve.parts: all parts must learn from the same users: "
+            "set retrieve.tuning_users of the fusion, not of a part"
+        )
     return parts
 
 
@@ -78,5 +84,7 @@ def _part(config: RetrieveConfig, number: int, values: dict[str, Any]) -> Retrie
         raise ConfigError(f"{name}: every part needs a model other than fusion, got {values}")
     part: RetrieveConfig = from_dict(RetrieveConfig, merged(to_dict(config) | {"parts": ()}, values), name)
     if part.max_len > config.max_len:
-        raise ConfigError(f"{name}.max_len: {part.max_len} is more than the {config.max_len} items that the fusion reads")
+        raise ConfigError(
+            f"{name}.max_len: {part.max_len} is more than the {config.max_len} items that the fusion reads"
+        )
     return part

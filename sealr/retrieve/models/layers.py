@@ -1,4 +1,4 @@
-"""Layers that several models are made of. All work on packed positions (N, D), see ``Packed``."""
+"""Layers that several models use. All work on packed positions (N, D), see ``Packed``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sealr.retrieve.models.base import Dropout, Packed
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017) within each row; causal or over the whole row."""
+    """Multi-head self-attention (Vaswani et al. 2017) within each row, causal or over the whole row."""
 
     def __init__(self, hidden: int, heads: int, dropout: float, causal: bool = True) -> None:
         super().__init__()
@@ -27,12 +27,12 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).split(d, dim=1)  # 3 x (N, D)
         q = q * (d // self.heads) ** -0.5
         longest = packed.groups[-1][1] if packed.groups else 0
-        hidden = torch.full((longest, longest), -torch.inf, device=x.device).triu(1) if self.causal else None
+        causal_mask = torch.full((longest, longest), -torch.inf, device=x.device).triu(1) if self.causal else None
         parts = zip(packed.groups, packed.split(q), packed.split(k), packed.split(v), strict=True)
-        return self.out(torch.cat([self._attend(*group, *part, hidden) for group, *part in parts]))
+        return self.out(torch.cat([self._attend(*group, *part, causal_mask) for group, *part in parts]))
 
-    def _attend(self, rows: int, length: int, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:
-        """Rows of one length, (rows * length, D) each -> (rows * length, D). hidden: added to the logits."""
+    def _attend(self, rows: int, length: int, q: Tensor, k: Tensor, v: Tensor, causal_mask: Tensor | None) -> Tensor:
+        """Rows of one length, (rows * length, D) each -> (rows * length, D)."""
         if length == 1:
             return self.dropout(v.new_ones(rows, self.heads)).repeat_interleave(v.shape[1] // self.heads, dim=1) * v
 
@@ -40,26 +40,26 @@ class Attention(nn.Module):
             return t.view(rows, length, self.heads, -1).transpose(1, 2).reshape(rows * self.heads, length, -1)
 
         logits = split(q) @ split(k).transpose(1, 2)  # (rows * heads, length, length)
-        if hidden is not None:
-            logits = logits + hidden[:length, :length]
+        if causal_mask is not None:
+            logits = logits + causal_mask[:length, :length]
         mixed = self.dropout(logits.softmax(-1)) @ split(v)  # (rows * heads, length, D / heads)
         return mixed.view(rows, self.heads, length, -1).transpose(1, 2).reshape(rows * length, -1)
 
 
 class FeedForward(nn.Module):
-    """Two linear layers, the inner one four times as wide, gelu between them."""
+    """Two linear layers with a GELU between them; the inner width is four times the outer."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.widen = nn.Linear(hidden, 4 * hidden)
-        self.narrow = nn.Linear(4 * hidden, hidden)
+        self.up_proj = nn.Linear(hidden, 4 * hidden)
+        self.down_proj = nn.Linear(4 * hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.narrow(F.gelu(self.widen(x)))
+        return self.down_proj(F.gelu(self.up_proj(x)))
 
 
 class Block(nn.Module):
-    """Pre-LN attention and feed-forward with residuals."""
+    """Pre-LN attention and feed-forward layers with residual connections."""
 
     def __init__(self, hidden: int, heads: int, dropout: float, causal: bool = True) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What item-item models share: the heaviest ``neighbours`` weights of each item, and scores as sums over a row's items."""
+"""What item-item models share: the NEIGHBOURS largest weights of each item, and scores as sums over a row's items."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from torch import Tensor, nn
 from sealr.data.sequences import Sequences
 from sealr.retrieve.models.base import Packed
 
+NEIGHBOURS = 200  # weights kept per item
+
 
 class NeighbourModel(nn.Module):
-    """score(j) = sum over the row's items i of decay^age(i) * weight(i, j). Feelings are not read.
+    """score(j) = sum over the row's items i of decay^positions_from_end(i) * weight(i, j). Ignores feelings.
 
-    Where an item repeats in a row only its newest place counts. K weights of each item i are kept, so that neither the
-    memory of the model nor the time of a score grows with the square of the catalogue.
+    Of a repeated item only the newest occurrence counts. Only K weights of each item are kept, so neither memory nor
+    the time per score grows with the square of the catalogue.
     """
 
-    decay = 1.0  # by age: the newest item has age 0
+    decay = 1.0
 
-    def __init__(self, n_items: int, neighbours: int) -> None:
+    def __init__(self, n_items: int) -> None:
         super().__init__()
-        kept = min(neighbours, n_items)
+        kept = min(NEIGHBOURS, n_items)
         self.register_buffer("indices", torch.zeros(n_items + 1, kept, dtype=torch.int32))  # (V + 1, K), 0 for none
         self.register_buffer("weights", torch.zeros(n_items + 1, kept))  # (V + 1, K)
 
     def fit(self, sequences: Sequences) -> None:
-        """Fills the buffers from the training split. To be defined by the model."""
+        """Fills the buffers from the training split. Defined by the model."""
         raise NotImplementedError
 
     def score(self, sequences: Tensor, feelings: Tensor | None = None) -> Tensor:
         """(B, L) -> (B, n_items + 1), -inf at padding."""
-        again = (sequences[:, :, None] == sequences[:, None, :]).triu(1).any(2)  # (B, L) the item comes once more
-        packed = Packed(sequences.masked_fill(again, 0))
-        weights = self.weights[packed.items] * (self.decay**packed.age)[:, None]  # (N, K)
+        repeated = (sequences[:, :, None] == sequences[:, None, :]).triu(1).any(2)  # (B, L) the item occurs again later
+        packed = Packed(sequences.masked_fill(repeated, 0))
+        weights = self.weights[packed.items] * (self.decay**packed.positions_from_end)[:, None]  # (N, K)
         scores = weights.new_zeros(len(sequences), len(self.indices))
-        where = packed.row[:, None] * scores.shape[1] + self.indices[packed.items]  # (N, K) in the flat scores
-        scores.view(-1).scatter_add_(0, where.view(-1), weights.view(-1))
+        places = packed.row[:, None] * scores.shape[1] + self.indices[packed.items]  # (N, K) in the flat scores
+        scores.view(-1).scatter_add_(0, places.view(-1), weights.view(-1))
         scores[:, 0] = -torch.inf
         return scores
 
@@ -48,12 +50,12 @@ class NeighbourModel(nn.Module):
 
 
 def training_matrix(sequences: Sequences) -> scipy.sparse.csr_array:
-    """(users, n_items + 1) float32 of zeros and ones: which items are in whose training history."""
+    """(users, n_items + 1) float32, 1 where an item is in a user's training history, else 0."""
     train = sequences.split("train")
     lengths = train.ends - train.starts
     rows, items = np.repeat(np.arange(len(train)), lengths), np.concatenate(list(train.histories()))
     shape = (len(train), sequences.n_items + 1)
     matrix = scipy.sparse.csr_array((np.ones(len(items), dtype=np.float32), (rows, items)), shape=shape)
     matrix.sum_duplicates()
-    matrix.data[:] = 1  # an item counts once, however often it repeats
+    matrix.data[:] = 1  # repeated items count once
     return matrix

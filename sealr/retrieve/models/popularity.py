@@ -1,4 +1,4 @@
-"""Popularity: every user gets the items that occur most often in the training split. The floor that any model must clear."""
+"""Popularity: every user gets the most frequent items of the training split. Every model must beat this."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sealr.settings import RetrieveConfig
 
 
 class Popularity(nn.Module):
-    """Nothing of a row is read but that it is there."""
+    """Ignores the history."""
 
     def __init__(self, n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Popularity(nn.Module):
         return scores
 
     def similarity(self, item: int, others: Tensor) -> Tensor:
-        """(H,) zeros: popularity knows no likeness of items."""
+        """(H,) zeros: popularity does not compare items."""
         return self.counts.new_zeros(len(others))
 
 
