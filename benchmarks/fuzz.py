@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from benchmarks.server import Server, answers, serving
 from tests import toys
-from tests.registry import hostile
+from tests.serving import hostile
 from tests.serving.toy_model import toy_parts, toy_pyfunc
 
 

@@ -3,7 +3,9 @@
 import os
 import sys
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core; read when torch is imported, here and in processes that tests start
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # each worker has a core; read when torch is imported, here and in processes that tests start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -28,3 +30,19 @@ def toy_llama(tmp_path_factory):
 @pytest.fixture(scope="session")
 def toy_labeller(tmp_path_factory):
     return toys.toy_labeller(tmp_path_factory.mktemp("toy") / "labeller")
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory, toy_llama, toy_labeller):
+    """A trained toy model, ready to be packed."""
+    from tests.serving.toy_model import toy_parts
+
+    return toy_parts(tmp_path_factory.mktemp("parts"), toy_llama, toy_labeller)
+
+
+@pytest.fixture(scope="session")
+def model_folder(parts, tmp_path_factory):
+    """An MLflow model that ranks with a toy LLM."""
+    from tests.serving.toy_model import toy_pyfunc
+
+    return toy_pyfunc(parts, tmp_path_factory.mktemp("pyfunc") / "model")

@@ -1,4 +1,4 @@
-"""The model file that MLflow stores and runs (models from code). It only adapts: composite.py does the work."""
+"""The model file that MLflow stores and runs (models from code), an adapter of `sealr.serving.recommender`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class SealrModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """One row a request in, one row an answer out; see README, "Serve"."""
+        """One row a request in, one row an answer out; see docs/serving.md."""
         try:
             limits = self.limits if IN_A_SERVER.get() else None  # a batch job sends whole partitions of a table
             return self.recommender.predict(model_input, params or {}, limits)
         except BadRequest as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
-        except Exception as error:  # the caller gets a sentence, the log gets the trace
+        except Exception as error:  # the caller gets a sentence, the log the trace
             log.exception("prediction failed")
             raise MlflowException(
                 f"the model failed on this request ({type(error).__name__}); its log has the details",

@@ -1,92 +1,59 @@
-"""One model from all parts: a request with raw ids and review texts in, items with scores and reasons out.
+"""One model from all parts: a request with raw item ids and review texts in, items with scores and reasons out.
 
-It calls the very functions the pipeline trained and evaluated with: `label_texts`, `pools_for`, a ranker's
-`score`, and `fuse`. A packed model is a folder of safetensors, JSON and Parquet and needs no data set to load.
+It calls the functions that the pipeline trained and evaluated with: `label_texts`, `pools_for`, a ranker's ``score``
+and `fuse`.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from sealr import weights
-from sealr.config import from_dict, to_dict
-from sealr.data.tables import read_json, read_table, write_json
-from sealr.emotion.backends import pinned_name
+from sealr.config import from_dict
+from sealr.data.tables import read_json, read_table
 from sealr.emotion.label import Labeller, label_texts, labeller_id
 from sealr.emotion.sentiment import CLASS_NAMES
-from sealr.redact import redacted
-from sealr.serving.request import ApiRequest, BadRequest, Limits, Options, read, short
-from sealr.rerank.generative.finetune import ADAPTER
-from sealr.rerank.llm import AdapterError
-from sealr.rerank.generative.prompts import RerankInput
-from sealr.rerank.rankers import Ranker, Scored, fuse, load_ranker, order, standardise
+from sealr.rerank.llm import ADAPTER, AdapterError
+from sealr.rerank.rankers import Ranker, fuse, load_ranker, order
+from sealr.rerank.requests import RerankInput
 from sealr.retrieve.candidates import pools_for, scores_of
-from sealr.retrieve.train import Retriever, load
+from sealr.retrieve.models.fusion import standardise
+from sealr.retrieve.retriever import Retriever, load
+from sealr.serving.request import ApiRequest, BadRequest, Event, Limits, Options, read, short
 from sealr.settings import Config
 
-__all__ = ["BadRequest", "Recommender", "pack"]
+__all__ = ["BadRequest", "Recommender"]
 log = logging.getLogger(__name__)
-EXPLAINED = 20  # newest items of a history that an explanation looks at
-ANSWER = ["user", "items", "titles", "scores", "reasons", "warnings"]  # columns
+EXPLAINED = 20  # newest items of a history that an explanation leaves out in turn
+COLUMNS = ["user", "items", "titles", "scores", "reasons", "warnings"]  # of an answer
+UNKNOWN = (np.nan, np.nan)  # feelings about an item without a label
 
 
 @dataclass
 class ResolvedRequest:
-    """A request after its items and feelings were looked up."""
+    """A request with its items looked up, and feelings as `sealr.emotion.feelings` gives them."""
 
     user: str | None
-    history: list[int] = field(default_factory=list)
-    sentiments: list[int] = field(default_factory=list)
-    felt: list[tuple[float, float]] = field(
-        default_factory=list
-    )  # class and expected sentiment for the retriever; NaN: not known
+    history: list[int] = field(default_factory=list)  # item indices, oldest first
+    feelings: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.float32))  # (H, 2)
     warnings: list[str] = field(default_factory=list)
 
-    @property
-    def feelings(self) -> np.ndarray:
-        """(H, 2) float32, as retrievers read them."""
-        return np.array(self.felt, dtype=np.float32).reshape(-1, 2)
-
     def without(self, place: int) -> ResolvedRequest:
-        """The same request with one item of the history left out."""
-        kept = [[v for i, v in enumerate(values) if i != place] for values in (self.history, self.sentiments, self.felt)]
-        return ResolvedRequest(self.user, *kept)
-
-
-def pack(
-    folder: Path, config: Config, weight: float, retriever: Path, finetuned: Path, items: Path, histories: pd.DataFrame
-) -> None:
-    """Writes a servable folder.
-
-    retriever, finetuned: stage folders. histories: user, items (list of item indices), sentiments (list of ints).
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    shutil.copytree(
-        retriever,
-        folder / "retriever",
-        ignore=shutil.ignore_patterns("*.parquet", "*.npy", "history.json", "manifest.json", ".*"),
-    )
-    shutil.copytree(finetuned / ADAPTER, folder / ADAPTER)
-    shutil.copy(items, folder / "items.parquet")
-    histories.to_parquet(folder / "histories.parquet", index=False)
-    if config.registry.include_base:
-        shutil.copytree(weights.resolve(config.rerank.base), folder / "base")
-    config = replace(config, label=replace(config.label, model=pinned_name(config.label.model)))
-    made_with = {"base_digest": weights.digest(config.rerank.base), "labeller": labeller_id(config.label)}
-    write_json({"config": redacted(to_dict(config)), "fusion_weight": weight} | made_with, folder / "model.json")
+        """The same request with one item left out of the history."""
+        kept = self.history[:place] + self.history[place + 1 :]
+        return ResolvedRequest(self.user, kept, np.delete(self.feelings, place, axis=0))
 
 
 class Recommender:
-    """A loaded model. Thread-safe after loading; requests of one call are ranked together."""
+    """A loaded model. Thread-safe; all requests of a call are ranked together."""
 
     def __init__(
         self,
@@ -98,15 +65,17 @@ class Recommender:
         histories: pd.DataFrame,
     ):
         self.config, self.weight, self.retriever, self.ranker = config, weight, retriever, ranker
-        self.labeller = Labeller.from_config(config.label)  # now, so that a missing one fails before the first request
-        self.index = {item: i for i, item in enumerate(retriever.items, start=1)}
+        self.labeller = Labeller.from_config(config.label)  # here: a missing one fails before the first request
         titles = dict(zip(items["item"], items["title"], strict=True))
         self.titles = [""] + [t if isinstance(t := titles.get(i), str) and t else i for i in retriever.items]
-        self.histories = {u: tuple(map(list, parts)) for u, *parts in histories.itertuples(index=False)}
+        self.histories = {
+            user: (list(items), np.stack(feelings, axis=1).astype(np.float32))
+            for user, items, *feelings in histories.itertuples(index=False)
+        }
 
     @classmethod
     def load(cls, folder: Path) -> Recommender:
-        """Loads a packed folder. Raises weights.WeightsError when the base LLM cannot be had."""
+        """Loads a packed folder. Raises weights.WeightsError when the base LLM is not available, or AdapterError."""
         values = read_json(folder / "model.json")
         config: Config = from_dict(Config, values["config"])
         if (folder / "base").exists():
@@ -114,78 +83,79 @@ class Recommender:
         weight = values["fusion_weight"]
         if weight and weights.digest(config.rerank.base) != values["base_digest"]:
             raise AdapterError(
-                f"{config.rerank.base} is not the same here as where the adapter was trained (another source of the same name); "
-                "register the model with registry.include_base=true"
+                f"{config.rerank.base} is not the model that the adapter was trained on (another source of the same "
+                "name); register the model with registry.include_base=true"
             )
-        if (here := labeller_id(config.label)) != (then := values.get("labeller", here)):
-            log.warning("texts in requests are labelled by %s, the model was made with %s: their feelings may differ", here, then)
-        # A weight of 0 means validation found no use for the LLM: then it is not loaded either
+        if (here := labeller_id(config.label)) != (then := values["labeller"]):
+            log.warning("requests are labelled by %s, the model's data by %s: feelings may differ", here, then)
         items = read_table(folder / "items.parquet", "items")
+        # At weight 0 the LLM was of no use on validation, so it is not loaded
         ranker = load_ranker(config.rerank, config.data.category, folder / ADAPTER, items) if weight else None
-        return cls(config, weight, load(folder / "retriever"), ranker, items, pd.read_parquet(folder / "histories.parquet"))
+        return cls(
+            config, weight, load(folder / "retriever"), ranker, items, pd.read_parquet(folder / "histories.parquet")
+        )
 
-    def predict(self, frame: pd.DataFrame, params: dict[str, Any], limits: Limits | None = None) -> pd.DataFrame:
-        """frame: one row a request with ``user`` and/or ``history``. limits: None for batch scoring. Raises BadRequest."""
-        answers = self.answer(*read(frame, params, limits, self.config.retrieve.exclude_seen))
+    def predict(self, frame: pd.DataFrame, params: Mapping[str, Any], limits: Limits | None = None) -> pd.DataFrame:
+        """One row (COLUMNS) for each request, a row with ``user`` and/or ``history``. Raises BadRequest.
+
+        limits: None for batch scoring.
+        """
+        requests, options = read(frame, params, limits, self.config.retrieve.exclude_seen)
+        answers = self.recommend(self.resolve(requests), options)
         users = pd.Series([a["user"] for a in answers], dtype=object)  # a string column would turn None into NaN
-        return pd.DataFrame(answers, columns=ANSWER).assign(user=users)
+        return pd.DataFrame(answers, columns=COLUMNS).assign(user=users)
 
-    def answer(self, asked: list[ApiRequest], options: Options) -> list[dict[str, Any]]:
-        """A dict of ANSWER for each request, all of them ranked together."""
-        return self._answer(self._queries(asked), options)
-
-    def _queries(self, asked: list[ApiRequest]) -> list[ResolvedRequest]:
-        """Looks up stored histories, and reads those that came with a request; all texts of the call are labelled together."""
-        queries = [self._query(a) for a in asked]
-        known = [[e for e in a.events or () if e.item in self.index] for a in asked]
+    def resolve(self, requests: Sequence[ApiRequest]) -> list[ResolvedRequest]:
+        """Looks up stored histories, and reads those of the requests; all their texts are labelled together."""
+        known = [[e for e in r.history or () if e.item in self.retriever.item_to_id] for r in requests]
         texts = [e.text for events in known for e in events if e.text and e.sentiment is None]
-        felt = iter(label_texts(texts, self.labeller) if texts else ())
-        for query, a, events in zip(queries, asked, known, strict=True):
-            if a.events is not None:
-                query.history = [self.index[e.item] for e in events]
-                for e in events:
-                    given = {"sentiment": e.sentiment, "expected": e.sentiment if e.expected is None else e.expected}
-                    labelled = next(felt) if e.text and e.sentiment is None else given
-                    query.sentiments.append(labelled["sentiment"] or 0)  # where neither a sentiment nor a readable text came, 0
-                    query.felt.append(_felt(labelled["sentiment"], labelled["expected"]))
-        return queries
+        labels = iter(label_texts(texts, self.labeller) if texts else ())
+        return [self._resolve(r, events, labels) for r, events in zip(requests, known, strict=True)]
 
-    def _query(self, asked: ApiRequest) -> ResolvedRequest:
-        """The user's stored history, unless one came with the request, and what there is to warn of."""
-        query = ResolvedRequest(asked.user)
-        if asked.events is None:
-            if asked.user in self.histories:
-                query.history, query.sentiments, expected = map(list, self.histories[asked.user])
-                query.felt = [_felt(s, e) for s, e in zip(query.sentiments, expected, strict=True)]
-            else:
-                who = "no user" if asked.user is None else f"user {short(asked.user)} is not known"
-                query.warnings.append(f"{who} and no history was given: popular items instead")
-            return query
-        if skipped := [short(e.item)[1:-1] for e in asked.events if e.item not in self.index]:
-            query.warnings.append(f"unknown items ignored: {', '.join(skipped[:10])}{' and more' if len(skipped) > 10 else ''}")
-        if len(skipped) == len(asked.events):
-            query.warnings.append("no known item in the history: popular items instead")
-        return query
+    def _resolve(self, request: ApiRequest, known: list[Event], labels: Iterator[dict[str, Any]]) -> ResolvedRequest:
+        """known: events of items in the catalogue. labels: of their texts, in order."""
+        if request.history is None:
+            if request.user in self.histories:
+                return ResolvedRequest(request.user, *self.histories[request.user])
+            who = "no user" if request.user is None else f"user {short(request.user)} is not known"
+            return ResolvedRequest(request.user, warnings=[f"{who} and no history was given: popular items instead"])
+        resolved = ResolvedRequest(request.user, [self.retriever.item_to_id[e.item] for e in known])
+        resolved.feelings = np.array([_feeling(e, labels) for e in known], dtype=np.float32).reshape(-1, 2)
+        unknown = [short(e.item)[1:-1] for e in request.history if e.item not in self.retriever.item_to_id]
+        if unknown:
+            more = " and more" if len(unknown) > 10 else ""
+            resolved.warnings.append(f"unknown items ignored: {', '.join(unknown[:10])}{more}")
+        if not known:
+            resolved.warnings.append("no known item in the history: popular items instead")
+        return resolved
 
-    def _answer(self, queries: list[ResolvedRequest], options: Options) -> list[dict[str, Any]]:
-        shown = self.config.rerank.n_reranked  # the LLM sees as many candidates as it was trained on
-        histories, felt = [q.history for q in queries], [q.feelings for q in queries]
-        pools = list(pools_for(self.retriever, histories, max(options.top_k, shown), options.exclude_seen, felt))  # (ids, scores)
+    def recommend(self, queries: Sequence[ResolvedRequest], options: Options) -> list[dict[str, Any]]:
+        """An answer with the keys COLUMNS for each query."""
+        shown = self.config.rerank.n_reranked  # the LLM sees as many candidates as in training
+        inputs = (
+            [q.history for q in queries],
+            max(options.top_k, shown),
+            options.exclude_seen,
+            [q.feelings for q in queries],
+        )
+        pools = list(pools_for(self.retriever, *inputs))  # (ids, scores) of each query
         heads = self._rank(queries, [(ids[:shown], scores[:shown]) for ids, scores in pools])
         answers = []
         for query, (ids, _), (head, llm) in zip(queries, pools, heads, strict=True):
             ranked = order(head)[: options.top_k]
-            positions = [*ranked, *range(len(head), min(len(ids), options.top_k))]  # beyond the LLM's pool: retriever order
+            # Beyond the LLM's candidates, items keep the retriever's order
+            positions = [*ranked, *range(len(head), min(len(ids), options.top_k))]
             tail = head.min() - 1 - np.arange(len(positions)) if len(head) else np.array([])
-            places = {} if llm is None else {int(p): place for place, p in enumerate(order(llm), start=1)}
-            moved = self._moved(query, ids[:shown], head) if options.explain and len(head) else None
+            llm_places = {} if llm is None else {int(p): place for place, p in enumerate(order(llm), start=1)}
+            effects = self._leave_one_out_effects(query, ids[:shown], head) if options.explain and len(head) else None
+            reasons = [self._reason(query, int(ids[p]), int(p), llm_places.get(int(p)), effects) for p in positions]
             answers.append(
                 {
                     "user": query.user,
                     "items": [self.retriever.items[ids[p] - 1] for p in positions],
                     "titles": [self.titles[ids[p]] for p in positions],
                     "scores": [round(float(head[p] if p < len(head) else tail[n]), 5) for n, p in enumerate(positions)],
-                    "reasons": [self._reason(query, int(ids[p]), int(p), places.get(int(p)), moved) for p in positions],
+                    "reasons": reasons,
                     "warnings": query.warnings,
                 }
             )
@@ -194,56 +164,63 @@ class Recommender:
     def _rank(
         self, queries: Sequence[ResolvedRequest], pools: Sequence[tuple[np.ndarray, np.ndarray]]
     ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Final scores of each query's candidates, and the LLM's where it was asked, (C,) each. pools: ids and retriever's scores."""
+        """Final scores of each query's candidates and the LLM's, None where it is not asked; (C,) each.
+
+        pools: item indices and the retriever's scores.
+        """
         asked = [i for i, q in enumerate(queries) if q.history and len(pools[i][0]) and self.ranker is not None]
-        requests = [
-            RerankInput(queries[i].history, queries[i].sentiments, pools[i][0].tolist(), expected=queries[i].feelings[:, 1].tolist())
-            for i in asked
-        ]
-        scored: list[Scored] = self.ranker.score(requests) if asked else []
+        requests = [RerankInput(queries[i].history, queries[i].feelings, pools[i][0].tolist()) for i in asked]
+        scored = self.ranker.score(requests) if self.ranker and asked else []
         llm = {i: s.values for i, s in zip(asked, scored, strict=True)}
         return [
             (fuse(scores, llm[i], self.weight), llm[i]) if i in llm else (np.asarray(scores, dtype=np.float64), None)
             for i, (_, scores) in enumerate(pools)
         ]
 
-    def _moved(self, query: ResolvedRequest, ids: np.ndarray, head: np.ndarray) -> np.ndarray | None:
-        """(items of the history, C): how much lower each candidate's final score is without each item of the history.
+    def _leave_one_out_effects(self, query: ResolvedRequest, ids: np.ndarray, head: np.ndarray) -> np.ndarray | None:
+        """(H, C): by how much each item of the history raises each candidate's final score.
 
-        Only the newest EXPLAINED items are left out in turn, all in one batch. None for a history of less than two items.
+        Each of the newest EXPLAINED items is left out in turn, all in one batch. None where the history has one item.
         """
-        first = max(0, len(query.history) - EXPLAINED)
         if len(query.history) < 2:
             return None
-        without = [query.without(place) for place in range(first, len(query.history))]
-        scores = scores_of(self.retriever, [q.history for q in without], ids, [q.feelings for q in without])  # (H, C)
-        moved = np.zeros((len(query.history), len(ids)))
-        for place, (other, _) in enumerate(self._rank(without, [(ids, row) for row in scores]), start=first):
-            both = [standardise(s) if self.ranker is None else s for s in (head, other)]  # fused scores are z-scores already
-            moved[place] = both[0] - both[1]
-        return moved
+        first = max(0, len(query.history) - EXPLAINED)
+        left = [query.without(place) for place in range(first, len(query.history))]
+        scores = scores_of(self.retriever, [q.history for q in left], ids, [q.feelings for q in left])  # (H, C)
+        others = np.stack([final for final, _ in self._rank(left, [(ids, row) for row in scores])])
+        if self.ranker is None:  # else the scores are sums of z-scores already
+            head, others = (standardise(torch.from_numpy(s)).numpy() for s in (head, others))
+        effects = np.zeros((len(query.history), len(ids)))
+        effects[first:] = head - others
+        return effects
 
-    def _reason(self, query: ResolvedRequest, item: int, position: int, llm_place: int | None, moved: np.ndarray | None) -> str:
-        """What speaks for an item: the things in the history that moved its score most, or the most similar one; how they felt;
-        and both rankers' places."""
+    def _reason(
+        self, query: ResolvedRequest, item: int, position: int, llm_place: int | None, effects: np.ndarray | None
+    ) -> str:
+        """The history items that raised the score most, or the most similar one, and the places in both rankings."""
         if not query.history:
             return f"popular: number {position + 1} among all users"
         places = f"retriever #{position + 1}" + (f", LLM #{llm_place}" if llm_place else "")
-        if moved is not None and position < moved.shape[1]:
-            effects = moved[:, position]
-            strongest = [i for i in np.argsort(-effects, kind="stable")[:2] if effects[i] > 0]
+        if effects is not None and position < effects.shape[1]:
+            column = effects[:, position]
+            strongest = [i for i in np.argsort(-column, kind="stable")[:2] if column[i] > 0]
             if strongest:
-                return f"because of {' and '.join(self._bought(query, i) for i in strongest)}; {places}"
-            return f"in spite of {self._bought(query, int(effects.argmin()))}; {places}"
+                return f"because of {' and '.join(self._describe_item(query, i) for i in strongest)}; {places}"
+            return f"in spite of {self._describe_item(query, int(column.argmin()))}; {places}"
         recent = query.history[-self.config.retrieve.max_len :]  # what the retriever read
         nearest = int(np.argmax(self.retriever.similarity(item, recent))) - len(recent)
-        return f"closest to {self._bought(query, nearest)}; {places}"
+        return f"closest to {self._describe_item(query, nearest)}; {places}"
 
-    def _bought(self, query: ResolvedRequest, place: int) -> str:
-        return f"{self.titles[query.history[place]]!r} (felt {CLASS_NAMES[query.sentiments[place]].lower()})"
+    def _describe_item(self, query: ResolvedRequest, place: int) -> str:
+        title, sentiment = self.titles[query.history[place]], query.feelings[place, 0]
+        return repr(title) if np.isnan(sentiment) else f"{title!r} (felt {CLASS_NAMES[int(sentiment)].lower()})"
 
 
-def _felt(sentiment: int | None, expected: float | None) -> tuple[float, float]:
-    """What a retriever reads of one interaction: as in `sealr.retrieve.feelings`, nothing where there is no label."""
-    known = expected is not None and not np.isnan(expected)
-    return (float(sentiment), float(expected)) if known else (np.nan, np.nan)
+def _feeling(event: Event, labels: Iterator[dict[str, Any]]) -> tuple[float | None, float | None]:
+    """Class and expected sentiment: a given sentiment stands for both, else the next label is the text's."""
+    if event.sentiment is not None:
+        return event.sentiment, event.sentiment
+    if not event.text:
+        return UNKNOWN
+    label = next(labels)
+    return label["sentiment"], label["expected"]  # None becomes NaN

@@ -16,10 +16,35 @@ from tests.serving.toy_model import ITEMS, USERS
 JSON = "application/json"
 FORMATS = ("dataframe_records", "dataframe_split", "instances", "inputs")
 NASTY = (
-    "'; DROP TABLE users; --", "<script>alert(1)</script>", "{{7*7}}", "${jndi:ldap://x/y}", "../../etc/passwd", "%s%s%n", "\x00",
-    "a\x00b", "\ud800", "\udfff\ud800", "\u202eabc", "\ufeff", "é" * 40, "😀", "\r\nX-Evil: 1", "nan", "None", "null", "-1", "1e999",
-    "__class__", "", " ", "i01 ", "I01", "ﬁ", "x" * 511, "x" * 513,
-)  # fmt: skip
+    "'; DROP TABLE users; --",
+    "<script>alert(1)</script>",
+    "{{7*7}}",
+    "${jndi:ldap://x/y}",
+    "../../etc/passwd",
+    "%s%s%n",
+    "\x00",
+    "a\x00b",
+    "\ud800",
+    "\udfff\ud800",
+    "\u202eabc",
+    "\ufeff",
+    "é" * 40,
+    "😀",
+    "\r\nX-Evil: 1",
+    "nan",
+    "None",
+    "null",
+    "-1",
+    "1e999",
+    "__class__",
+    "",
+    " ",
+    "i01 ",
+    "I01",
+    "ﬁ",
+    "x" * 511,
+    "x" * 513,
+)
 
 
 class Call(NamedTuple):
@@ -28,9 +53,13 @@ class Call(NamedTuple):
     content_type: str | None = JSON
 
 
-texts = st.one_of(st.sampled_from(NASTY), st.text(max_size=30), st.text(st.characters(categories=["Cs", "Cc", "Cf"]), max_size=5))
+texts = st.one_of(
+    st.sampled_from(NASTY), st.text(max_size=30), st.text(st.characters(categories=["Cs", "Cc", "Cf"]), max_size=5)
+)
 numbers = st.one_of(
-    st.integers(), st.floats(), st.sampled_from([math.nan, math.inf, -math.inf, 2**63, -(2**63) - 1, 10**400, -0.0, 1e308, True])
+    st.integers(),
+    st.floats(),
+    st.sampled_from([math.nan, math.inf, -math.inf, 2**63, -(2**63) - 1, 10**400, -0.0, 1e308, True]),
 )
 scalars = st.one_of(st.none(), st.booleans(), numbers, texts)
 anything = st.recursive(
@@ -44,8 +73,12 @@ sentiments = st.one_of(st.integers(-2, 2), anything)
 events = st.fixed_dictionaries(
     {"item": items}, optional={"text": st.one_of(texts, anything), "sentiment": sentiments, "more": scalars}
 )
-tame_events = st.fixed_dictionaries({"item": st.sampled_from(ITEMS)}, optional={"text": texts, "sentiment": st.integers(-2, 2)})
-histories = st.one_of(st.lists(tame_events, max_size=8), st.lists(events, max_size=8), st.lists(anything, max_size=4), anything)
+tame_events = st.fixed_dictionaries(
+    {"item": st.sampled_from(ITEMS)}, optional={"text": texts, "sentiment": st.integers(-2, 2)}
+)
+histories = st.one_of(
+    st.lists(tame_events, max_size=8), st.lists(events, max_size=8), st.lists(anything, max_size=4), anything
+)
 records = st.fixed_dictionaries({}, optional={"user": users, "history": histories, "usr": scalars})
 params = st.one_of(
     st.fixed_dictionaries({}, optional={"top_k": st.integers(1, 1000), "exclude_seen": st.booleans()}),
@@ -62,7 +95,9 @@ def encoded(value: Any, plain: bool = False) -> bytes:
 @st.composite
 def calls(draw: st.DrawFn) -> Call:
     kind = draw(
-        st.sampled_from(["records", "ids", "params", "shape", "format", "split", "bytes", "header", "duplicates", "mixed"])
+        st.sampled_from(
+            ["records", "ids", "params", "shape", "format", "split", "bytes", "header", "duplicates", "mixed"]
+        )
     )
     plain = draw(st.booleans())
     valid = {"dataframe_records": [{"user": USERS[0]}], "params": {"top_k": 3}}
@@ -76,19 +111,43 @@ def calls(draw: st.DrawFn) -> Call:
     if kind == "shape":
         return Call(kind, encoded(draw(anything), plain))
     if kind == "format":
-        names = draw(st.lists(st.sampled_from([*FORMATS, "messages", "prompt", "input", "signature_name", "params"]), max_size=3))
-        return Call(kind, encoded({name: draw(st.one_of(anything, st.lists(records, max_size=3))) for name in names}, plain))
+        names = draw(
+            st.lists(st.sampled_from([*FORMATS, "messages", "prompt", "input", "signature_name", "params"]), max_size=3)
+        )
+        return Call(
+            kind, encoded({name: draw(st.one_of(anything, st.lists(records, max_size=3))) for name in names}, plain)
+        )
     if kind == "split":
         columns = draw(st.one_of(anything, st.lists(st.sampled_from(["user", "history", "x"]), max_size=3)))
-        split = {"columns": columns, "data": draw(st.lists(st.lists(st.one_of(users, histories), max_size=3), max_size=3))}
-        return Call(kind, encoded({"dataframe_split": split | draw(st.sampled_from([{}, {"index": [1, 1]}, {"x": 1}]))}, plain))
+        split = {
+            "columns": columns,
+            "data": draw(st.lists(st.lists(st.one_of(users, histories), max_size=3), max_size=3)),
+        }
+        return Call(
+            kind, encoded({"dataframe_split": split | draw(st.sampled_from([{}, {"index": [1, 1]}, {"x": 1}]))}, plain)
+        )
     if kind == "bytes":
         whole = encoded(valid)
         cut = whole[: draw(st.integers(0, len(whole)))]
-        return Call(kind, draw(st.one_of(st.binary(max_size=60), st.just(cut), st.just(cut + b"\xff" + whole[len(cut) :]))))
+        return Call(
+            kind, draw(st.one_of(st.binary(max_size=60), st.just(cut), st.just(cut + b"\xff" + whole[len(cut) :])))
+        )
     if kind == "header":
-        types = st.sampled_from([None, "", "text/csv", "text/plain", "application/vnd.apache.parquet", "application/json; charset=utf-16",
-                                 "application/json; charset=", "application/json;x=y", "APPLICATION/JSON", ";", "application/json;;"])  # fmt: skip
+        types = st.sampled_from(
+            [
+                None,
+                "",
+                "text/csv",
+                "text/plain",
+                "application/vnd.apache.parquet",
+                "application/json; charset=utf-16",
+                "application/json; charset=",
+                "application/json;x=y",
+                "APPLICATION/JSON",
+                ";",
+                "application/json;;",
+            ]
+        )
         return Call(kind, encoded(valid), draw(types))
     if kind == "duplicates":
         rows = [draw(records)] * draw(st.integers(2, 20)) + [{"user": USERS[1]}] * 3
@@ -113,13 +172,27 @@ def giants() -> list[Call]:
         Call("a million columns", encoded({"dataframe_records": [{str(n): 0 for n in range(10**6)}]})),
         Call("100 thousand columns", encoded({"dataframe_records": [{str(n): 0 for n in range(10**5)}]})),
         Call("too many requests", encoded({"dataframe_records": [{"user": USERS[0]}] * 65})),
-        Call("many items", encoded({"dataframe_records": [{"history": [{"item": ITEMS[n % 12]} for n in range(10_000)]}]})),
+        Call(
+            "many items",
+            encoded({"dataframe_records": [{"history": [{"item": ITEMS[n % 12]} for n in range(10_000)]}]}),
+        ),
         Call("many items twice", encoded({"dataframe_records": [{"history": million[:10_000]}] * 3})),
-        Call("many texts", encoded({"dataframe_records": [{"history": [{"item": ITEMS[0], "text": str(n)} for n in range(300)]}]})),
-        Call("a long text", encoded({"dataframe_records": [{"history": [{"item": ITEMS[0], "text": "word " * 20_001}]}]})),
-        Call("a text as long as may be", encoded({"dataframe_records": [{"history": [{"item": ITEMS[0], "text": "x " * 50_000}]}]})),
+        Call(
+            "many texts",
+            encoded({"dataframe_records": [{"history": [{"item": ITEMS[0], "text": str(n)} for n in range(300)]}]}),
+        ),
+        Call(
+            "a long text", encoded({"dataframe_records": [{"history": [{"item": ITEMS[0], "text": "word " * 20_001}]}]})
+        ),
+        Call(
+            "a text as long as may be",
+            encoded({"dataframe_records": [{"history": [{"item": ITEMS[0], "text": "x " * 50_000}]}]}),
+        ),
         Call("a long id", encoded({"dataframe_records": [{"user": "u" * 3_000_000}]})),
-        Call("a large answer", encoded({"dataframe_records": [{"user": u} for u in USERS] * 2, "params": {"top_k": 1000}})),
+        Call(
+            "a large answer",
+            encoded({"dataframe_records": [{"user": u} for u in USERS] * 2, "params": {"top_k": 1000}}),
+        ),
         Call("history as a deep text", encoded({"dataframe_records": [{"history": "[" * 10**6}]})),
         *(Call(kind, record(value)) for kind, value in (deep | objects).items()),
         *(Call(f"{kind}, bare", value) for kind, value in (deep | objects).items()),
@@ -132,7 +205,7 @@ def giants() -> list[Call]:
         Call("an empty body", b""),
         Call("a body of 5 MB", b" " * 5_000_000),
         Call("a body of 100 MB", b" " * 100_000_000),
-    ]  # fmt: skip
+    ]
 
 
 def wrong(status: int, content_type: str, body: bytes) -> str:
@@ -145,7 +218,9 @@ def wrong(status: int, content_type: str, body: bytes) -> str:
         return f"status {status}, not JSON: {body[:300]!r}"
     if status != 200:
         message = answer.get("message")
-        good = content_type == JSON and isinstance(message, str) and 10 < len(message) < 800 and "Traceback" not in message
+        good = (
+            content_type == JSON and isinstance(message, str) and 10 < len(message) < 800 and "Traceback" not in message
+        )
         return "" if good else f"status {status}, no sentence: {body[:300]!r}"
     for row in answer["predictions"]:
         lengths = {len(row[name]) for name in ("items", "titles", "scores", "reasons")}

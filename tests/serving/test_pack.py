@@ -11,8 +11,8 @@ import pytest
 
 from sealr import weights
 from sealr.data.tables import read_json, write_json
-from sealr.serving.recommender import Recommender
 from sealr.rerank.llm import AdapterError
+from sealr.serving.recommender import Recommender
 from sealr.settings import RegistryConfig
 
 LOAD = """
@@ -28,7 +28,9 @@ print(json.dumps(answers.to_dict("records")))
 def test_a_model_with_its_base_answers_in_a_clean_process_without_the_original(parts, tmp_path):
     base = parts.base
     parts.pack(tmp_path / "model")
-    expected = Recommender.load(tmp_path / "model").predict(pd.DataFrame([{"user": "u3"}]), {"top_k": 4}).to_dict("records")
+    expected = (
+        Recommender.load(tmp_path / "model").predict(pd.DataFrame([{"user": "u3"}]), {"top_k": 4}).to_dict("records")
+    )
     hidden = base.rename(base.with_name("gone"))
     try:
         root = Path(__file__).resolve().parents[2]
@@ -63,4 +65,4 @@ def test_another_labeller_than_the_models_is_warned_of(parts, tmp_path, caplog):
     assert "labelled by" not in caplog.text
     write_json(read_json(folder / "model.json") | {"labeller": "another 0123"}, folder / "model.json")
     Recommender.load(folder)
-    assert "the model was made with another 0123" in caplog.text
+    assert "the model's data by another 0123" in caplog.text

@@ -1,4 +1,4 @@
-"""The composite on a tiny retriever and a ranker whose scores are known."""
+"""The recommender with a tiny retriever and a ranker whose scores are known."""
 
 import math
 
@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from sealr.data.tables import EMOTIONS
-from sealr.serving import recommender as composite
-from sealr.serving.recommender import BadRequest, Recommender
 from sealr.rerank.rankers import Scored, fuse, order
 from sealr.retrieve.candidates import pools_for
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever
+from sealr.serving import recommender as serving
+from sealr.serving.recommender import BadRequest, Recommender
 from sealr.settings import Config, DataConfig, LabelConfig, RerankConfig, RetrieveConfig
 
 ITEMS = [f"i{n:02d}" for n in range(1, 31)]
@@ -44,7 +44,7 @@ class OnlyAnger:
 
 @pytest.fixture
 def recommender(monkeypatch):
-    monkeypatch.setattr(composite.Labeller, "from_config", lambda config: OnlyAnger())
+    monkeypatch.setattr(serving.Labeller, "from_config", lambda config: OnlyAnger())
     torch.manual_seed(0)
     config = RetrieveConfig(hidden=8, layers=1, max_len=10, n_retrieved=12)
     popularity = np.array([-np.inf, *range(30, 0, -1)], dtype=np.float32)  # i01 is the most popular
@@ -55,8 +55,8 @@ def recommender(monkeypatch):
         {
             "user": ["ann", "all"],
             "items": [[1, 2, 3], list(range(1, 31))],
-            "sentiments": [[2, -1, 0], [0] * 30],
-            "expected": [[1.5, -0.5, math.nan], [0.0] * 30],  # nothing was said about the third
+            "sentiments": [[2, -1, math.nan], [0] * 30],  # the third has no label
+            "expected": [[1.5, -0.5, math.nan], [0.0] * 30],
         }
     )
     return Recommender(whole, 0.5, retriever, LikesLargeIds(), items, histories)
@@ -71,27 +71,32 @@ def test_served_order_is_the_evaluated_order(recommender):
     ids, scores = next(pools_for(recommender.retriever, [[1, 2, 3]], 12))
     expected = ids[order(fuse(scores, ids.astype(np.float32), 0.5))][:5]
     assert answer["items"] == [ITEMS[i - 1] for i in expected]
-    assert recommender.ranker.asked[0].sentiments == [2, -1, 0]
+    np.testing.assert_array_equal(recommender.ranker.asked[0].feelings[:, 0], [2, -1, math.nan])
 
 
-def test_texts_are_labelled_given_sentiments_win_and_nothing_counts_as_neutral(recommender):
+def test_texts_are_labelled_given_sentiments_win_and_nothing_is_no_feeling(recommender):
     ask(
         recommender,
         {"history": [{"item": "i01", "text": "grr"}, {"item": "i02", "text": "grr", "sentiment": 2}, {"item": "i03"}]},
     )
-    assert recommender.ranker.asked[0].sentiments == [-2, 2, 0]
+    np.testing.assert_array_equal(recommender.ranker.asked[0].feelings[:, 0], [-2, 2, math.nan])
 
 
 def test_a_retriever_that_reads_feelings_is_served_what_it_was_evaluated_with(recommender, monkeypatch):
     read = []
     whole = Retriever.score
     monkeypatch.setattr(Retriever, "score", lambda self, h, felt=None: read.extend(felt) or whole(self, h, felt))
-    sentiments = [{"item": "i01", "text": "grr"}, {"item": "i02", "sentiment": 2}, {"item": "x", "sentiment": 1}, {"item": "i03"}]
+    sentiments = [
+        {"item": "i01", "text": "grr"},
+        {"item": "i02", "sentiment": 2},
+        {"item": "x", "sentiment": 1},
+        {"item": "i03"},
+    ]
     ask(recommender, {"user": "ann"}, {"history": sentiments}, {"user": "nobody"})
     stored, given, nothing = read
     nan = math.nan
     np.testing.assert_array_equal(stored, np.array([[2, 1.5], [-1, -0.5], [nan, nan]], dtype=np.float32))
-    labelled = composite.label_texts(["grr"], OnlyAnger())[0]
+    labelled = serving.label_texts(["grr"], OnlyAnger())[0]
     wanted = [[labelled["sentiment"], labelled["expected"]], [2, 2], [nan, nan]]
     np.testing.assert_array_equal(given, np.array(wanted, dtype=np.float32))
     assert nothing.shape == (0, 2)
@@ -132,7 +137,9 @@ def test_repeated_and_unknown_items_in_a_history(recommender):
 
 
 def test_cold_start_is_popular_and_does_not_ask_the_llm(recommender):
-    first, second = ask(recommender, {"user": "nobody", "history": None}, {"user": None, "history": [{"item": "x"}]}, top_k=3)
+    first, second = ask(
+        recommender, {"user": "nobody", "history": None}, {"user": None, "history": [{"item": "x"}]}, top_k=3
+    )
     assert first["items"] == second["items"] == ITEMS[:3] and not recommender.ranker.asked
     assert (first["user"], second["user"]) == ("nobody", None)
     assert "nobody" in first["warnings"][0] and "no known item" in second["warnings"][-1]
@@ -171,11 +178,13 @@ def test_an_explanation_names_what_moved_the_score(recommender):
     ids, _ = next(pools_for(recommender.retriever, [[1, 2, 3]], 12))
     scores = {
         left: fuse(
-            recommender.retriever.score([h], [np.delete(felt, left, 0) if left >= 0 else felt])[0][ids], ids, recommender.weight
+            recommender.retriever.score([h], [np.delete(felt, left, 0) if left >= 0 else felt])[0][ids],
+            ids,
+            recommender.weight,
         )
         for left, h in histories.items()
     }
-    names = ["'First thing' (felt strong positive)", "'i02' (felt negative)", "'i03' (felt neutral)"]
+    names = ["'First thing' (felt strong positive)", "'i02' (felt negative)", "'i03'"]
     for item, reason in zip(answer["items"], answer["reasons"], strict=True):
         place = int(np.flatnonzero(ids == ITEMS.index(item) + 1)[0])
         effects = [scores[-1][place] - scores[left][place] for left in range(3)]
@@ -188,7 +197,9 @@ def test_explanations_come_only_when_asked_for(recommender):
     (answer,) = ask(recommender, {"user": "ann"}, top_k=3)
     assert all(r.startswith("closest to") for r in answer["reasons"])
     recommender.ranker, recommender.weight = None, 0.0
-    (answer,) = ask(recommender, {"user": "ann"}, top_k=3, explain=True)  # the retriever alone is explained the same way
+    (answer,) = ask(
+        recommender, {"user": "ann"}, top_k=3, explain=True
+    )  # the retriever alone is explained the same way
     assert all(r.startswith(("because of", "in spite of")) for r in answer["reasons"])
     (answer,) = ask(recommender, {"history": [{"item": "i04", "sentiment": 2}]}, top_k=3, explain=True)
     assert all(r.startswith("closest to") for r in answer["reasons"])  # one item: there is nothing to compare

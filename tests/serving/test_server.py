@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from mlflow.pyfunc import scoring_server
 
 from sealr.registry import promote
-from sealr.serving import server as serve
-from sealr.serving.server import Follower, Options, create_app
-from tests.registry import hostile
+from sealr.serving import follower as following
+from sealr.serving import server as serving
+from sealr.serving.follower import Follower, Served, ServerOptions
+from sealr.serving.server import AddressError, create_app, serve
+from tests.serving import hostile
 
 ASK = {
     "dataframe_records": [
@@ -34,14 +37,14 @@ def in_a_server(monkeypatch):
 
 @pytest.fixture(scope="module")
 def follower(model_folder):
-    follower = Follower(Options(model=str(model_folder)))
+    follower = Follower(ServerOptions(model=str(model_folder)))
     follower.update()
     return follower
 
 
 @pytest.fixture(scope="module")
 def client(follower):
-    with TestClient(create_app(Options(body=4 << 20), follower), raise_server_exceptions=False) as client:
+    with TestClient(create_app(ServerOptions(body=4 << 20), follower), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -58,13 +61,15 @@ def test_answers_are_those_of_mlflows_own_server(client, follower):
         too_many = {"dataframe_records": [{"user": "u3"}] * 65}
         assert theirs.post("/invocations", json=too_many).status_code == 400  # limits hold there too
     os.environ.pop("_MLFLOW_IS_IN_SERVING_ENVIRONMENT")
-    assert len(follower.served.model.predict(scoring_server.infer_and_parse_data(too_many))) == 65  # and not in batch jobs
+    assert (
+        len(follower.served.model.predict(scoring_server.infer_and_parse_data(too_many))) == 65
+    )  # and not in batch jobs
 
 
 def test_health_and_readiness(client, model_folder):
     assert [client.get(path).status_code for path in ("/ping", "/health", "/version", "/ready")] == [200] * 4
     assert client.get("/ready").json()["version"] == "local"
-    with TestClient(create_app(Options(), Follower(Options()))) as loading:
+    with TestClient(create_app(ServerOptions(), Follower(ServerOptions()))) as loading:
         assert loading.get("/health").status_code == 200
         assert (loading.get("/ready").status_code, loading.get("/ready").json()["ready"]) == (503, False)
         answer = loading.post("/invocations", json=ASK)
@@ -72,7 +77,7 @@ def test_health_and_readiness(client, model_folder):
 
 
 def test_the_server_loads_by_itself(model_folder):
-    with TestClient(create_app(Options(model=str(model_folder)))) as client:
+    with TestClient(create_app(ServerOptions(model=str(model_folder)))) as client:
         wait_until(lambda: client.get("/ready").status_code == 200)
         assert client.post("/invocations", json=ASK).status_code == 200
 
@@ -96,9 +101,11 @@ def test_mistakes_get_a_status_and_a_sentence(client, call, status, message):
 
 def test_a_failure_of_the_model_is_500_without_its_trace(client, follower, monkeypatch):
     recommender = follower.served.model.unwrap_python_model().recommender
-    monkeypatch.setattr(recommender, "_answer", lambda *_: 1 / 0)
+    monkeypatch.setattr(recommender, "recommend", lambda *_: 1 / 0)
     answer = client.post("/invocations", json=ASK)
-    assert answer.status_code == 500 and "ZeroDivisionError" in answer.json()["message"] and "Traceback" not in answer.text
+    assert (
+        answer.status_code == 500 and "ZeroDivisionError" in answer.json()["message"] and "Traceback" not in answer.text
+    )
 
 
 @settings(max_examples=300, derandomize=True, deadline=20_000, database=None, suppress_health_check=list(HealthCheck))
@@ -114,13 +121,17 @@ def test_giants(client):
         started = time.monotonic()
         answer = send(client, call)
         slowest = max(slowest, time.monotonic() - started)
-        assert not (why := hostile.wrong(answer.status_code, answer.headers["content-type"], answer.content)), (call.kind, why)
+        assert not (why := hostile.wrong(answer.status_code, answer.headers["content-type"], answer.content)), (
+            call.kind,
+            why,
+        )
     assert slowest < 60  # a hang; usually a second
 
 
 def test_calls_at_the_same_time_get_the_answers_they_get_alone(client):
     calls = [
-        ASK | {"dataframe_records": [{"history": [{"item": f"i{n:02d}", "text": f"it is great {n} " * n}]}]} for n in range(1, 12)
+        ASK | {"dataframe_records": [{"history": [{"item": f"i{n:02d}", "text": f"it is great {n} " * n}]}]}
+        for n in range(1, 12)
     ]
     alone = [client.post("/invocations", json=c).json() for c in calls]
     with ThreadPoolExecutor(8) as threads:
@@ -130,9 +141,12 @@ def test_calls_at_the_same_time_get_the_answers_they_get_alone(client):
 
 def test_waiting_calls_are_bounded_in_number_and_time(follower, monkeypatch):
     release = threading.Event()
-    answer = serve.answer
-    monkeypatch.setattr(serve, "answer", lambda *given: release.wait(30) and answer(*given))
-    with TestClient(create_app(Options(workers=1, waiting=1, timeout=2), follower)) as client, ThreadPoolExecutor(3) as threads:
+    answer = serving.answer
+    monkeypatch.setattr(serving, "answer", lambda *given: release.wait(30) and answer(*given))
+    with (
+        TestClient(create_app(ServerOptions(workers=1, waiting=1, timeout=2), follower)) as client,
+        ThreadPoolExecutor(3) as threads,
+    ):
         waiting = [threads.submit(client.post, "/invocations", json=ASK) for _ in range(3)]
         assert sorted(w.result().status_code for w in waiting) == [503, 504, 504]
         release.set()
@@ -140,7 +154,7 @@ def test_waiting_calls_are_bounded_in_number_and_time(follower, monkeypatch):
 
 
 def test_a_body_that_is_being_read_counts_as_a_call(follower, monkeypatch):
-    begun, arrived, read_body = threading.Event(), threading.Event(), serve.read_body
+    begun, arrived, read_body = threading.Event(), threading.Event(), serving.read_body
 
     async def slow(request, limit):
         begun.set()
@@ -148,8 +162,11 @@ def test_a_body_that_is_being_read_counts_as_a_call(follower, monkeypatch):
             await asyncio.sleep(0.01)
         return await read_body(request, limit)
 
-    monkeypatch.setattr(serve, "read_body", slow)
-    with TestClient(create_app(Options(workers=1, waiting=0), follower)) as client, ThreadPoolExecutor(1) as threads:
+    monkeypatch.setattr(serving, "read_body", slow)
+    with (
+        TestClient(create_app(ServerOptions(workers=1, waiting=0), follower)) as client,
+        ThreadPoolExecutor(1) as threads,
+    ):
         first = threads.submit(client.post, "/invocations", json=ASK)
         assert begun.wait(30) and client.post("/invocations", json=ASK).status_code == 503
         arrived.set()
@@ -157,32 +174,38 @@ def test_a_body_that_is_being_read_counts_as_a_call(follower, monkeypatch):
 
 
 def test_a_version_that_cannot_be_loaded_does_not_keep_the_next_one_waiting(monkeypatch):
-    follower, loaded, now = Follower(Options(model="models:/toy/3", poll=10)), [], [100.0]
+    follower, loaded, now = Follower(ServerOptions(model="models:/toy/3", poll=10)), [], [100.0]
 
     def load(address, version):
         loaded.append(version)
         if version == "3":
             raise ValueError("broken")
-        return serve.Served(None, None, version)
+        return Served(None, None, version)
 
-    monkeypatch.setattr(serve, "load", load)
-    monkeypatch.setattr(serve.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(following, "load", load)
+    monkeypatch.setattr(following.time, "monotonic", lambda: now[0])
     for after, tries in ((0, 1), (5, 1), (6, 2), (15, 2), (6, 3)):  # again after 10 seconds, then after 20
         now[0] += after
         with suppress(ValueError):
             follower.update()
         assert len(loaded) == tries
-    follower.options = Options(model="models:/toy/4")
+    follower.options = ServerOptions(model="models:/toy/4")
     follower.update()
     assert follower.served.version == "4" and follower.trouble == ""
 
 
-def test_options_that_make_no_sense(monkeypatch, capsys):
-    for option, value in (("--poll", "0"), ("--workers", "-1"), ("--timeout", "nan")):
-        monkeypatch.setattr("sys.argv", ["serve", option, value])
-        with pytest.raises(SystemExit):
-            serve.main()
-        assert f"argument {option}: {value} is below" in capsys.readouterr().err
+@pytest.mark.parametrize("options", [{"poll": 0}, {"workers": -1}, {"timeout": float("nan")}, {"body": 0}])
+def test_options_that_make_no_sense(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        ServerOptions(**options)
+
+
+def test_a_port_in_use_is_one_sentence_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(serving, "create_app", lambda options: pytest.fail("the model must not be loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(AddressError, match="in use.*another port"):
+        serve(ServerOptions(), port=other.getsockname()[1])
+    with pytest.raises(AddressError, match="cannot listen on no.such.host, port 1"):
+        serve(ServerOptions(), "no.such.host", 1)
 
 
 def test_a_new_champion_takes_over_under_load_and_a_broken_one_does_not(model_folder, tmp_path):
@@ -195,7 +218,7 @@ def test_a_new_champion_takes_over_under_load_and_a_broken_one_does_not(model_fo
         registry.set_registered_model_alias("toy", promote.CHAMPION, version)
 
     champion(model_folder.as_uri())
-    app = create_app(Options(model="models:/toy@champion", poll=0.1, workers=2))
+    app = create_app(ServerOptions(model="models:/toy@champion", poll=0.1, workers=2))
     with TestClient(app, raise_server_exceptions=False) as client:
         wait_until(lambda: client.get("/ready").status_code == 200)
         seen, stop = [], threading.Event()

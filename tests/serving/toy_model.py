@@ -15,13 +15,13 @@ from sealr.data.manifest import PACKAGE, Manifest, StageResult, run_stage
 from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json, write_table
 from sealr.registry import drift, gate
-from sealr.serving.recommender import pack
-from sealr.registry.package import example, histories, register_model, signature
+from sealr.registry.package import example, register_model, signature
 from sealr.registry.promote import Registration
 from sealr.rerank.generative.finetune import Encoder, finetune
 from sealr.rerank.llm import load_tokenizer
-from sealr.rerank.generative.prompts import RerankInput
+from sealr.rerank.requests import RerankInput
 from sealr.retrieve.train import train
+from sealr.serving.packing import histories, pack
 from sealr.settings import Config, DataConfig, LabelConfig, RegistryConfig, RerankConfig, RetrieveConfig
 
 USERS = [f"u{n}" for n in range(24)]
@@ -51,16 +51,22 @@ def toy_parts(folder: Path, llama: Path, labeller: Path) -> Parts:
     sequences = Sequences(USERS, ITEMS, np.concatenate(walks), np.arange(len(USERS) + 1) * 6)
     retrieve = RetrieveConfig(hidden=8, layers=1, max_len=6, epochs=2, eval_every=1, n_retrieved=10)
     rerank = RerankConfig("generative", base=str(base), n_reranked=10, epochs=1, lr=0.01, batch_size=4, top_k=3)
-    config = Config(DataConfig("toy"), LabelConfig(str(labeller)), retrieve, rerank, registry=RegistryConfig(include_base=True))
+    config = Config(
+        DataConfig("toy"), LabelConfig(str(labeller)), retrieve, rerank, registry=RegistryConfig(include_base=True)
+    )
     train(retrieve, sequences, folder / "retriever")
-    prompts = [RerankInput([3, 4], [2, -1], [7, 8, 9], answer=[7]) for _ in range(12)]
+    prompts = [RerankInput([3, 4], [[2, 1.5], [-1, -0.5]], [7, 8, 9], answer=[7]) for _ in range(12)]
     encoder = Encoder(load_tokenizer(rerank.base), rerank, "products")
     finetune(prompts[:8], prompts[8:], rerank, encoder, folder / "adapter")
     items = pd.DataFrame({"item": sequences.items, "title": None, "brand": None, "categories": None})
     write_table(items, folder / "items.parquet", "items")
-    nothing = np.zeros(len(sequences.flat), dtype=np.int64)
-    known = histories(sequences, nothing, nothing.astype(np.float32))
+    known = histories(sequences, neutral(sequences))
     return Parts(base, config, sequences, folder / "retriever", folder / "adapter", folder / "items.parquet", known)
+
+
+def neutral(sequences: Sequences) -> np.ndarray:
+    """Feelings: every review is neutral."""
+    return np.zeros((len(sequences.flat), 2), dtype=np.float32)
 
 
 def toy_pyfunc(parts: Parts, folder: Path, weight: float = 1.0) -> Path:
@@ -71,15 +77,17 @@ def toy_pyfunc(parts: Parts, folder: Path, weight: float = 1.0) -> Path:
         artifacts={"sealr": str(parts.pack(folder.with_name(folder.name + "-packed"), weight))},
         pip_requirements=[],
         signature=signature(exclude_seen=True),
-        input_example=(example(parts.sequences), {"top_k": 5}),
+        input_example=(example(parts.sequences.items), {"top_k": 5}),
     )
     return folder
 
 
 def toy_registration(parts: Parts, state: Path, weight: float = 1.0) -> Registration:
-    """Registers the toy as the last step of a job does: from stage folders, in the active MLflow run, through the gate."""
+    """Registers the toy as a job does: from stage folders, in the active MLflow run, through the gate."""
 
-    def stage(name: str, files: Mapping[str, Path | dict | str], rows: Mapping[str, int] = {}, **metrics: float) -> Manifest:
+    def stage(
+        name: str, files: Mapping[str, Path | dict | str], rows: Mapping[str, int] = {}, **metrics: float
+    ) -> Manifest:
         def work(folder: Path) -> StageResult:
             for target, content in files.items():
                 if isinstance(content, dict):
@@ -102,9 +110,8 @@ def toy_registration(parts: Parts, state: Path, weight: float = 1.0) -> Registra
         "rankings": stage("rerank", {"fusion.json": fusion}, **{"valid_ndcg@10": 0.5, "valid_ndcg@10_retriever": 0.4}),
         "results": stage("evaluate", {"results.md": "| system | NDCG@10 |"}),
     }
-    statistics = drift.Statistics({"joy": count}, {"2": count}, dict.fromkeys(ITEMS, 12), {"6": count}, {"2014-01": count})
-    evidence = gate.Evidence("the same", USERS, [2] * count, [])
-    nothing = np.zeros(len(parts.sequences.flat))
-    return register_model(
-        parts.config, parts.sequences, nothing.astype(np.int64), nothing.astype(np.float32), evidence, statistics, stages
+    statistics = drift.Statistics(
+        {"joy": count}, {"2": count}, dict.fromkeys(ITEMS, 12), {"6": count}, {"2014-01": count}
     )
+    evidence = gate.Evidence("the same", USERS, [2] * count, [])
+    return register_model(parts.config, parts.sequences, neutral(parts.sequences), evidence, statistics, stages)
