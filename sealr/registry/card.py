@@ -1,4 +1,4 @@
-"""The model card of a version: data, figures, limits, licences and what its emotion labels are and are not."""
+"""The model card of a version: data, figures, limits, licences, and what its emotion labels are and are not."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from sealr.settings import Config
 FENCE = "```"
 END = f"\n{FENCE}"
 TABLE = re.compile(r"^\|.*(?:\n\|.*)*", re.MULTILINE)
-DESCRIPTION_LENGTH = 5000  # what a registry keeps of a version's description
+DESCRIPTION_LENGTH = 5000  # characters that a registry keeps of a version's description
 LICENCES = {  # of base models, by the start of their name
     "HuggingFaceTB/SmolLM2": "Apache-2.0",
-    "meta-llama/Llama-2": "Llama 2 Community License: its terms go with the adapter",
+    "meta-llama/Llama-2": "Llama 2 Community License, which also covers the adapter",
 }
+HELD_OUT = {"inductive": "none of whom is evaluated", "transductive": "without the last two items of each"}
 
 
 def model_card(
@@ -31,70 +32,82 @@ def model_card(
     statistics: Statistics,
     histories: int,
 ) -> str:
-    """The card as Markdown. results: the metrics table of the evaluation. histories: users the model has stored."""
-    data, rerank = config.data, config.rerank
+    """The card as Markdown. results: the metrics table of the evaluation. histories: users that the model stores."""
+    data, retrieve, rerank = config.data, config.retrieve, config.rerank
     reviews, labels, candidates, adapter = (stages[n] for n in ("reviews", "labels", "candidates", "adapter"))
     months, metrics = sorted(statistics.months), stages["rankings"].metrics
+    counts = f"{sum(statistics.months.values()):,} reviews by {sum(statistics.activity.values()):,} users"
     labelled = max(1, sum(statistics.sentiments.values()))
-    feelings = ", ".join(
-        f"{name.lower()} {statistics.sentiments.get(str(c), 0) / labelled:.1%}" for c, name in CLASS_NAMES.items()
-    )
-    emotions = sorted(statistics.emotions.items(), key=lambda pair: -pair[1])[:5]
+    shares = [(name.lower(), statistics.sentiments.get(str(c), 0)) for c, name in CLASS_NAMES.items()]
+    sentiments = ", ".join(f"{name} {count / labelled:.1%}" for name, count in shares)
+    frequent = sorted(statistics.emotions.items(), key=lambda pair: -pair[1])[:5]
+    emotions = ", ".join(f"{name} {count / labelled:.1%}" for name, count in frequent)
     stars = labels.metrics.get("pearson_rating")
     agreement = (
-        "there are no stars to compare it with" if stars is None else f"its Pearson correlation with the stars is {stars:.3f}"
+        "there are no stars to compare with"
+        if stars is None
+        else f"their Pearson correlation with the stars is {stars:.3f}"
     )
     used = (
-        f"weight {fusion['weight']:g} of the LLM's z-scores beside the retriever's"
+        f"weight {fusion['weight']:g} for the LLM's z-scores, 1 for the retriever's"
         if fusion["weight"]
-        else "weight 0: on validation the LLM brought no significant gain, so the lists are the retriever's and the LLM is not loaded"
+        else "weight 0: the LLM brought no significant gain on validation, so it is not loaded"
     )
-    base = f"`{rerank.base}`, digest `{weights.digest(rerank.base)}`"
-    held_out = {"inductive": "none of whom is evaluated on", "transductive": "without the last two items of each"}
-    tuned = f"{adapter.rows['train_users']:,} users, {held_out[rerank.user_split]}"
-    digests = "\n".join(f"* {name}: content `{m.digest[:16]}`, folder key `{m.key}`" for name, m in sorted(stages.items()))
+    ceiling = candidates.metrics.get(f"test_hr@{retrieve.n_retrieved}", float("nan"))
+    valid = f"{metrics['valid_ndcg@10']:.4f} (retriever alone {metrics['valid_ndcg@10_retriever']:.4f})"
+    digests = "\n".join(
+        f"* {name}: content `{m.digest[:16]}`, folder key `{m.key}`" for name, m in sorted(stages.items())
+    )
+    results = TABLE.sub(lambda table: f"{FENCE}\n{table[0]}{END}", results.strip())
     return f"""# SEALR on {data.name}
 
-Recommends next items ({data.category}) from what a user took and how they felt about it: a {config.retrieve.model} retriever,
-an emotion labeller, and {base} with a LoRA adapter (rank {rerank.lora.r}) as re-ranker. Fusion: {used}.
+Recommends next items ({data.category}) from what users bought and how they felt about it, with a {retrieve.model}
+retriever, an emotion labeller, and `{rerank.base}`, digest `{weights.digest(rerank.base)}`,
+with a LoRA adapter (rank {rerank.lora.r}) as re-ranker. Fusion: {used}.
 
 ## Data
-`{data.name}` (source `{data.source}`, {data.k_core}-core): {sum(statistics.months.values()):,} reviews by {sum(statistics.activity.values()):,} users of {len(statistics.items):,} items, {months[0]} to {months[-1]};
-{reviews.rows.get("rejected", 0):,} rows were rejected with a reason. The LLM was fine-tuned on {tuned}.
+`{data.name}` (source `{data.source}`, {data.k_core}-core): {counts} of {len(statistics.items):,} items,
+{months[0]} to {months[-1]}; {reviews.rows.get("rejected", 0):,} rows were rejected, each with a reason.
+The LLM was fine-tuned on {adapter.rows["train_users"]:,} users, {HELD_OUT[rerank.user_split]}.
 
 {digests}
 
 ## Figures
-Validation NDCG@10 {metrics["valid_ndcg@10"]:.4f} (retriever alone {metrics["valid_ndcg@10_retriever"]:.4f}) over {len(fusion["validation_users"])} users; all items are ranked, and a target outside
-the pool is a miss. The retriever's pool of {config.retrieve.n_retrieved} holds {candidates.metrics.get(f"test_hr@{config.retrieve.n_retrieved}", float("nan")):.1%} of the test targets.
+Validation NDCG@10 {valid} over {len(fusion["validation_users"])} users. All items are ranked; a
+target outside the pool is a miss. The pool of {retrieve.n_retrieved} holds {ceiling:.1%} of the test targets.
 
 ## Emotion labels
-* Made by a model (`{labeller_id(config.label).split()[0]}`), not by people: nobody annotated these reviews, so their accuracy is not known; {agreement}.
-* Labelled reviews: {feelings}. Most frequent emotions: {", ".join(f"{e} {n / labelled:.1%}" for e, n in emotions)}.
-* The labeller learned from English Reddit comments. Matter-of-fact complaints often come out neutral, irony and quoted
-  feelings as the writer's own; another language gets a label that means little.
-* A sentiment is a guess about a text. It is not a finding about a person's state of mind, and must not be used as one.
+* A model made them (`{labeller_id(config.label).split()[0]}`). Nobody annotated these reviews, so their accuracy is
+  unknown; {agreement}.
+* Labelled reviews: {sentiments}. Most frequent emotions: {emotions}.
+* The labeller learned from English Reddit comments. It often calls factual complaints neutral, and takes irony and
+  quoted feelings for the writer's own. Labels of texts in other languages mean little.
+* A sentiment is a guess about a text. It says nothing certain about a person's state of mind; do not use it as if.
 
 ## Limits
-* Items that are not in the training data are never recommended and are ignored in a history. Who is not known and brings no
-  history gets popular items.
-* The offline figures say which item a user took next, not whether they were glad of the recommendation.
-* Trained once (seed {config.retrieve.seed} of the retriever, {rerank.seed} of the re-ranker). Differences inside the interval are no differences.
+* The model never recommends items that are not in its training data, and ignores them in a history. An unknown user
+  without a history gets popular items.
+* Offline figures say which item a user took next, not whether the recommendation pleased them.
+* Trained once (retriever seed {retrieve.seed}, re-ranker seed {rerank.seed}). Differences within the interval mean
+  nothing.
 * Popular items are favoured, as in the data: see the coverage below.
-* The model file holds {histories:,} users' ids, items and sentiments: personal data where users are people. Registering it
-  somewhere is passing them on.
+* The model file holds the ids, items and sentiments of {histories:,} users: personal data if users are people. Whoever
+  registers the model elsewhere passes them on.
 
 ## Licences
-Code and adapter code: Apache-2.0. Base LLM: {_licence(rerank.base)}. GoEmotions, on which the labellers are trained: Apache-2.0.
-The reviews belong to whoever gave them to you: check that their terms allow a model to be trained and shared.
+Code and adapter code: Apache-2.0. Base LLM: {_licence(rerank.base)}. GoEmotions, on which the labellers
+are trained: Apache-2.0. The reviews belong to their source: check that its terms allow training and sharing a model.
 
 ## Test results
-{TABLE.sub(_fenced, results.strip())}
+{results}
 """
 
 
 def description(card: str) -> str:
-    """The card as far as a registry's description reaches, cut after a line."""
+    """The card up to the length of a registry's description, cut after a line.
+
+    MLflow's page of a version shows the cells of a table without spaces, so the card has its tables preformatted.
+    """
     if len(card) <= DESCRIPTION_LENGTH:
         return card
     note = "\n\nThe rest is in the model's artifact notes/card.md.\n"
@@ -103,10 +116,6 @@ def description(card: str) -> str:
     return kept + (END if kept.count(FENCE) % 2 else "") + note
 
 
-def _fenced(table: re.Match[str]) -> str:
-    """A table as preformatted text: MLflow's page of a version shows cells without a space between them."""
-    return f"{FENCE}\n{table[0]}{END}"
-
-
 def _licence(base: str) -> str:
-    return next((licence for start, licence in LICENCES.items() if base.startswith(start)), "see the base model's own card")
+    found = (licence for start, licence in LICENCES.items() if base.startswith(start))
+    return next(found, "see the base model's own card")

@@ -1,14 +1,14 @@
-"""How far new data are from those a champion was trained on: emotions, catalogue and activity.
+"""How far new data differ from those that a champion was trained on: emotions, catalogue and activity.
 
-A version carries the statistics of its training data (`describe`), so the old data need not be there any more. What is
-compared is all old data with all new data, which usually hold the old ones: a shift of the newest month shows in so far
-as it moves the whole. The tests are scipy's, which is pinned anyway: four of them are all this takes, and a drift
-framework would bring some thirty packages into the served model's environment to call the same four.
+A version carries the statistics of its training data (`describe`), so the old data need not exist any more. All old
+data are compared with all new data, which usually contain the old: a change in the newest month shows only as far as it
+moves the whole. scipy's tests suffice; a drift framework would add some thirty packages to the served model.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,33 +22,33 @@ from scipy.stats import chi2_contingency, ks_2samp
 from sealr.data.manifest import StageResult
 from sealr.data.tables import atomic_path, write_json
 from sealr.emotion.sentiment import CLASS_NAMES
-from sealr.settings import RegistryConfig
+from sealr.settings import DriftSettings
 
 log = logging.getLogger(__name__)
-ALPHA = 0.01  # a difference in distribution that chance makes more often than this is not drift, however large it looks
-RECENT = 12  # months before the champion's newest one that the months since are compared with
+ALPHA = 0.01  # p above which a difference may be chance and is no drift, however large it is
+RECENT = 12  # months before the champion's newest one; the months since are compared with them
 Counts = dict[str, int]
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a data set looks like, small enough to travel with a model. Counts of reviews unless said otherwise."""
+    """Statistics of a data set, small enough to travel with a model: counts of reviews by value."""
 
     emotions: Counts
     sentiments: Counts  # "-2" to "2"
     items: Counts  # every item
-    activity: Counts  # reviews a user, as text -> users
+    activity: Counts  # reviews per user, as text -> users
     months: Counts  # "2014-03"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One figure of the comparison and the threshold above which it is drift."""
+    """One figure of the comparison, and the threshold above which it is drift."""
 
     name: str
     value: float
     threshold: float
-    p: float | None = None  # of a test for "no difference"; None where there is none
+    p: float | None = None  # of a test for a difference; None without a test
 
     @property
     def drifted(self) -> bool:
@@ -67,26 +67,26 @@ def describe(reviews: pd.DataFrame, labels: pd.DataFrame) -> Statistics:
     )
 
 
-def compare(old: Statistics, new: Statistics, config: RegistryConfig) -> list[Check]:
-    """The checks, in the order of the report. Where a side has nothing to compare, the figure is 0."""
+def compare(old: Statistics, new: Statistics, config: DriftSettings) -> list[Check]:
+    """The checks, in the order of the report. A figure is 0 if one side has nothing to compare."""
     shared = sorted(old.items.keys() & new.items.keys())
     popularity = ({i: s.items[i] for i in shared} for s in (old, new))
-    # Either side's newest month may have been cut short: the old one counts as the new data have it, the new one not at all
+    # Either newest month may be incomplete: the old one is counted in the new data, the new one not at all
     since = [m for m in new.months if max(old.months) <= m < max(new.months)]
     before = sorted(old.months)[-1 - RECENT : -1] or sorted(old.months)
     volume = _mean(new.months, since) / _mean(old.months, before) if since else 1.0
     return [
-        _distribution("emotions, Jensen-Shannon distance", old.emotions, new.emotions, config.drift.distribution),
-        _distribution("sentiments, Jensen-Shannon distance", old.sentiments, new.sentiments, config.drift.distribution),
-        Check("new items, share of the new catalogue", _missing(new.items, old.items), config.drift.catalogue),
-        Check("lost items, share of the old catalogue", _missing(old.items, new.items), config.drift.catalogue),
-        _distribution("popularity of shared items, Jensen-Shannon distance", *popularity, config.drift.distribution),
-        _activity(old.activity, new.activity, config.drift.activity),
-        Check("reviews a month since then, factor up or down", max(volume, 1 / volume), config.drift.volume),
+        _distribution("emotions, Jensen-Shannon distance", old.emotions, new.emotions, config.distribution),
+        _distribution("sentiments, Jensen-Shannon distance", old.sentiments, new.sentiments, config.distribution),
+        Check("new items, share of the new catalogue", _missing(new.items, old.items), config.catalogue),
+        Check("lost items, share of the old catalogue", _missing(old.items, new.items), config.catalogue),
+        _distribution("popularity of shared items, Jensen-Shannon distance", *popularity, config.distribution),
+        _activity(old.activity, new.activity, config.activity),
+        Check("reviews per month since then, factor up or down", max(volume, 1 / volume), config.volume),
     ]
 
 
-def report(old: Statistics, new: Statistics, config: RegistryConfig, version: str, folder: Path) -> StageResult:
+def report(old: Statistics, new: Statistics, config: DriftSettings, version: str, folder: Path) -> StageResult:
     """Writes drift.json, drift.md and drift.png. The metric ``drifted`` counts the checks above their threshold."""
     checks = compare(old, new, config)
     values = {"champion": version, "checks": [asdict(c) | {"drifted": c.drifted} for c in checks]}
@@ -96,48 +96,51 @@ def report(old: Statistics, new: Statistics, config: RegistryConfig, version: st
     plot(old, new, folder / "drift.png", version)
     drifted = [c.name for c in checks if c.drifted]
     log.info("drift from version %s: %s", version, "; ".join(drifted) or "none")
-    return StageResult(_totals(new), {c.name.replace(",", "").replace(" ", "_"): c.value for c in checks} | {"drifted": len(drifted)})
+    metrics = {c.name.replace(",", "").replace(" ", "_"): c.value for c in checks}
+    return StageResult(_totals(new), metrics | {"drifted": len(drifted)})
 
 
 def sentence(report: Mapping[str, Any]) -> str:
-    """What drifted, from the values of drift.json; empty when nothing did."""
-    return "; ".join(f"{c['name']}: {c['value']:.3f}, above {c['threshold']:g}" for c in report["checks"] if c["drifted"])
+    """What drifted, from the content of drift.json; empty if nothing did."""
+    return "; ".join(
+        f"{c['name']}: {c['value']:.3f}, above {c['threshold']:g}" for c in report["checks"] if c["drifted"]
+    )
 
 
 def markdown(checks: list[Check], old: Statistics, new: Statistics, version: str) -> str:
-    """The report for people."""
-    lines = [
-        f"# Drift from the data of version {version}",
-        "",
-        f"A check is drift when it is above its threshold and, where it has a test, p is below {ALPHA:g}.",
-        "",
-        "| check | value | threshold | p | drift |",
-        "|---|---:|---:|---:|---|",
-        *(
-            f"| {c.name} | {c.value:.4f} | {c.threshold:g} | {'-' if c.p is None else f'{c.p:.2g}'} | {'**yes**' if c.drifted else 'no'} |"
-            for c in checks
-        ),
-        "",
-        "| | champion's data | new data |",
-        "|---|---:|---:|",
-        *(f"| {name} | {value:,} | {_totals(new)[name]:,} |" for name, value in _totals(old).items()),
-        f"| newest month | {max(old.months)} | {max(new.months)} |",
-    ]
-    return "\n".join(lines) + "\n"
+    """The report as Markdown."""
+    rows = "\n".join(
+        f"| {c.name} | {c.value:.4f} | {c.threshold:g} | {'-' if c.p is None else f'{c.p:.2g}'} "
+        f"| {'**yes**' if c.drifted else 'no'} |"
+        for c in checks
+    )
+    after = _totals(new)
+    counts = "\n".join(f"| {name} | {value:,} | {after[name]:,} |" for name, value in _totals(old).items())
+    return f"""# Drift from the data of version {version}
+
+A check counts as drift if it is above its threshold and its p, if it has one, is below {ALPHA:g}.
+
+| check | value | threshold | p | drift |
+|---|---:|---:|---:|---|
+{rows}
+
+| | champion's data | new data |
+|---|---:|---:|
+{counts}
+| newest month | {max(old.months)} | {max(new.months)} |
+"""
 
 
 def plot(old: Statistics, new: Statistics, path: Path, version: str) -> None:
-    """Writes a PNG: emotions, sentiments, popularity, reviews a user and reviews a month of both sides."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: it is slow to import, and most callers draw nothing
-    from matplotlib.figure import Figure
+    """Writes a PNG: emotions, sentiments, popularity, reviews per user and reviews per month of both sides."""
+    from matplotlib.figure import Figure  # slow to import, and most callers do not plot
 
     figure = Figure(figsize=(13, 8), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 3)
-    emotions, sentiments, popularity = (figure.add_subplot(grid[0, i]) for i in range(3))
-    activity, months = figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1:])
+    axes = figure.subplot_mosaic([["emotions", "sentiments", "popularity"], ["activity", "months", "months"]])
+    emotions, sentiments, popularity, activity, months = axes.values()
     sides = {f"champion (version {version})": old, "new data": new}
-    seen = sorted(old.emotions.keys() | new.emotions.keys(), key=lambda e: old.emotions.get(e, 0) + new.emotions.get(e, 0))[-12:]
+    both = Counter(old.emotions) + Counter(new.emotions)
+    seen = [emotion for emotion, _ in both.most_common(12)][::-1]
     most = max(int(n) for side in sides.values() for n in side.activity)
     for i, (name, side) in enumerate(sides.items()):
         shift = 0.4 * (0.5 - i)
@@ -156,12 +159,18 @@ def plot(old: Statistics, new: Statistics, path: Path, version: str) -> None:
     x, y = _shares(old.items, items), _shares(new.items, items)
     popularity.scatter(x, y, s=8, alpha=0.5, color="C2")
     popularity.axline((0, 0), slope=1, color="grey", linewidth=1)
-    popularity.set(title="popularity of an item", xlabel="share of the champion's reviews", ylabel="share of the new reviews")
+    popularity.set(
+        title="popularity of an item", xlabel="share of the champion's reviews", ylabel="share of the new reviews"
+    )
     activity.set_xscale("log")
     activity.set(
-        title="reviews a user", ylim=(0, 1.02), xlim=(1, most * 1.2), xlabel="at most this many reviews", ylabel="share of users"
+        title="reviews per user",
+        ylim=(0, 1.02),
+        xlim=(1, most * 1.2),
+        xlabel="at most this many reviews",
+        ylabel="share of users",
     )
-    months.set(title="reviews a month", ylim=(0, None))
+    months.set(title="reviews per month", ylim=(0, None))
     figure.legend(loc="outside lower center", ncols=2)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
@@ -176,7 +185,7 @@ def _totals(side: Statistics) -> Counts:
 
 
 def _shares(counts: Counts, names: list[str]) -> np.ndarray:
-    """(names,) share of each of all counts."""
+    """(names,) each name's share of all counts."""
     return np.array([counts.get(n, 0) for n in names], dtype=np.float64) / max(1, sum(counts.values()))
 
 
@@ -185,7 +194,7 @@ def _mean(counts: Counts, names: list[str]) -> float:
 
 
 def _missing(counts: Counts, others: Counts) -> float:
-    """Share of the names of ``counts`` that ``others`` does not have."""
+    """Share of the names in ``counts`` that are not in ``others``."""
     return len(counts.keys() - others.keys()) / max(1, len(counts))
 
 
@@ -195,11 +204,13 @@ def _distribution(name: str, old: Counts, new: Counts, threshold: float) -> Chec
     table = np.array([[side.get(n, 0) for n in names] for side in (old, new)], dtype=np.float64)  # (2, names)
     if len(names) < 2 or not table.sum(axis=1).all():
         return Check(name, 0.0, threshold, 1.0)
-    distance = float(np.nan_to_num(jensenshannon(table[0], table[1], base=2)))  # equal ones can come out as the root of -1e-17
+    distance = float(np.nan_to_num(jensenshannon(table[0], table[1], base=2)))  # NaN: the root of -1e-17 of equal ones
     return Check(name, distance, threshold, float(chi2_contingency(table).pvalue))
 
 
 def _activity(old: Counts, new: Counts, threshold: float) -> Check:
     samples = [np.repeat([int(n) for n in side], list(side.values())) for side in (old, new)]
     found = ks_2samp(*samples, method="asymp")
-    return Check("reviews a user, Kolmogorov-Smirnov distance", float(found.statistic), threshold, float(found.pvalue))
+    return Check(
+        "reviews per user, Kolmogorov-Smirnov distance", float(found.statistic), threshold, float(found.pvalue)
+    )

@@ -1,15 +1,15 @@
-"""Logging the composite to MLflow: packed folder, signature, input example, pinned requirements, registration."""
+"""Registering a model in MLflow: packed folder, signature, input example, requirements, tags and aliases."""
 
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -18,30 +18,32 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array
 
+from sealr import resources, weights
 from sealr.config import to_dict
 from sealr.data.manifest import PACKAGE, Manifest, code_digest, text_digest
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json, write_json
 from sealr.registry import card, gate, promote
-from sealr.serving.recommender import pack
 from sealr.registry.drift import Statistics
+from sealr.serving.packing import histories, pack
 from sealr.settings import Config
 
 log = logging.getLogger(__name__)
 
 
 def signature(exclude_seen: bool) -> ModelSignature:
-    """Of a model whose answers leave out the items of a history, or do not, unless a call says otherwise.
+    """exclude_seen: the default of the parameter with this name.
 
-    history is a list of {item, text or sentiment}. Its type is left open, because MLflow cannot convert a list column in which
-    some rows have none; composite.py checks it and says what is wrong in a sentence.
+    ``history`` is a list of {item, text or sentiment}, declared as any type: MLflow cannot convert a list column with
+    missing values. `sealr.serving.request` checks it.
     """
-    texts = Array(DataType.string)
-    answer = {"items": texts, "titles": texts, "scores": Array(DataType.double), "reasons": texts, "warnings": texts}
-    params = [("top_k", DataType.long, 10), ("exclude_seen", DataType.boolean, exclude_seen), ("explain", DataType.boolean, False)]
+    texts, numbers = Array(DataType.string), Array(DataType.double)
+    answer = {"items": texts, "titles": texts, "scores": numbers, "reasons": texts, "warnings": texts}
+    user, flag = ColSpec(DataType.string, "user", required=False), DataType.boolean
+    params = [("top_k", DataType.long, 10), ("exclude_seen", flag, exclude_seen), ("explain", flag, False)]
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "user", required=False), ColSpec(AnyType(), "history", required=False)]),
-        outputs=Schema([ColSpec(DataType.string, "user", required=False), *(ColSpec(t, name) for name, t in answer.items())]),
+        inputs=Schema([user, ColSpec(AnyType(), "history", required=False)]),
+        outputs=Schema([user, *(ColSpec(kind, name) for name, kind in answer.items())]),
         params=ParamSchema([ParamSpec(*param) for param in params]),
     )
 
@@ -49,49 +51,39 @@ def signature(exclude_seen: bool) -> ModelSignature:
 def register_model(
     config: Config,
     sequences: Sequences,
-    sentiments: np.ndarray,
-    expected: np.ndarray,
+    feelings: np.ndarray,
     evidence: gate.Evidence,
     statistics: Statistics,
     stages: Mapping[str, Manifest],
     hold: str = "",
 ) -> promote.Registration:
-    """Packs the parts, logs them as one model of the active run, registers a version, unless the same one is there, and lets
-    the gate decide who is champion.
+    """Logs the model to the active run, registers a version unless the same exists, and lets the gate decide.
 
-    stages: manifests named reviews, labels, candidates (the retriever), adapter, rankings and results.
-    sentiments, expected (interactions,): class and expected sentiment, aligned with ``sequences.flat``.
-    evidence, statistics: kept beside the model for later challengers. hold: why nobody may be promoted now.
+    feelings: (interactions, 2), aligned with ``sequences.flat``. stages: the manifests reviews, labels, candidates (the
+    retriever), adapter, rankings and results. evidence, statistics: stored with the model for later challengers.
+    hold: why no version may be promoted now.
     """
     name = config.registry.name
-    made_of = {name: manifest.digest for name, manifest in stages.items()} | {
-        "config": to_dict(config) | {"registry": config.registry.include_base},  # the rest of it says how to register, not what
-        "code": code_digest((".",)),
-    }
-    content = text_digest(made_of)
+    content = text_digest(
+        {name: manifest.digest for name, manifest in stages.items()}
+        # Of the section registry, only include_base changes the model
+        | {"config": to_dict(config) | {"registry": config.registry.include_base}, "code": code_digest((".",))}
+    )
     version = promote.find(name, content)
     if version:
         log.info("register: unchanged, reusing version %s", version)
     else:
-        version = _log_and_create(config, sequences, sentiments, expected, evidence, statistics, stages, content)
+        version = _log_and_create(config, sequences, feelings, evidence, statistics, stages, content)
     mlflow.set_tags({"sealr.version": version})
-    judge = partial(
-        gate.judge,
-        evidence,
-        sequences=sequences,
-        sentiments=sentiments,
-        expected=expected,
-        resamples=config.evaluate.bootstrap,
-        hold=hold,
-    )
+    resamples = config.evaluate.bootstrap
+    judge = partial(gate.judge, evidence, sequences=sequences, feelings=feelings, resamples=resamples, hold=hold)
     return promote.assign_aliases(name, version, judge)
 
 
 def _log_and_create(
     config: Config,
     sequences: Sequences,
-    sentiments: np.ndarray,
-    expected: np.ndarray,
+    feelings: np.ndarray,
     evidence: gate.Evidence,
     statistics: Statistics,
     stages: Mapping[str, Manifest],
@@ -99,10 +91,9 @@ def _log_and_create(
 ) -> str:
     fusion, metrics = read_json(stages["rankings"].path("fusion.json")), stages["rankings"].metrics
     results = stages["results"].path("results.md").read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as temporary:  # its own: another job may be packing at the same time
+    with tempfile.TemporaryDirectory() as temporary:
         packed, notes = Path(temporary) / "model", Path(temporary) / gate.NOTES
-        items = stages["reviews"].path("items.parquet")
-        known = histories(sequences, sentiments, expected)
+        items, known = stages["reviews"].path("items.parquet"), histories(sequences, feelings)
         pack(packed, config, fusion["weight"], stages["candidates"].folder, stages["adapter"].folder, items, known)
         described = card.model_card(config, stages, fusion, results, statistics, len(known))
         write_json(asdict(evidence), notes / gate.EVIDENCE)
@@ -113,9 +104,9 @@ def _log_and_create(
             python_model=str(PACKAGE / "serving" / "pyfunc.py"),
             artifacts={"sealr": str(packed), gate.NOTES: str(notes)},
             code_paths=[str(PACKAGE)],
-            pip_requirements=requirements(),
+            pip_requirements=requirements(config, fusion["weight"]),
             signature=signature(config.retrieve.exclude_seen),
-            input_example=(example(sequences), {"top_k": 5}),
+            input_example=(example(sequences.items), {"top_k": 5}),
             metadata={"data": config.data.name, "base": config.rerank.base},
         )
     tags = {
@@ -127,24 +118,25 @@ def _log_and_create(
     }
     tags |= {promote.DIGEST + made: manifest.digest[:16] for made, manifest in stages.items()}
     tags |= {promote.STAGE + manifest.stage: manifest.key for manifest in stages.values()}
-    run_id = mlflow.active_run().info.run_id
-    return promote.create(config.registry.name, info.model_uri, run_id, tags, card.description(described), info.model_id)
+    run_id, about = mlflow.active_run().info.run_id, card.description(described)
+    return promote.create(config.registry.name, info.model_uri, run_id, tags, about, info.model_id)
 
 
-def example(sequences: Sequences) -> pd.DataFrame:
-    """Two requests: a user the model knows, and somebody new with a history."""
-    new = [{"item": sequences.items[0], "text": "I love it!"}, {"item": sequences.items[-1], "sentiment": -2}]
-    return pd.DataFrame({"user": [sequences.users[0], None], "history": [None, new]})
+def example(items: list[str]) -> pd.DataFrame:
+    """Two requests that warm a server up and contain no user's data: a new history and an unknown user.
+
+    The first one asks labeller, retriever and LLM.
+    """
+    history = [{"item": items[0], "text": "I love it!"}, {"item": items[-1], "sentiment": -2}]
+    return pd.DataFrame({"user": [None, "unknown user"], "history": [history, None]})
 
 
-def histories(sequences: Sequences, sentiments: np.ndarray, expected: np.ndarray) -> pd.DataFrame:
-    """Every user's whole history: user, items (indices, oldest first), sentiments (classes), expected (NaN without a label)."""
-    columns = {"items": sequences.flat, "sentiments": sentiments, "expected": expected}
-    stops = sequences.offsets[1:-1]
-    return pd.DataFrame({"user": sequences.users} | {name: np.split(values, stops) for name, values in columns.items()})
-
-
-def requirements() -> list[str]:
-    """The project's pinned dependencies, as a served model needs them."""
-    project: dict[str, Any] = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    return list(project["project"]["dependencies"])
+def requirements(config: Config, weight: float) -> list[str]:
+    """What loading and asking the model needs, pinned to the installed versions. weight: of the LLM in the fusion."""
+    names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in resources.requirements()]
+    if weight and config.rerank.quantization == "nf4":
+        names += ["accelerate", "bitsandbytes"]
+    if weight and not config.registry.include_base:
+        source = weights.resolve(config.rerank.base) / "source.json"  # there if a package carried the weights
+        names += ["gguf"] if source.is_file() and read_json(source)["file"].endswith(".gguf") else []
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in names]  # no index has +cpu or +cu130

@@ -7,9 +7,9 @@ from scipy.stats import ks_2samp
 
 from sealr.data.tables import read_json
 from sealr.registry import drift
-from sealr.settings import RegistryConfig
+from sealr.settings import DriftSettings
 
-CONFIG = RegistryConfig()
+CONFIG = DriftSettings()
 
 
 def tables(seed, users=200, items=40, positive=0.7, first="2014-01-01", days=400, each=10):
@@ -25,7 +25,9 @@ def tables(seed, users=200, items=40, positive=0.7, first="2014-01-01", days=400
         }
     )
     good = rng.random(n) < positive
-    labels = pd.DataFrame({"emotion": np.where(good, "joy", "anger"), "sentiment": pd.array(np.where(good, 2, -2), dtype="Int8")})
+    labels = pd.DataFrame(
+        {"emotion": np.where(good, "joy", "anger"), "sentiment": pd.array(np.where(good, 2, -2), dtype="Int8")}
+    )
     labels.loc[:4, ["emotion", "sentiment"]] = None  # reviews without a readable text
     return reviews.astype({"timestamp": "int64"}), labels
 
@@ -56,8 +58,8 @@ def test_the_same_and_another_sample_of_the_same_world_are_no_drift(old):
         ({"positive": 0.4}, "sentiments"),
         ({"items": 80}, "new items"),
         ({"items": 20}, "lost items"),
-        ({"each": 20}, "reviews a user"),
-        ({"first": "2015-03-01", "days": 60}, "reviews a month since then"),
+        ({"each": 20}, "reviews per user"),
+        ({"first": "2015-03-01", "days": 60}, "reviews per month since then"),
     ],
 )
 def test_what_changed_is_named(old, change, name):
@@ -68,7 +70,7 @@ def test_a_month_that_has_only_begun_is_no_drift(old):
     last = max(old.months)
     filled = old.months | {last: 150, "2015-03": 2}  # it was cut short, and now the next one is
     assert drifted(old, replace(old, months=filled)) == []
-    assert drifted(old, replace(old, months=filled | {last: 900})) == ["reviews a month since then"]
+    assert drifted(old, replace(old, months=filled | {last: 900})) == ["reviews per month since then"]
 
 
 def test_popularity_shift(old):
@@ -88,7 +90,7 @@ def test_the_activity_distance_is_scipys_on_the_users(old):
     part = reviews.index[reviews["item"] != "i0"]
     new = drift.describe(reviews.loc[part], labels.loc[part])
     expected = ks_2samp([10] * 200, reviews.loc[part].groupby("user").size(), method="asymp")
-    found = next(c for c in drift.compare(old, new, CONFIG) if c.name.startswith("reviews a user"))
+    found = next(c for c in drift.compare(old, new, CONFIG) if c.name.startswith("reviews per user"))
     assert (found.value, found.p) == (expected.statistic, expected.pvalue) and found.drifted
 
 

@@ -19,6 +19,7 @@ from sealr.rerank.rerank import rerank
 from sealr.retrieve.candidates import write_candidates
 from sealr.retrieve.train import load
 from sealr.settings import Config, DataConfig
+from tests.serving.toy_model import neutral
 
 
 @pytest.fixture
@@ -27,15 +28,6 @@ def champion(parts, tmp_path):
     folder = tmp_path / "champion"
     parts.pack(folder / "artifacts" / "model", weight=0.0)
     return folder
-
-
-def feelings(sequences):
-    return np.zeros(len(sequences.flat), dtype=np.int64)
-
-
-def known(sequences):
-    """Expected sentiments."""
-    return np.zeros(len(sequences.flat))
 
 
 def write_evidence(folder, evidence):
@@ -56,7 +48,7 @@ def test_evidence_is_what_rerank_measured(parts, tmp_path):
     write_candidates(load(parts.retriever), sequences, config.retrieve, tmp_path)
     pools = Pools(pd.read_parquet(tmp_path / "candidates.parquet"), sequences, config.rerank.n_reranked)
     users = list(range(0, 20))
-    made = rerank(Half(), users, users, sequences, feelings(sequences), pools, 4, tmp_path)
+    made = rerank(Half(), users, users, sequences, neutral(sequences), pools, 4, tmp_path)
     table = pd.read_parquet(tmp_path / "rankings.parquet")
     names = [sequences.users[u] for u in users]
     found = gate.evidence(table, names, sequences, "digest", ["u23"])
@@ -75,7 +67,7 @@ def test_a_champion_that_has_to_rank_itself_ranks_as_it_was_measured(parts, cham
         scores[history] = -np.inf
         expected.append(int((scores > scores[target]).sum()) + 1)
     model = gate.Recommender.load(champion / "artifacts" / "model")
-    ranks, share = gate.rescore(model, sequences.users, sequences, feelings(sequences), known(sequences))
+    ranks, share = gate.rescore(model, sequences.users, sequences, neutral(sequences))
     assert share == 1.0 and ranks == [r if r <= gate.TOP else 0 for r in expected]
 
 
@@ -87,7 +79,7 @@ class Moody:
     def score(self, requests):
         made = []
         for r in requests:
-            mood = sum(s + 0.1 * e if e == e else 5.0 for s, e in zip(r.sentiments, r.expected, strict=True))
+            mood = sum(s + 0.1 * e if e == e else 5.0 for s, e in np.asarray(r.feelings, dtype=np.float64))
             made.append(Scored(np.sin(mood * np.asarray(r.pool, dtype=np.float64))))
         return made
 
@@ -96,17 +88,19 @@ def test_a_champion_that_has_to_rank_itself_is_told_the_feelings_that_it_was_eva
     sequences, config = parts.sequences, parts.config
     rng = np.random.default_rng(0)
     expected = np.where(rng.random(len(sequences.flat)) < 0.4, np.nan, rng.uniform(-2, 2, len(sequences.flat)))
-    classes = np.nan_to_num(expected).round().astype(np.int64)
+    feelings = np.stack([expected.round(), expected], axis=1).astype(np.float32)
     write_candidates(load(parts.retriever), sequences, config.retrieve, tmp_path)
     pools = Pools(pd.read_parquet(tmp_path / "candidates.parquet"), sequences, config.rerank.n_reranked)
     users = list(range(len(sequences.users)))
-    rerank(Moody(), users, users, sequences, classes, pools, 4, tmp_path, expected)
+    rerank(Moody(), users, users, sequences, feelings, pools, 4, tmp_path)
     table = pd.read_parquet(tmp_path / "rankings.parquet").query("ranker != 'fused'")
-    table = table.assign(ranker=table["ranker"].replace("moody", "fused"))  # the LLM's own list, as weight is all of it below
+    table = table.assign(
+        ranker=table["ranker"].replace("moody", "fused")
+    )  # the LLM's own list, as weight is all of it below
     measured = gate.evidence(table, sequences.users, sequences, "digest", []).ranks
     model = gate.Recommender.load(champion / "artifacts" / "model")
     model.ranker, model.weight = Moody(), 1e9
-    ranks, _ = gate.rescore(model, sequences.users, sequences, classes, expected)
+    ranks, _ = gate.rescore(model, sequences.users, sequences, feelings)
     pooled = [r for r, m in zip(ranks, measured, strict=True) if m]
     assert pooled == [m if m <= gate.TOP else 0 for m in measured if m] and len(set(pooled)) > 2
 
@@ -115,7 +109,7 @@ def test_where_users_changed_the_champion_is_scored_without_those_its_llm_was_tu
     sequences = parts.sequences
     write_evidence(champion, Evidence("old", ["somebody"], [1], ["u0", "u1"]))
     challenger = Evidence("new", list(sequences.users[:12]), [1] * 12, [])
-    verdict = gate.judge(challenger, champion.as_uri(), sequences, feelings(sequences), known(sequences), 500)
+    verdict = gate.judge(challenger, champion.as_uri(), sequences, neutral(sequences), 500)
     assert verdict.figures["users"] == 10 and verdict.figures["known"] == 1.0
     assert verdict.figures["challenger"] == 1.0 and 0 <= verdict.figures["champion"] < 1
     assert verdict.decision == (gate.PROMOTED if verdict.figures["low"] > 0 else gate.REFUSED)
@@ -125,22 +119,25 @@ def test_a_champion_whose_items_are_gone_holds(parts, champion):
     old = parts.sequences
     renamed = Sequences(old.users, [f"new-{i}" for i in old.items], old.flat, old.offsets)
     challenger = Evidence("new", list(old.users), [1] * len(old.users), [])
-    verdict = gate.judge(challenger, champion.as_uri(), renamed, feelings(renamed), known(renamed), 500)
+    verdict = gate.judge(challenger, champion.as_uri(), renamed, neutral(renamed), 500)
     assert (
-        verdict.decision == HELD and "100% of the 24 validation histories hold no item that the champion knows" in verdict.reason
+        verdict.decision == HELD
+        and "100% of the 24 validation histories hold no item that the champion knows" in verdict.reason
     )
 
 
 def test_a_champion_that_cannot_be_loaded_holds(parts, champion):
     shutil.rmtree(champion / "artifacts" / "model" / "retriever")
     challenger = Evidence("new", list(parts.sequences.users), [1] * 24, [])
-    verdict = gate.judge(challenger, champion.as_uri(), parts.sequences, feelings(parts.sequences), known(parts.sequences), 500)
+    verdict = gate.judge(challenger, champion.as_uri(), parts.sequences, neutral(parts.sequences), 500)
     assert verdict.decision == HELD and "retriever.json" in verdict.reason
 
 
 def test_the_card_says_what_there_is_and_fits_into_a_description(parts, tmp_path):
     def made(stage, rows=None, metrics=None):
-        return Manifest(stage, tmp_path, f"key-{stage}", f"digest-{stage}" * 4, {}, {}, "", rows or {}, metrics or {}, {}, 1.0)
+        return Manifest(
+            stage, tmp_path, f"key-{stage}", f"digest-{stage}" * 4, {}, {}, "", rows or {}, metrics or {}, {}, 1.0
+        )
 
     stages = {
         "reviews": made("ingest", {"rejected": 7}),
@@ -150,15 +147,31 @@ def test_the_card_says_what_there_is_and_fits_into_a_description(parts, tmp_path
         "rankings": made("rerank", metrics={"valid_ndcg@10": 0.08, "valid_ndcg@10_retriever": 0.07}),
         "results": made("evaluate"),
     }
-    statistics = Statistics({"joy": 3, "anger": 1}, {"2": 3, "-2": 1}, {"a": 2, "b": 2}, {"2": 2}, {"2014-01": 3, "2014-03": 1})
+    statistics = Statistics(
+        {"joy": 3, "anger": 1}, {"2": 3, "-2": 1}, {"a": 2, "b": 2}, {"2": 2}, {"2014-01": 3, "2014-03": 1}
+    )
     config = Config(DataConfig("toys", "toys"), parts.config.label, parts.config.retrieve, parts.config.rerank)
     fusion = {"weight": 0.5, "validation_users": ["u1", "u2"]}
     text = card.model_card(config, stages, fusion, "| a table |\n" * 500, statistics, 24)
-    for part in ("4 reviews by 2 users of 2 items, 2014-01 to 2014-03", "7 rows were rejected", "271 users", "0.0800", "0.449",
-                 "25.0%", "strong negative 25.0%", "`digest-retrieve", "personal data", "see the base model's own card"):  # fmt: skip
-        assert part in text, part
-    assert text.count(card.FENCE) == 2 and "| a table |\n```" in text  # MLflow's page sets the cells of a table without a space
+    for part in (
+        "4 reviews by 2 users of 2 items, 2014-01 to 2014-03",
+        "7 rows were rejected",
+        "271 users",
+        "0.0800",
+        "0.449",
+        "25.0%",
+        "strong negative 25.0%",
+        "`digest-retrieve",
+        "personal data",
+        "see the base model's own card",
+    ):
+        assert part in " ".join(text.split()), part
+    assert (
+        text.count(card.FENCE) == 2 and "| a table |\n```" in text
+    )  # MLflow's page sets the cells of a table without a space
     short = card.description(text)
     assert short.count(card.FENCE) == 2  # the cut table is closed, so that what follows is text
-    assert len(short) <= card.DESCRIPTION_LENGTH and short.endswith("artifact notes/card.md.\n") and "## Licences" in short
+    assert (
+        len(short) <= card.DESCRIPTION_LENGTH and short.endswith("artifact notes/card.md.\n") and "## Licences" in short
+    )
     assert card.description("short") == "short"

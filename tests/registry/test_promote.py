@@ -47,8 +47,10 @@ def register(store, evidence, content="abc", data="demo", hold=""):
 
 
 def settle(version, evidence, hold=""):
-    feelings = np.zeros(len(SEQUENCES.flat), dtype=np.int64)
-    return promote.assign_aliases("sealr", version, lambda uri: gate.judge(evidence, uri, SEQUENCES, feelings, feelings, 500, hold))
+    feelings = np.zeros((len(SEQUENCES.flat), 2), dtype=np.float32)
+    return promote.assign_aliases(
+        "sealr", version, lambda uri: gate.judge(evidence, uri, SEQUENCES, feelings, 500, hold)
+    )
 
 
 def tags(version):
@@ -76,7 +78,9 @@ def test_a_significant_gain_is_promoted_and_leaves_its_figures(store):
     found = {k.removeprefix(promote.GATE): v for k, v in tags("2").items() if k.startswith(promote.GATE)}
     assert found["decision"] == PROMOTED and found["against"] == "1" and found["users"] == "40"
     challenger, champion, low = (float(found[k]) for k in ("challenger", "champion", "low"))
-    assert champion == pytest.approx(1 / np.log2(6), abs=1e-5) and 0 < low < challenger - champion == pytest.approx(float(found["difference"]), abs=1e-5)  # fmt: skip
+    assert champion == pytest.approx(1 / np.log2(6), abs=1e-5) and 0 < low < challenger - champion == pytest.approx(
+        float(found["difference"]), abs=1e-5
+    )
 
 
 def test_a_gain_that_chance_may_give_is_refused(store):
@@ -99,7 +103,11 @@ def test_a_refusal_is_not_computed_again_for_the_same_champion(store):
 def test_drift_holds_what_would_have_been_promoted_and_lets_it_go_later(store):
     register(store, LOW)
     done = register(store, HIGH, hold="the data have drifted (emotions: 0.3)")
-    assert done.aliases == ("challenger",) and done.reason.startswith("the data have drifted") and "clear of 0" in done.reason
+    assert (
+        done.aliases == ("challenger",)
+        and done.reason.startswith("the data have drifted")
+        and "clear of 0" in done.reason
+    )
     assert tags("2")[promote.GATE + "decision"] == HELD
     assert settle("2", HIGH).aliases == ("challenger", "champion")
 
@@ -134,7 +142,9 @@ def test_a_champion_that_changes_during_the_comparison_is_compared_with_again(st
     register(store, LOW)
     register(store, LITTLE)
     with mlflow.start_run() as run:
-        version = promote.create("sealr", "file:///nowhere", run.info.run_id, {promote.DATA: "demo", promote.CONTENT: "other"})
+        version = promote.create(
+            "sealr", "file:///nowhere", run.info.run_id, {promote.DATA: "demo", promote.CONTENT: "other"}
+        )
     asked = []
 
     def judge(uri):
@@ -213,29 +223,27 @@ def test_a_registry_that_fails_promotes_nobody(store, monkeypatch):
         raise mlflow.MlflowException("503 registry busy")
 
     with mlflow.start_run() as run:
-        version = promote.create("sealr", "file:///nowhere", run.info.run_id, {promote.DATA: "demo", promote.CONTENT: "other"})
+        version = promote.create(
+            "sealr", "file:///nowhere", run.info.run_id, {promote.DATA: "demo", promote.CONTENT: "other"}
+        )
     monkeypatch.setattr(mlflow.MlflowClient, "get_registered_model", busy)
     with pytest.raises(mlflow.MlflowException, match="busy"):
         promote.assign_aliases("sealr", version, lambda uri: Verdict(PROMOTED, "never asked"))
 
 
-def test_the_commands(store, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.get_tracking_uri())
+def test_by_hand_mistakes_are_one_sentence(store):
     register(store, LOW)
     register(store, LITTLE)
-    promote.main(["sealr", "2", "--reason", "the shop asked for it"])
-    assert "models:/sealr@champion is version 2 now, after version 1" in capsys.readouterr().out
+    assert promote.promote_manually("sealr", "2", "the shop\n asked for it") == "1"
     assert tags("2")[promote.GATE + "reason"] == "by hand: the shop asked for it"
-    promote.main(["rollback", "sealr", "--reason", "they changed their mind"])
-    assert "is version 1 again, version 2 was taken back" in capsys.readouterr().out
-    for wrong, message in (
-        (["sealr", "1", "--reason", "x"], "champion already"),
-        (["sealr", "9", "--reason", "x"], "9"),
-        (["sealr", "2", "--reason", " "], "a reason is needed"),
-        (["rollback", "sealr", "--reason", "x"], "no earlier champion"),
+    assert promote.rollback("sealr", "they changed their mind") == ("1", "2")
+    for call, arguments, message in (
+        (promote.promote_manually, ("sealr", "1", "x"), "champion already"),
+        (promote.promote_manually, ("sealr", "9", "x"), "9"),
+        (promote.promote_manually, ("sealr", "2", " "), "a reason is needed"),
+        (promote.rollback, ("sealr", "x"), "no earlier champion"),
+        (promote.rollback, ("nobody", "x"), "no earlier champion|nobody"),
     ):
-        with pytest.raises(SystemExit, match=message):
-            promote.main(wrong)
-    with pytest.raises(SystemExit):
-        promote.main(["sealr", "2"])
+        with pytest.raises(promote.PromotionError, match=message):
+            call(*arguments)
     assert promote.champion("sealr") == "1"
