@@ -1,25 +1,33 @@
-"""Prefect flows: thin tasks over the plain functions of sealr/. Nothing outside this package knows Prefect.
+"""Prefect flows over the stages of `sealr.pipeline`. Only this folder imports Prefect."""
 
-Prefect and its libraries read their settings when they are imported, so the project's defaults stand here, where every
-flow passes first. What the user has set in the environment always wins.
-"""
+from __future__ import annotations
 
 import os
 
-from sealr.data.manifest import state_dir
 
-DEFAULTS = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait do not spin: with a server or a second job beside it, that is many times faster
-    "PREFECT_HOME": str(state_dir() / "prefect"),  # keep Prefect's database inside the project's state
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # a first start migrates a database; 20 s is not always enough
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "sealr",  # the stages' own lines show in the Prefect UI
-    "PREFECT_LOGGING_LEVEL": "INFO",
-    "GX_ANALYTICS_ENABLED": "false",
-    "TOKENIZERS_PARALLELISM": "false",  # the tokenizers library warns at every fork otherwise
-    "TRANSFORMERS_VERBOSITY": "error",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-state_dir().mkdir(parents=True, exist_ok=True)  # Prefect makes its home when it is imported, but not the folders above
-for _name, _value in DEFAULTS.items():
-    os.environ.setdefault(_name, _value)
+def defaults() -> dict[str, str]:
+    """The environment variables of a job, for those that the user has not set.
+
+    `prefect.yaml` repeats the ones that matter in a worker's processes, which import Prefect before they import a flow.
+    """
+    from sealr.data.manifest import state_dir
+
+    return {
+        "GX_ANALYTICS_ENABLED": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep: with a second process on the same cores, much faster
+        "PREFECT_HOME": str(state_dir() / "prefect"),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "sealr",  # the stages' own log lines show in the Prefect UI
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # lines of helper threads belong to no run
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # the first start migrates a database
+        "TOKENIZERS_PARALLELISM": "false",  # the tokenizers library warns at every fork otherwise
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+
+
+def set_defaults() -> None:
+    """Sets `defaults` in this process. Call it before Prefect or torch is imported: they read them at import."""
+    for name, value in defaults().items():
+        os.environ.setdefault(name, value)

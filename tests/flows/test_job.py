@@ -28,26 +28,26 @@ def test_scheduled_jobs_on_one_data_set_take_turns(scheduled, caplog):
     order = []
 
     def second():
-        with job.alone("demo"):
+        with job.one_scheduled_job("demo"):
             order.append("second")
 
-    with job.alone("demo"):
+    with job.one_scheduled_job("demo"):
         waiting = threading.Thread(target=second)
         waiting.start()
-        with job.alone("other"):  # another data set is free
+        with job.one_scheduled_job("other"):  # another data set is free
             pass
         deadline = time.monotonic() + 20
         while "another scheduled job works on data set demo" not in caplog.text and time.monotonic() < deadline:
             time.sleep(0.01)
         order.append("first")
     waiting.join(20)
-    assert order == ["first", "second"] and "waiting until it has ended" in caplog.text
+    assert order == ["first", "second"] and "waiting until it ends" in caplog.text
 
 
 def test_a_job_by_hand_waits_for_nobody(scheduled, monkeypatch):
-    with job.alone("demo"):
+    with job.one_scheduled_job("demo"):
         monkeypatch.setattr(job, "deployment", SimpleNamespace(id=None))
-        with job.alone("demo"):
+        with job.one_scheduled_job("demo"):
             pass
 
 
@@ -69,39 +69,41 @@ def test_the_two_uis_link_to_each_other(scheduled, tmp_path, monkeypatch):
 
 
 def test_trouble_outside_is_a_sentence(scheduled, monkeypatch):
-    assert job.outside(RuntimeError("a bug of ours")) == ""
-    assert "Prefect server" in job.outside(httpx.ConnectError("refused"))
-    assert "Prefect server" in job.outside(RuntimeError("Failed to reach API at http://127.0.0.1:4200/api/"))
+    assert job.external_failure(RuntimeError("a bug of ours")) == ""
+    assert "Prefect server" in job.external_failure(httpx.ConnectError("refused"))
+    assert "Prefect server" in job.external_failure(RuntimeError("Failed to reach API at http://127.0.0.1:4200/api/"))
     monkeypatch.setattr(job.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
-    assert "no space left" in job.outside(RuntimeError("PytorchStreamWriter failed writing file data/0"))
+    assert "no space left" in job.external_failure(RuntimeError("PytorchStreamWriter failed writing file data/0"))
 
 
 ENDS = """
 import threading
-from sealr.flows.job import leave_within
+from sealr.flows.job import force_exit_after
 threading.Thread(target=threading.Event().wait).start()  # a thread that never ends
-leave_within(0.5, 3)
+force_exit_after(0.5, 3)
 """
 
 
 def test_a_process_whose_threads_do_not_end_is_left():
     done = subprocess.run([sys.executable, "-c", ENDS], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 3 and "does not take the last events" in done.stderr
+    assert done.returncode == 3 and done.stderr == "Prefect did not accept the final events; exiting after 0 s.\n"
 
 
 STOPPED = """
 import time
+from sealr.flows import set_defaults
+set_defaults()
 from prefect import flow
 from prefect.server.api.server import SubprocessASGIServer
 from sealr.flows import job
 
 @flow
 def waits():
-    with job.by_hand():
+    with job.sigterm_by_hand():
         print("server", SubprocessASGIServer().server_process.pid, flush=True)
         time.sleep(120)
 
-job.run(waits)
+job.run_flow(waits)
 """
 
 
@@ -118,18 +120,29 @@ def prefect_home(tmp_path_factory):
 )
 def test_a_stopped_job_leaves_no_server_behind(send, number, prefect_home):
     """A signal to the whole group of processes ends the server, too, and the job must not wait for its answers then."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}  # no server: a temporary one is started
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")
+    }  # no server: a temporary one is started
     environment |= {"PREFECT_HOME": str(prefect_home), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"}
     command = [sys.executable, "-u", "-c", STOPPED]
     child = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     server = 0
     try:
         server = int(next(line for line in child.stdout if line.startswith("server")).split()[1])
         send(child.pid, number)
         _, errors = child.communicate(timeout=60)
-        assert child.returncode == 128 + number and "the same command goes on" in errors
+        assert (
+            child.returncode == 128 + number
+            and errors == "\ninterrupted; the same command continues where this one stopped\n"
+        )
         deadline = time.monotonic() + 60
         while alive(server) and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -1,11 +1,10 @@
-"""`python -m sealr.flows.stages prune` on a real tracking database and real stage folders."""
+"""`sealr prune` on a real tracking database and real stage folders."""
 
 import mlflow
 import pytest
-from typer.testing import CliRunner
 
-from sealr.flows.stages import app
 from sealr import tracking
+from sealr.cli import main
 from sealr.data.manifest import StageResult, run_stage
 from sealr.registry import promote
 from sealr.settings import Config, DataConfig
@@ -34,13 +33,13 @@ def job(data, size):
         return made
 
 
-def prune(*options):
-    done = CliRunner().invoke(app, ["prune", *options])
-    assert done.exit_code == 0, done.output
-    return done.output
+def test_the_last_jobs_of_each_data_set_and_registered_versions_keep_their_folders(site, capsys):
+    def prune(*options):
+        with pytest.raises(SystemExit) as end:
+            main(["prune", *options])
+        assert end.value.code == 0
+        return capsys.readouterr().out
 
-
-def test_the_last_jobs_of_each_data_set_and_registered_versions_keep_their_folders(site):
     made = [job("demo", size) for size in (1, 2, 3, 4)]
     other = job("other", 1)
     with mlflow.start_run() as run:
@@ -53,10 +52,11 @@ def test_the_last_jobs_of_each_data_set_and_registered_versions_keep_their_folde
     assert job("demo", 2).folder.exists()  # what was removed is made again
 
 
-def test_without_the_tracking_server_nothing_is_called_unused(site, monkeypatch):
+def test_without_the_tracking_server_nothing_is_called_unused(site, monkeypatch, capsys):
     made = job("demo", 1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    done = CliRunner().invoke(app, ["prune", "--delete"])
-    assert done.exit_code == 1 and made.folder.exists()
-
+    with pytest.raises(SystemExit) as end:
+        main(["prune", "--delete"])
+    assert end.value.code == 2 and made.folder.exists()
+    assert "MLFLOW_TRACKING_URI" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""The command ``sealr``. Every subcommand lives in `sealr.commands`; this module turns errors into messages.
+
+Exit codes: 0 success; 1 a failure outside the command, or a defect; 2 a mistake that the user can correct; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated, NoReturn
+
+import typer
+
+from sealr.commands import jobs, labeller, models, tools
+
+CONTINUE = "Nothing that was finished is lost; the same command continues from there."
+app = typer.Typer(
+    rich_markup_mode=None,  # rich would double the time of --help
+    pretty_exceptions_enable=False,
+    epilog="Example: sealr run --data demo",
+)
+for _part in (jobs, models, labeller, tools):
+    app.add_typer(_part.app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from sealr import __version__
+
+        print(f"sealr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Recommend the next items from reviews and the feelings in them."""
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Runs the command. Always raises SystemExit.
+
+    argv: arguments, for callers within Python. Without them this is a process of its own, which Prefect may not block.
+    """
+    arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    code = 1
+    try:
+        # --debug may stand anywhere
+        code = app([a for a in arguments if a != "--debug"], prog_name="sealr", standalone_mode=False) or 0
+        if code == 130:
+            print("interrupted", file=sys.stderr)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        raise
+    except Exception as error:
+        code, message = explain(error)
+        if not message or "--debug" in arguments:
+            _print(traceback.format_exc())
+        defect = f"{type(error).__name__} is a defect of sealr, not your mistake; please report it with the lines above"
+        _print(f"error: {message or defect}")
+    finally:
+        if argv is None and "prefect" in sys.modules and "sealr.flows.job" in sys.modules:
+            from sealr.flows.job import EXIT_SECONDS, force_exit_after
+
+            force_exit_after(EXIT_SECONDS, code)
+    raise SystemExit(code)
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """The exit code and the sentence for an error; an empty sentence for a defect, whose traceback is needed."""
+    if hasattr(error, "format_message"):  # typer: an unknown command or option, a wrong value
+        context = getattr(error, "ctx", None)
+        return 2, error.format_message().replace("Value error, ", "") + (
+            f" (see {context.command_path} --help)" if context else ""
+        )
+    if "sealr.flows.job" in sys.modules:
+        from sealr.flows.job import external_failure
+
+        if cause := external_failure(error):
+            return 1, f"{cause}. {CONTINUE}"
+    if isinstance(error, ModuleNotFoundError):
+        return (2, hint) if (hint := _extra(error.name or "")) else (1, "")
+    if isinstance(error, OSError) or type(error).__module__.startswith("mlflow.") or _raised_by_us(error):
+        return 2, str(getattr(error, "message", None) or error)
+    return 1, ""
+
+
+def _raised_by_us(error: Exception) -> bool:
+    """Whether our own code raised an error of a type that stands for mistakes of users."""
+    if type(error).__module__.startswith("sealr."):
+        return True
+    last = error.__traceback__
+    while last and last.tb_next:
+        last = last.tb_next
+    ours = last is not None and last.tb_frame.f_globals.get("__name__", "").startswith("sealr.")
+    missing_extra = isinstance(error, ImportError) and error.name is None  # the import statement sets a name
+    return ours and (missing_extra or isinstance(error, (ValueError, ArithmeticError)))
+
+
+def _extra(module: str) -> str:
+    """How to install a missing library that an extra of the package brings; empty for other modules."""
+    from sealr import resources
+
+    name = module.partition(".")[0].replace("_", "-")
+    for extra in ("train", "spark", "ray", "index", "team"):
+        if any(line.startswith(name) for line in resources.requirements(extra)):  # faiss: faiss-cpu
+            return f"this command needs {name}, which is not installed: pip install 'sealr[{extra}]'"
+    return ""
+
+
+def _print(text: str) -> None:
+    from sealr.redact import redact
+
+    print(redact(text), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

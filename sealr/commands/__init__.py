@@ -1,0 +1,1 @@
+"""The subcommands of ``sealr``, by what they are about. Libraries that are slow to import load inside a command."""

@@ -1,0 +1,188 @@
+"""Commands for registered models: ask one, score all users, serve, promote, roll back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sealr.commands.options import NOTHING, Model, Reason, TopK, WithSeen
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer()
+CHAMPION = "models:/sealr@champion"
+Name = Annotated[str, typer.Option(help="Registered model.")]
+
+
+class Format(StrEnum):
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+@app.command(epilog="Example: sealr recommend --user u0001 --user u0002 -k 5; or: sealr recommend --history me.json")
+def recommend(
+    user: Annotated[list[str], typer.Option(help="A user whose history the model knows. Repeatable.")] = NOTHING,
+    history: Annotated[
+        Path | None,
+        typer.Option(help="History of one new user: JSON or CSV with item and, optional, text or sentiment."),
+    ] = None,
+    model: Model = CHAMPION,
+    top_k: TopK = 10,
+    with_seen: WithSeen = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Find reasons by leaving items of the history out; slower.")
+    ] = False,
+    output: Annotated[Format, typer.Option("--format", help="Form of the lists.")] = Format.table,
+) -> None:
+    """Recommend items to known users, or to a new user with a history file."""
+    import warnings
+
+    if not user and history is None:
+        raise ValueError("name a --user, or give the --history of a new one")
+    if user and history is not None:
+        raise ValueError("give --user or --history, not both: a history is that of one new user")
+    events = read_history(history) if history else None
+    check_model(model)
+
+    import sealr
+
+    loaded = sealr.load(model)
+    seen = False if with_seen else None
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        found = loaded.recommend(user or None, events, top_k, seen, explain)
+    for note in notes:
+        print(f"warning: {note.message}", file=sys.stderr)
+    print_lists(found, output)
+
+
+def read_history(path: Path) -> list[dict[str, object]]:
+    """Events of one user, oldest first. Raises ValueError, OSError."""
+    import pandas as pd
+
+    try:
+        frame = pd.read_json(path, dtype=False) if path.suffix == ".json" else pd.read_csv(path, dtype={"item": str})
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if "item" not in frame:
+        raise ValueError(f"{path} needs a column item, and has {', '.join(map(str, frame.columns)) or 'none'}")
+    columns = [c for c in ("item", "text", "sentiment") if c in frame]
+    return [{k: v for k, v in row.items() if not pd.isna(v)} for row in frame[columns].to_dict("records")]
+
+
+def print_lists(found: pd.DataFrame, output: Format) -> None:
+    """Prints recommendations: a table for people, CSV or JSON for programs."""
+    if output is Format.csv:
+        print(found.to_csv(index=False), end="")
+    elif output is Format.json:
+        print(found.to_json(orient="records", indent=2, force_ascii=False))
+    else:
+        for user, rows in found.groupby("user", sort=False, dropna=False):
+            print(f"\n{user}" if isinstance(user, str) else "\nthis history")
+            for row in rows.itertuples():
+                print(f"{row.rank:>4}  {row.item:<14.14}  {row.title:<40.40}  {row.score:>8.3f}  {row.reason}")
+
+
+class UnknownModel(ValueError):
+    """No model is registered under a name; the message has the closest one."""
+
+
+def check_model(model: str) -> None:
+    """Points MLflow at the registry and looks the model up. Raises UnknownModel, FileNotFoundError for a folder."""
+    if not model.startswith("models:/"):
+        if not Path(model).is_dir():
+            raise FileNotFoundError(
+                f"{model} is neither a folder nor of the form models:/NAME@ALIAS or models:/NAME/VERSION"
+            )
+        return
+    from sealr.doctor import check_tracking
+
+    check_tracking()
+    import mlflow
+
+    from sealr import tracking
+    from sealr.config import nearest
+
+    tracking.setup()
+    name = model.removeprefix("models:/").partition("@")[0].partition("/")[0]
+    known = sorted(m.name for m in mlflow.MlflowClient().search_registered_models())
+    if name not in known:
+        raise UnknownModel(
+            f"no model is registered as {name!r} at {tracking.address()}{nearest(name, known)}"
+            + (f" (registered: {', '.join(known[:10])})" if known else ": train one with sealr run")
+        )
+
+
+@app.command(epilog="Example: sealr score --users users.parquet --out recommendations")
+def score(
+    out: Annotated[str, typer.Option(help="Parquet folder to write; it may not exist yet.")],
+    users: Annotated[
+        str | None, typer.Option(help="Parquet or CSV with user or history; without it, all users of the model.")
+    ] = None,
+    model: Model = CHAMPION,
+    top_k: TopK = 10,
+    with_seen: WithSeen = False,
+    master: Annotated[str | None, typer.Option(help="Spark's master, such as local[4]; without it, all cores.")] = None,
+) -> None:
+    """Recommend to all users of a table, on Spark."""
+    check_model(model)
+    from sealr.serving.batch import score_users
+
+    rows = score_users(model, users, out, top_k, with_seen, master)
+    print(f"{rows:,} rows in {out}")
+
+
+@app.command(epilog="Example: sealr serve --model models:/sealr@champion --port 5001")
+def serve(
+    model: Model = CHAMPION,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 5001,
+    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the alias.")] = 10.0,
+    workers: Annotated[int, typer.Option(min=0, help="Calls answered at a time; 0: cores / torch's threads.")] = 0,
+    waiting: Annotated[int, typer.Option(min=0, help="Calls that may wait; more get 503.")] = 128,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one call; then it gets 504.")] = 60.0,
+    body: Annotated[int, typer.Option(min=1, help="Bytes of a body; more get 413.")] = 4 << 20,
+) -> None:
+    """Serve a model over HTTP, and follow its alias."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        check_model(model)
+    except UnknownModel as error:  # the server waits for a first job to register it
+        print(f"warning: {error}", file=sys.stderr)
+    from sealr.serving.follower import ServerOptions
+    from sealr.serving.server import serve as start_server
+
+    options = ServerOptions(model=model, poll=poll, workers=workers, waiting=waiting, timeout=timeout, body=body)
+    start_server(options, host, port)
+
+
+@app.command(epilog="Example: sealr promote 3 --reason 'the A/B test preferred it'")
+def promote(
+    version: Annotated[str, typer.Argument(help="Version number.")],
+    reason: Reason,
+    name: Name = "sealr",
+) -> None:
+    """Make a version champion by hand, without a comparison."""
+    check_model(f"models:/{name}")
+    from sealr.registry import promote as registry
+
+    before = registry.promote_manually(name, version, reason)
+    after = f"version {before}" if before else "no champion"
+    print(f"models:/{name}@champion is now version {version}, after {after}")
+
+
+@app.command(epilog="Example: sealr rollback --reason 'complaints since Tuesday'")
+def rollback(reason: Reason, name: Name = "sealr") -> None:
+    """Bring the previous champion back."""
+    check_model(f"models:/{name}")
+    from sealr.registry import promote as registry
+
+    version, before = registry.rollback(name, reason)
+    print(f"models:/{name}@champion is version {version} again; version {before} was taken back")
