@@ -1,98 +1,137 @@
-"""Comparisons on real data, from the data files to a table: ``mlflow run . -e benchmark -P table=retrievers``.
+"""Comparisons of systems, from the data files to tables and a plot: ``sealr benchmark --table retrievers``.
 
-A table is a YAML in ``benchmarks/``. Every cell, one system trained with one seed, is a stage of its own: what was done
-before is not done again, and a killed run goes on.
+``configs/comparisons/`` says what is compared. Every system is run by the stages of the main job, so finished work is
+reused and an interrupted comparison continues. A system that cannot be run says why, and the others are run.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+import logging
+import os
+import platform
 
-import numpy as np
-import typer
+import pandas as pd
+import torch
 from prefect import flow
-
+from prefect.artifacts import create_markdown_artifact
 from sealr.flows import steps
-from sealr.pipeline.job import Job
-from sealr.pipeline.inputs import read_sequences
-from sealr.flows.job import Overrides, open_job, run
-from sealr.flows.papertables import PAPER, paper_table
-from sealr.pipeline.retrievers import parts_of, train_retriever
-from sealr.flows.sheets import report, write
-from sealr.flows.specs import configuration, read_spec, wanted
-from sealr.flows.wholesystem import WHOLE, whole_system
-from sealr.config import ConfigError
+from sealr.flows.job import external_failure, open_job
+from sealr.flows.retry import transient
+
+from sealr import tracking
 from sealr.data.manifest import state_dir
-from sealr.data.tables import read_table
-from sealr.evaluate import retrievers as comparing
-from sealr.evaluate.report import markdown_table
-from sealr.evaluate.retrievers import Trained
-from sealr.retrieve.feelings import feelings
+from sealr.data.tables import atomic_path, write_json
+from sealr.evaluate import comparison as comparing
+from sealr.evaluate.comparison import FULL, TIMES, Run
+from sealr.evaluate.report import Panel, markdown_table, plot
+from sealr.pipeline.comparison import Bench, open_bench, read_comparisons, run_system, select_names
+
+log = logging.getLogger("sealr.flows")
+FAILURES = (ValueError, OSError, ArithmeticError, tracking.TrackingError)
+DIFFERENCES = "Mean of `system` minus `other` under the full protocol, with 95 % paired bootstrap intervals over users."
 
 
 @flow(name="benchmark", flow_run_name="benchmark-{table}")
-def benchmark(table: str = "retrievers", data: str = "", only: str = "", overrides: str = "") -> None:
-    """Trains what a table of benchmarks/ asks for and writes its Markdown and plot.
+def benchmark(table: str = "retrievers", data: str = "", only: str = "", overrides: str = "", figure: str = "") -> None:
+    """Runs a comparison on each of its data sets and writes its page.
 
-    data, only: comma-separated data sets and systems; empty for all of the table.
+    table: a file of configs/comparisons/, or 2 or 3 for the paper's tables. figure: 4 for the paper's Figure 4.
+    data, only: comma-separated data sets and systems; empty for all.
     """
-    spec = read_spec(table)
-    for name in wanted(data, spec, "data set"):
-        with open_job(f"benchmark-{table}", name, "", overrides) as job:
-            compare(job, spec[name], only, state_dir() / "benchmarks" / f"{table}-{name}")
+    name = f"figure{figure}" if figure else f"table{table}" if table.isdecimal() else table
+    specs = read_comparisons(name)
+    chosen = select_names(data, specs, "data set")
+    for data_set in chosen:
+        spec = specs[data_set]
+        select_names(only, spec.systems, "system")  # a misspelt name is an error before any work
+        try:
+            with open_job(f"benchmark-{name}", spec.configuration, spec.base, f"{spec.settings} {overrides}") as job:
+                compare(open_bench(spec, job, overrides, steps), only, f"{name}-{data_set}")
+        except FAILURES as error:
+            if is_external(error) or len(chosen) == 1:
+                raise
+            log.warning("%s was not compared: %s", data_set, error)
 
 
-def compare(job: Job, spec: dict[str, Any], only: str, folder: Path) -> None:
-    """All cells of one data set, then results.md, results.json and results.png in ``folder`` and in the job's MLflow run."""
-    systems = {name: dict(settings) for name, settings in spec["systems"].items()}
-    reviews = steps.ingest(job)
-    labels = steps.label(job, reviews) if spec.get("labels") else None
-    trained, kept = [], []
-    for name in wanted(only, systems, "system"):
-        for seed in range(systems[name].pop("seeds", 1)):
-            config = configuration(job.config.retrieve, name, systems, seed)
-            if config.tuning_users == "whole":
-                raise ConfigError(
-                    "this table judges retrievers on all users, of whom retrieve.tuning_users=whole would train some on their test item"
-                )
-            made = train_retriever(job, config, reviews, labels, name)
-            seconds = made.seconds + sum(train_retriever(job, part, reviews, labels).seconds for part in parts_of(config))
-            for runs, file, covered in (
-                (trained, "test_ranks.npy", made.metrics["coverage@10"]),
-                (kept, "test_ranks_kept.npy", np.nan),  # the metric is of lists without what was seen
-            ):
-                runs.append(Trained(name, seed, np.load(made.path(file), allow_pickle=False), covered, seconds))
-    sequences = read_sequences(reviews)
-    felt = None
-    if labels is not None:
-        known = feelings(read_table(labels.path("labels.parquet"), "labels"), sequences, "class", 0)
-        felt = known[sequences.split("test").ends, 0]
-    table = comparing.comparison(trained, felt, spec.get("published", {}))
-    text = report(job, spec, table, comparing.differences(trained, spec.get("compare", [])))
-    if any((a.ranks != b.ranks).any() and (a.ranks == 0).any() for a, b in zip(trained, kept, strict=True)):
-        again = comparing.comparison(kept, felt, spec.get("published_kept", {}))
-        text += f"\nThe same models with the items of the history kept as candidates (repeats count):\n\n{markdown_table(again)}"
-    write(folder, job, table, text)
+def compare(bench: Bench, only: str, name: str) -> None:
+    """Runs the systems and writes results.md, .json and .png to the state folder, MLflow and Prefect."""
+    spec, config = bench.spec, bench.job.config
+    runs: list[Run] = []
+    chosen = select_names(only, spec.systems, "system")
+    for system in chosen:
+        try:
+            runs += run_system(bench, system)
+        except FAILURES as error:
+            if is_external(error):
+                raise
+            log.warning("%s was not run: %s", system, error)
+            runs.append(Run(system, note=f"not run: {' '.join(str(error).split())[:200]}"))
+    runs.sort(
+        key=lambda run: FULL in run.ranks or not run.ranks
+    )  # rows of reference are only injected; they come first
+
+    tables, resampling = {}, (config.evaluate.bootstrap, config.evaluate.seed)
+    baseline, felt = bench.baseline(), bench.targets_felt()
+    for protocol in spec.protocols:
+        if protocol == TIMES:
+            users = bench.reviews.rows["users"]
+            tables[protocol] = comparing.times_table(runs, users, round(config.rerank.finetune_share * users))
+        else:
+            figures = spec.published.get(protocol, {})
+            figures = {
+                system: values for system, values in figures.items() if system in chosen or system not in spec.systems
+            }
+            tables[protocol] = comparing.table(runs, protocol, spec.metrics, figures, felt, baseline, *resampling)
+    if len(pairs := comparing.differences(runs, spec.compare, *resampling)):
+        tables["differences"] = pairs
+    _write(bench, name, tables)
+
+
+def is_external(error: Exception) -> bool:
+    """Whether the cause, such as a full disk or a lost server, lies outside the system that failed."""
+    return bool(external_failure(error)) or transient(error, scheduled=False)
+
+
+def _write(bench: Bench, name: str, tables: dict[str, pd.DataFrame]) -> None:
+    title, readings = f"{bench.spec.title}: {bench.job.name}", bench.spec.protocols
+    sections = [
+        f"### {key}\n\n{readings.get(key, DIFFERENCES)}\n\n{markdown_table(made)}" for key, made in tables.items()
+    ]
+    text = "\n".join([f"## {title}\n", _heading(bench), *sections])
+    folder = state_dir() / "benchmarks" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / "results.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    rows = {key: made.astype(object).where(made.notna(), None).to_dict("records") for key, made in tables.items()}
+    write_json(rows, folder / "results.json")
+    panels = [Panel(key, made) for key, made in tables.items() if "NDCG@10" in made]
+    if TIMES in tables:
+        panels += [
+            Panel(f"{part}: seconds", tables[TIMES], f"{part}, s each", log=True) for part in ("training", "inference")
+        ]
+    if panels := [panel for panel in panels if len(panel.table)]:
+        plot(panels, folder / "results.png", title)
+    with tracking.stage("comparison", bench.job.run_id, {}):
+        tracking.log_folder(folder, "results")
+    create_markdown_artifact(key="benchmark", markdown=text, description=title)
     print(f"\n{text}\nfiles: {folder}")
 
 
-def main(
-    table: Annotated[str, typer.Option(help="retrievers; sealr, the whole system; or 2 or 3, the paper's.")] = "retrievers",
-    figure: Annotated[str, typer.Option(help="4 for the paper's Figure 4, in place of a table.")] = "",
-    data: Annotated[str, typer.Option(help="Comma-separated data sets of the table; empty: all.")] = "",
-    only: Annotated[str, typer.Option(help="Comma-separated systems of the table; empty: all.")] = "",
-    overrides: Overrides = "",
-) -> None:
-    """Train what a comparison asks for and write its table and plot."""
-    name = f"figure{figure}" if figure else f"table{table}" if table.isdecimal() else table
-    if name == WHOLE:
-        if only:
-            raise typer.BadParameter(f"the table {WHOLE} has no systems to choose from, only configurations: use --data")
-        run(whole_system, data=data, overrides=overrides)
-    else:
-        run(paper_table if name in PAPER else benchmark, table=name, data=data, only=only, overrides=overrides)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+def _heading(bench: Bench) -> str:
+    """On whom and where the comparison was made, and under which settings."""
+    config, spec = bench.job.config, bench.spec
+    masked = "are not candidates" if config.retrieve.exclude_seen else "stay candidates"
+    machine = (
+        f"{os.cpu_count()} cores ({platform.machine()}), {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    lines = [f"Leave-one-out, {len(bench.users):,} users; items of the history {masked}. {machine}.\n"]
+    if spec.chains:
+        rerank = config.rerank
+        depth = f"its first {rerank.layers} layers" if rerank.layers else "all layers"
+        lines += [
+            f"LLM: {rerank.base}, {depth}, LoRA r {rerank.lora.r} alpha {rerank.lora.alpha}; {rerank.user_split}.\n"
+        ]
+    lines += [f"{spec.note}\n"] if spec.note else []
+    settings = {"settings of all": spec.settings} | spec.chains | {"settings over all": bench.overrides}
+    lines += [f"- {name}: `{text.strip()}`" for name, text in settings.items() if text.strip()]
+    return "\n".join([*lines, ""])

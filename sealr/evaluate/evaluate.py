@@ -1,4 +1,4 @@
-"""From ranked lists to the metrics table: three protocols, chance line, ceiling, validity, paired intervals."""
+"""From ranked lists to metrics under three protocols, with chance line, ceiling, validity and paired intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sealr.data.tables import atomic_path, write_json
 from sealr.evaluate import protocols
 from sealr.evaluate.metrics import chance, coverage, hit_rate, ndcg, regret, satisfied_hit_rate, summary
 from sealr.evaluate.protocols import RETRIEVER
-from sealr.evaluate.report import markdown, metrics_table, plot
+from sealr.evaluate.report import Panel, markdown_table, plot
 from sealr.evaluate.statistics import paired_bootstrap, shown
 from sealr.settings import EvaluateConfig
 
@@ -29,82 +29,102 @@ def evaluate(
     users: Sequence[str],
     validity: float,
     sequences: Sequences,
-    sentiments: np.ndarray,
+    feelings: np.ndarray,
     config: EvaluateConfig,
     folder: Path,
     learned: Collection[int] = (),
 ) -> StageResult:
-    """Writes results.json, results.md and results.png, and returns the metrics under flat names.
+    """Writes results.json, results.md and results.png; returns the metrics under flat names.
 
-    rankings: the table `rerank` wrote. retriever_ranks (test users,): the targets' ranks in the whole catalogue.
-    users: who was evaluated. validity: share of the items the LLM named that were candidates. sentiments: class per interaction,
-    aligned with ``sequences.flat``; metrics about feelings that nobody had are left out. learned: rows of ``sequences.users`` whose
-    test items the retriever was trained on; they are nobody's test.
+    rankings: the table that ``rerank`` wrote. retriever_ranks (test users,): the targets' ranks in the whole catalogue.
+    users: the evaluated ones. validity: share of the items named by the LLM that were candidates.
+    feelings (interactions, 2): class and expected sentiment; without any the metrics about feelings are left out.
+    learned: rows of ``sequences.users`` whose test items the retriever was trained on; its metrics exclude them.
     """
-    split = sequences.split("test")
-    row_of = {sequences.users[u]: i for i, u in enumerate(split.users)}
-    rows_of_users = np.array([row_of[u] for u in users])
-    targets = split.targets[rows_of_users]  # (N,)
-    felt = sentiments[split.ends[rows_of_users]]  # (N,) how the user felt about the target
+    split, rows_of_users = sequences.split("test"), sequences.rows(users)
+    places = np.searchsorted(split.users, rows_of_users)  # (N,) in the split
+    targets = split.targets[places]  # (N,)
+    felt = feelings[split.ends[places], 0]  # (N,) class of the target
     names = [r for r in dict.fromkeys(rankings["ranker"]) if r != RETRIEVER]
     pools = list_matrix(rankings, RETRIEVER, "test", users, sequences)  # (N, C)
     lists = {name: list_matrix(rankings, name, "test", users, sequences) for name in names}
     injected_pools = list_matrix(rankings, RETRIEVER, "injected", users, sequences)
     injected_lists = {name: list_matrix(rankings, name, "injected", users, sequences) for name in names}
 
-    full = protocols.full(pools, targets, retriever_ranks[rows_of_users], lists)
+    full = protocols.full(pools, targets, retriever_ranks[places], lists)
     rows = full.rows()
     for row in rows:
         ranks = full.ranks[row["system"]]
-        for name, of in (("satisfied HR@10", satisfied_hit_rate), ("regret@10", regret)):
-            values = of(ranks, felt, TOP)
-            if len(values):  # nobody felt that way, or there are no feelings at all
+        for name, metric in (("satisfied HR@10", satisfied_hit_rate), ("regret@10", regret)):
+            values = metric(ranks, felt, TOP)
+            if len(values):  # else no user felt that way, or there are no labels
                 row[name] = float(values.mean())
     tested = retriever_ranks[~np.isin(split.users, list(learned))]
     rows.insert(0, {"protocol": "full", "system": EVERYBODY, "users": len(tested)} | summary(tested))
-    if full.ceiling > 0:  # otherwise nobody's target was retrieved
+    if full.ceiling > 0:  # else no target was retrieved, and the protocol has no users
         inverted = {protocols.INVERTED: protocols.inverted(pools)}
         rows += protocols.retrieved(pools, targets, inverted | lists).rows()
     injected = protocols.injected(injected_pools, targets, injected_lists, full.ceiling)
     rows += injected.rows()
-    table = metrics_table(rows)
 
     differences = {}
-    lines = dict(zip(METRICS, chance(injected.sizes, TOP), strict=True))
+    chances = dict(zip(METRICS, chance(injected.sizes, TOP), strict=True))
     for name in names:
-        for metric, of in METRICS.items():
-            retriever, mine, among = (of(ranks, TOP) for ranks in (full.ranks[RETRIEVER], full.ranks[name], injected.ranks[name]))
-            differences[f"{metric}, {name} minus retriever"] = paired_bootstrap(mine, retriever, config.bootstrap, config.seed)
-            beside = paired_bootstrap(among, lines[metric], config.bootstrap, config.seed)
-            differences[f"{metric}, {name} minus chance, injected"] = beside
+        for metric, values_of in METRICS.items():
+            retriever, own = values_of(full.ranks[RETRIEVER], TOP), values_of(full.ranks[name], TOP)
+            among = values_of(injected.ranks[name], TOP)
+            for label, first, second in (
+                (f"{metric}, {name} minus retriever", own, retriever),
+                (f"{metric}, {name} minus chance, injected", among, chances[metric]),
+            ):
+                differences[label] = paired_bootstrap(first, second, config.bootstrap, config.seed)
     quality = {f"ceiling HR@{pools.shape[1]}": full.ceiling, "validity of the LLM's lists": validity}
-    for name, ranked in {RETRIEVER: pools, **lists}.items():
-        quality[f"coverage@10, {name}"] = coverage(ranked[:, :TOP], sequences.n_items)
-    known = table.astype(object).where(table.notna(), None)
-    write_json({"rows": known.to_dict("records"), "differences": differences, "quality": quality}, folder / "results.json")
-    _write_markdown(table, differences, quality, folder / "results.md")
-    plot(table[table["system"] != EVERYBODY], folder / "results.png")  # bars of a panel are over the same users
-    metrics = {_flat(r["protocol"], r["system"], k): float(r[k]) for r in rows for k in r if "@" in k}
-    metrics |= {_flat("difference", *k.split(", ")[::-1]): d for k, (d, _, _) in differences.items()} | {
-        _flat(k): v for k, v in quality.items()
+    quality |= {
+        f"coverage@10, {n}": coverage(r[:, :TOP], sequences.n_items) for n, r in {RETRIEVER: pools, **lists}.items()
     }
+
+    table = _ordered(pd.DataFrame(rows))
+    known = table.astype(object).where(table.notna(), None).to_dict("records")
+    write_json({"rows": known, "differences": differences, "quality": quality}, folder / "results.json")
+    _write_markdown(table, differences, quality, folder / "results.md")
+    bars = table[table["system"] != EVERYBODY]  # bars of one panel are over the same users
+    panels = [
+        Panel(f"{name} ({part['users'].iloc[0]:,} users)", part, ceiling=full.ceiling if name == "full" else None)
+        for name, part in bars.groupby("protocol", sort=False)
+    ]
+    plot(panels, folder / "results.png")
+    metrics = {_flat(r["protocol"], r["system"], k): float(r[k]) for r in rows for k in r if "@" in k}
+    metrics |= {_flat("difference", *k.split(", ")[::-1]): mean for k, (mean, _, _) in differences.items()}
+    metrics |= {_flat(k): v for k, v in quality.items()}
     return StageResult({"users": len(users), "retrieved": round(full.ceiling * len(users))}, metrics)
 
 
-def list_matrix(rankings: pd.DataFrame, ranker: str, split: str, users: Sequence[str], sequences: Sequences) -> np.ndarray:
-    """One ranker's lists as item indices, (users, longest list), 0 for padding."""
+def list_matrix(
+    rankings: pd.DataFrame, ranker: str, split: str, users: Sequence[str], sequences: Sequences
+) -> np.ndarray:
+    """One ranker's lists as item ids, (users, longest list) int64, best first, 0 for padding."""
     part = rankings[(rankings["ranker"] == ranker) & (rankings["split"] == split)]
     rows = pd.Index(users).get_indexer(part["user"])
     known = rows >= 0
     matrix = np.zeros((len(users), int(part["rank"].max())), dtype=np.int64)
-    matrix[rows[known], part["rank"].to_numpy()[known] - 1] = part["item"].map(sequences.item_ids()).to_numpy()[known]
+    items = part["item"].map(sequences.item_ids()).to_numpy()
+    matrix[rows[known], part["rank"].to_numpy()[known] - 1] = items[known]
     return matrix
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns in the order of reading: names first, the ceiling last."""
+    first, last = ["protocol", "system", "users"], ["ceiling"]
+    return table[[*first, *(c for c in table if c not in first + last), *last]]
 
 
 def _write_markdown(
     table: pd.DataFrame, differences: dict[str, tuple[float, float, float]], quality: dict[str, float], path: Path
 ) -> None:
-    lines = [markdown(table), "Differences, under the full protocol where no other is named, with 95 % intervals of a paired bootstrap over users:\n"]
+    intervals = (
+        "Differences under the full protocol unless another is named, with 95 % paired bootstrap intervals over users:"
+    )
+    lines = [markdown_table(table), f"{intervals}\n"]
     lines += [f"- {name}: {shown(*difference)}" for name, difference in differences.items()]
     lines += ["", *(f"- {name}: {value:.4f}" for name, value in quality.items())]
     with atomic_path(path) as temporary:

@@ -1,7 +1,7 @@
-"""Ranking metrics in plain numpy, one value per user; the mean is the reported figure.
+"""Ranking metrics in plain numpy, one value per user; the mean over users is the reported figure.
 
-A rank counts from 1. A miss (target not in the list) is 0 or infinity; both count as worth nothing. Values per user
-come first because the paired bootstrap resamples users.
+Ranks count from 1. A miss, a target that is not in the list, has rank 0, infinity or NaN and scores 0. Functions return
+values per user because the paired bootstrap resamples users.
 """
 
 from __future__ import annotations
@@ -11,52 +11,52 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-BLOCK_ELEMENTS = 2**24  # comparisons held at a time by validity
+BLOCK_ELEMENTS = 2**24  # comparisons that validity holds in memory at a time
 
 
 def hit_rate(ranks: ArrayLike, k: int) -> np.ndarray:
-    """(N,) 1.0 where the target is among the first k. With one target this is recall@k."""
+    """(N,) 1.0 where the target is among the first k, else 0.0. With one target this equals recall@k."""
     return _hit(np.asarray(ranks), k).astype(np.float64)
 
 
 def ndcg(ranks: ArrayLike, k: int) -> np.ndarray:
-    """(N,) 1 / log2(rank + 1) where rank <= k, else 0: NDCG@k with one relevant item, whose ideal DCG is 1."""
+    """(N,) 1 / log2(rank + 1) where rank <= k, else 0: NDCG@k with one relevant item (its ideal DCG is 1)."""
     ranks = np.asarray(ranks)
     hit = _hit(ranks, k)
     return np.where(hit, 1.0 / np.log2(np.where(hit, ranks, 1) + 1.0), 0.0)
 
 
 def satisfied_hit_rate(ranks: ArrayLike, sentiments: ArrayLike, k: int) -> np.ndarray:
-    """HR@k of the users whose own review of the target is positive, (those users,).
+    """HR@k of the users who reviewed their target positively, (those users,).
 
-    sentiments (N,): class of the target's review, -2..2; NaN where the review has no label.
+    sentiments (N,): class of the target's review, -2 to 2; NaN where the review has no label.
     """
     return hit_rate(ranks, k)[np.asarray(sentiments, dtype=np.float64) > 0]
 
 
 def regret(ranks: ArrayLike, sentiments: ArrayLike, k: int) -> np.ndarray:
-    """1.0 where a target that the user came to dislike was put into the first k, (users with a negative target,).
+    """HR@k of the users who reviewed their target negatively, (those users,). Lower is better.
 
-    Lower is better. sentiments as in ``satisfied_hit_rate``.
+    sentiments: as in ``satisfied_hit_rate``.
     """
     return hit_rate(ranks, k)[np.asarray(sentiments, dtype=np.float64) < 0]
 
 
 def coverage(lists: np.ndarray, n_items: int) -> float:
-    """Share of the catalogue that is recommended to anyone. lists (N, k) item indices, 0 for padding."""
+    """Share of the catalogue that at least one list recommends. lists (N, k): item ids, 0 for padding."""
     return np.count_nonzero(np.unique(lists)) / n_items
 
 
 def validity(lists: np.ndarray, pools: np.ndarray) -> np.ndarray:
-    """(N,) share of each user's recommended items that are in the user's pool and not repeated; must be 1.
+    """(N,) share of each list's items that are in the user's pool and not repeated. A correct ranker reaches 1.
 
-    lists (N, k), pools (N, C): item indices, 0 for padding, which counts neither way. An empty list is worth 0.
+    lists (N, k), pools (N, C): item ids, 0 for padding, which does not count. An empty list scores 0.
     """
     share = np.zeros(len(lists))
     block = max(1, BLOCK_ELEMENTS // max(1, lists.shape[1] * pools.shape[1]))
     for start in range(0, len(lists), block):
         rows = np.sort(lists[start : start + block], axis=1)  # (b, k)
-        first = np.diff(rows, axis=1, prepend=-1) != 0  # (b, k) False at a repetition
+        first = np.diff(rows, axis=1, prepend=-1) != 0  # (b, k) False where an item is repeated
         known = (rows[:, :, None] == pools[start : start + block, None, :]).any(axis=2)  # (b, k)
         given = (rows != 0).sum(axis=1)
         share[start : start + block] = (known & first & (rows != 0)).sum(axis=1) / np.maximum(given, 1)
@@ -64,25 +64,26 @@ def validity(lists: np.ndarray, pools: np.ndarray) -> np.ndarray:
 
 
 def chance(candidates: ArrayLike, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Expected HR@k and NDCG@k of a random order of C candidates that hold the target: k / C and DCG_k / C.
+    """Expected HR@k and NDCG@k of a random order of C candidates, one of them the target: k / C and DCG_k / C.
 
     candidates: C, a number or an array; both results have its shape. DCG_k is the sum of 1 / log2(i + 1) for i = 1..k,
-    with k at most C: 2.9485 for k = 5, 4.5436 for k = 10.
+    k at most C: 2.9485 for k = 5, 4.5436 for k = 10. Raises ValueError when a pool is empty.
     """
     sizes = np.asarray(candidates)
     if (sizes < 1).any():
-        raise ValueError("chance needs at least one candidate, the target")
+        raise ValueError("chance needs pools of at least one candidate, the target")
     gains = np.concatenate(([0.0], np.cumsum(1.0 / np.log2(np.arange(1, k + 1) + 1.0))))  # (k + 1,) DCG_0..DCG_k
     reached = np.minimum(sizes, k).astype(np.int64)
     return reached / sizes, gains[reached] / sizes
 
 
 def summary(ranks: ArrayLike, ks: Sequence[int] = (5, 10)) -> dict[str, float]:
-    """Means over users, {"HR@5", "HR@10", "NDCG@5", "NDCG@10"} in this order. Raises ValueError without users."""
+    """Means over users, keys "HR@5", "HR@10", "NDCG@5", "NDCG@10" in this order. Raises ValueError without users."""
     ranks = np.asarray(ranks)
     if not ranks.size:
         raise ValueError("no users to average over")
-    return {f"HR@{k}": float(hit_rate(ranks, k).mean()) for k in ks} | {f"NDCG@{k}": float(ndcg(ranks, k).mean()) for k in ks}
+    metrics = {"HR": hit_rate, "NDCG": ndcg}
+    return {f"{name}@{k}": float(metric(ranks, k).mean()) for name, metric in metrics.items() for k in ks}
 
 
 def _hit(ranks: np.ndarray, k: float) -> np.ndarray:

@@ -1,86 +1,100 @@
-"""Tables and the figure that compare systems under each protocol, from rows as ``Protocol.rows`` gives them."""
+"""How results are shown: one Markdown table and one plot for evaluations and comparisons."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sealr.data.tables import atomic_path
 from sealr.evaluate.protocols import CHANCE
 
-Rows = Iterable[Mapping[str, Any]] | pd.DataFrame
-FIRST, LAST = ["protocol", "system", "users"], ["ceiling"]
+PUBLISHED = "published: "  # starts the name of a system whose figures others report
 
 
-def metrics_table(rows: Rows) -> pd.DataFrame:
-    """Rows {protocol, system, users, "HR@5", ...} as a frame: names first, the ceiling last, the rest as they came."""
-    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    missing = [c for c in FIRST if c not in frame]
-    if missing:
-        raise ValueError(f"a metrics table needs column {missing[0]!r}")
-    middle = [c for c in frame if c not in FIRST + LAST]
-    return frame[FIRST + middle + [c for c in LAST if c in frame]]
+@dataclass(frozen=True)
+class Panel:
+    """One set of bars: a row of ``table`` is a system, with its name in column ``system``.
 
+    Rows whose name starts with ``chance`` become dashed lines. A column ``sd <metric>`` becomes error bars.
+    """
 
-def markdown(rows: Rows) -> str:
-    """A Markdown table, four decimals, aligned so that it reads as plain text as well; a dash where there is no value."""
-    return markdown_table(metrics_table(rows))
+    title: str
+    table: pd.DataFrame
+    metric: str = "NDCG@10"
+    ceiling: float | None = None  # dotted line: the highest value that a re-ranker can reach
+    log: bool = False  # logarithmic axis
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
-    """Any frame as ``markdown`` writes a metrics table."""
-    cells = _cells(frame)
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(cells[0]))]
-    numeric = [pd.api.types.is_numeric_dtype(frame[c]) for c in frame]
-    rule = ["-" * (w - 1) + ":" if n else "-" * w for w, n in zip(widths, numeric, strict=True)]
-    lines = ["| " + " | ".join(_aligned(row, widths, numeric)) + " |" for row in [cells[0], rule, *cells[1:]]]
-    return "\n".join(lines) + "\n"
+    """A Markdown table that reads well as plain text: aligned columns, four decimals, a dash for a missing value."""
+    rows = [[str(column) for column in frame], *([_cell(v) for v in row] for row in frame.itertuples(index=False))]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
+    rule = ["-" * (w - 1) + ":" if right else "-" * w for w, right in zip(widths, numeric, strict=True)]
+    lines = []
+    for row in (rows[0], rule, *rows[1:]):
+        cells = [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric, strict=True)]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
 
 
-def plot(rows: Rows, path: Path, metric: str = "NDCG@10") -> None:
-    """Writes a PNG: a panel a protocol, a bar a system, the chance line dashed, the ceiling of two-stage systems dotted."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: it is slow to import, and most callers draw nothing
+def plot(panels: Sequence[Panel], path: Path, title: str = "") -> None:
+    """Writes a PNG with one panel beside the other."""
+    # Imported here because it is slow, and most callers of this module draw nothing
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    frame = metrics_table(rows)
-    protocols = list(dict.fromkeys(frame["protocol"]))
-    colours = {system: f"C{i}" for i, system in enumerate(dict.fromkeys(frame["system"]))}  # the same in every panel
-    figure = Figure(figsize=(1.5 + 3.5 * len(protocols), 3.8), layout="constrained")
+    height = 1.4 + 0.34 * max(len(panel.table) for panel in panels)
+    figure = Figure(figsize=(7 * len(panels), height), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, protocol in zip(figure.subplots(1, len(protocols), squeeze=False)[0], protocols, strict=True):
-        part = frame[frame["protocol"] == protocol]
-        systems = part[part["system"] != CHANCE]
-        bars = axes.bar(range(len(systems)), systems[metric], color=[colours[s] for s in systems["system"]])
-        axes.bar_label(bars, fmt="%.4f", fontsize=8)
-        axes.set_xticks(range(len(systems)), systems["system"], rotation=30, ha="right")
-        for value in part.loc[part["system"] == CHANCE, metric]:
-            axes.axhline(value, color="black", linestyle="--", linewidth=1, label=f"chance {value:.4f}")
-        # Where all users count, no re-ranker's HR or NDCG can be above the share of targets that were retrieved
-        if protocol == "full" and "ceiling" in part and part["ceiling"].notna().any():
-            ceiling = float(part["ceiling"].dropna().iloc[0])
-            axes.axhline(ceiling, color="grey", linestyle=":", linewidth=1, label=f"ceiling {ceiling:.4f}")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8)
-        axes.margins(y=0.15)
-        axes.set_title(f"{protocol} ({int(part['users'].iloc[0]):,} users)")
-    figure.supylabel(metric)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw(axes, panel)
+    if title:
+        figure.suptitle(title)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format=path.suffix.lstrip(".") or "png", metadata={"Software": None})
+        figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
 
 
-def _cells(frame: pd.DataFrame) -> list[list[str]]:
-    """Header and rows as text."""
-    return [[str(c) for c in frame]] + [[_shown(v) for v in row] for row in frame.itertuples(index=False)]
+def _draw(axes: Any, panel: Panel) -> None:
+    metric = panel.metric
+    part = panel.table[panel.table[metric].notna()].iloc[::-1]  # the first row at the top
+    is_chance = part["system"].str.startswith(CHANCE)
+    chances, part = part[is_chance], part[~is_chance]
+    published = part["system"].str.startswith(PUBLISHED)
+    axes.barh(part["system"], part[metric], height=0.6, color=np.where(published, "lightgrey", "C0"))
+    spread = np.nan_to_num(part.get(f"sd {metric}", pd.Series(np.nan, part.index)).to_numpy(dtype=float))
+    for place, (value, extra) in enumerate(zip(part[metric], spread, strict=True)):
+        if extra:
+            axes.errorbar(value, place, xerr=extra, ecolor="black", capsize=2)
+        text, box = (
+            f"{value:.3g}" if panel.log else f"{value:.4f}",
+            {"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )
+        axes.annotate(
+            text, (value + extra, place), (4, 0), textcoords="offset points", va="center", fontsize=8, bbox=box
+        )
+    for name, value in zip(chances["system"], chances[metric], strict=True):
+        pool = name.rpartition(" ")[2] if len(chances) > 1 else ""  # such as Can50: chance depends on the pool size
+        rows = np.flatnonzero(part["system"].str.contains(rf"\b{pool}\b"))
+        label = f"chance {value:.4f} {pool}".strip()
+        axes.vlines([value] * len(rows), rows - 0.5, rows + 0.5, "black", "--", label=label, linewidth=1)
+    if panel.ceiling is not None:
+        axes.axvline(panel.ceiling, color="grey", linestyle=":", linewidth=1, label=f"ceiling {panel.ceiling:.4f}")
+    if panel.log:
+        axes.set_xscale("log")
+    axes.margins(x=0.2)  # room for the numbers
+    axes.set_title(panel.title)
+    axes.set_xlabel(metric)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
 
 
-def _shown(value: Any) -> str:
+def _cell(value: Any) -> str:
     if pd.isna(value):
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")
-
-
-def _aligned(row: list[str], widths: list[int], numeric: list[bool]) -> list[str]:
-    return [cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(row, widths, numeric, strict=True)]

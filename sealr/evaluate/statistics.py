@@ -1,41 +1,41 @@
-"""Bootstrap intervals over users: how sure a mean, or a difference between two systems, is."""
+"""Bootstrap intervals over users, for a mean or for the difference between two systems."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-BLOCK_ELEMENTS = 2**22  # resampled values held at a time: 32 MB
+BLOCK_ELEMENTS = 2**22  # resampled values held in memory at a time: 32 MB
 INTERVAL = (2.5, 97.5)  # percentiles of a 95 % interval
 
 
 def paired_bootstrap(a: ArrayLike, b: ArrayLike, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """(mean of a - b, low, high): the 95 % percentile interval when users are drawn again with replacement.
+    """(mean of a - b, low, high) with the 95 % percentile interval over users drawn with replacement.
 
-    a, b (N,): a metric's values per user, the same users in the same order. An interval that holds 0 is no difference.
-    Raises ValueError on different lengths, no users, or values that are not finite.
+    a, b (N,): values of a metric, the same users in the same order. If the interval contains 0, no difference is shown.
+    Raises ValueError when the lengths differ, there are no users, or a value is not finite.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:
-        raise ValueError(f"a paired bootstrap needs the same users twice, got {a.shape} and {b.shape} values")
+        raise ValueError(f"a paired bootstrap needs the same users in both samples, got shapes {a.shape} and {b.shape}")
     return bootstrap_mean(a - b, resamples, seed)
 
 
 def shown(mean: float, low: float, high: float) -> str:
-    """A difference and its interval as tables and logs write them."""
+    """A difference and its interval as text for tables and logs."""
     return f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def bootstrap_mean(a: ArrayLike, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """(mean, low, high) with the 95 % percentile interval over users. Raises ValueError as ``paired_bootstrap``."""
+    """(mean, low, high) with the 95 % percentile interval over users. Raises ValueError like ``paired_bootstrap``."""
     a = np.asarray(a, dtype=np.float64)
     if a.ndim != 1 or not a.size or not np.isfinite(a).all():
         bad = np.count_nonzero(~np.isfinite(a))
-        raise ValueError(f"the bootstrap needs one finite value per user, got shape {a.shape}, {bad} of them not finite")
+        raise ValueError(f"the bootstrap needs one finite value per user, got shape {a.shape} with {bad} not finite")
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
-    # A metric takes few values (NDCG@10 has eleven), so a resample is a draw of how often each value comes up: the
-    # same distribution as drawing N users, at a fraction of the work.
+    # A metric takes few values (NDCG@10 has eleven). Drawing how often each value occurs has the same distribution as
+    # drawing N users, and is much faster.
     values, counts = np.unique(a, return_counts=True)
     block = max(1, BLOCK_ELEMENTS // len(values))
     for start in range(0, resamples, block):

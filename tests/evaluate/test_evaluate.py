@@ -28,10 +28,11 @@ def asked(tmp_path):
     ]
     table = pd.DataFrame(rows, columns=["user", "item", "rank", "score", "ranker", "split"])
 
-    def run(felt: list[int], learned: tuple[int, ...] = ()):
-        sentiments = np.zeros(16, dtype=np.int64)
-        sentiments[3::4] = felt  # about the test items
-        return evaluate(table, np.array([1, 1, 2, 9]), USERS, 1.0, sequences, sentiments, EvaluateConfig(bootstrap=100), tmp_path, learned)
+    def run(felt: list[float], learned: tuple[int, ...] = ()):
+        feelings = np.full((16, 2), np.nan, dtype=np.float32)
+        feelings[3::4, 0] = felt  # about the test items
+        config, ranks = EvaluateConfig(bootstrap=100), np.array([1, 1, 2, 9])
+        return evaluate(table, ranks, USERS, 1.0, sequences, feelings, config, tmp_path, learned)
 
     return run
 
@@ -39,7 +40,9 @@ def asked(tmp_path):
 def test_full_protocol_by_hand(asked, tmp_path):
     metrics = asked([2, -2, -1, 1]).metrics
     assert metrics["full.retriever.NDCG@10"] == pytest.approx((1 + 1 + 1 / math.log2(3) + 1 / math.log2(10)) / 4)
-    assert metrics["full.scoring.NDCG@10"] == pytest.approx(3 / math.log2(3) / 4)  # second in three lists, not in the pool of d
+    assert metrics["full.scoring.NDCG@10"] == pytest.approx(
+        3 / math.log2(3) / 4
+    )  # second in three lists, not in the pool of d
     assert metrics["full.scoring.satisfied_HR@10"] == 0.5  # of a and d, who liked it, only a's list has it
     assert metrics["full.retriever.regret@10"] == 1.0  # b and c regret theirs
     assert metrics["ceiling_HR@2"] == 0.75
@@ -51,12 +54,14 @@ def test_full_protocol_by_hand(asked, tmp_path):
 
 def test_users_learned_whole_are_nobodys_test(asked):
     assert asked([0, 0, 0, 0]).metrics["full.retriever_all_users.HR@5"] == 0.75
-    assert asked([0, 0, 0, 0], (1, 3)).metrics["full.retriever_all_users.HR@5"] == 1.0  # d, whose target is ninth, was one of them
+    assert (
+        asked([0, 0, 0, 0], (1, 3)).metrics["full.retriever_all_users.HR@5"] == 1.0
+    )  # d, whose target is ninth, was one of them
 
 
 def test_without_feelings_there_are_no_metrics_about_them(asked, tmp_path):
     """Sequences without reviews: the file is JSON, which knows no NaN."""
-    metrics = asked([0, 0, 0, 0]).metrics
+    metrics = asked([math.nan] * 4).metrics
     assert not [name for name in metrics if "satisfied" in name or "regret" in name]
     assert all(map(math.isfinite, metrics.values())) and "full.retriever.HR@10" in metrics
     assert "satisfied" not in (tmp_path / "results.md").read_text()

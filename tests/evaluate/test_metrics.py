@@ -27,7 +27,9 @@ def test_every_form_of_a_miss_is_worth_nothing(miss):
 def test_summary():
     values = summary(np.array([1, 0, 6, 20]))
     assert list(values) == ["HR@5", "HR@10", "NDCG@5", "NDCG@10"]
-    assert values == pytest.approx({"HR@5": 0.25, "HR@10": 0.5, "NDCG@5": 0.25, "NDCG@10": (1 + 0.356207) / 4}, abs=1e-6)
+    assert values == pytest.approx(
+        {"HR@5": 0.25, "HR@10": 0.5, "NDCG@5": 0.25, "NDCG@10": (1 + 0.356207) / 4}, abs=1e-6
+    )
     with pytest.raises(ValueError, match="no users"):
         summary([])
 

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from sealr.evaluate.metrics import chance
-from sealr.evaluate.protocols import draw_users, full, injected, injected_pool, inverted, rank_in, retrieved, split_users
+from sealr.evaluate.protocols import (
+    draw_users,
+    full,
+    injected,
+    injected_pool,
+    inverted,
+    rank_in,
+    retrieved,
+    split_users,
+)
 
 POOLS = np.array([[4, 7, 2], [9, 1, 3], [5, 6, 0]])
 TARGETS = np.array([2, 8, 5])
@@ -74,7 +83,12 @@ def test_retrieved_keeps_only_users_whose_target_is_there():
     result = retrieved(POOLS, TARGETS, {"llm": inverted(POOLS)})
     assert result.users.tolist() == [True, False, True] and result.ceiling == pytest.approx(2 / 3)
     assert {s: r.tolist() for s, r in result.ranks.items()} == {"retriever": [3, 1], "llm": [1, 2]}
-    assert result.rows((1,))[-1] == {"protocol": "retrieved", "ceiling": result.ceiling, "users": 2, "system": "chance"} | {
+    assert result.rows((1,))[-1] == {
+        "protocol": "retrieved",
+        "ceiling": result.ceiling,
+        "users": 2,
+        "system": "chance",
+    } | {
         "HR@1": pytest.approx((1 / 3 + 1 / 2) / 2),
         "NDCG@1": pytest.approx((1 / 3 + 1 / 2) / 2),
     }

@@ -1,0 +1,144 @@
+"""Comparing systems on the same users: a table per protocol, paired differences, and times.
+
+A system is trained with one or more seeds. A user's value is the mean over the seeds, and intervals are over users; the
+spread over the seeds has a column of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sealr.evaluate.metrics import chance, hit_rate, ndcg, regret, satisfied_hit_rate
+from sealr.evaluate.protocols import CHANCE
+from sealr.evaluate.report import PUBLISHED
+from sealr.evaluate.statistics import paired_bootstrap, shown
+
+FULL, KEPT, INJECTED, TIMES = "full", "kept", "injected", "times"  # protocols; kept: history items stay candidates
+PAPER_METRICS = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")  # the order of published figures
+
+
+@dataclass(frozen=True)
+class Run:
+    """One system trained with one seed. Without ranks and times it could not be run, and ``note`` says why."""
+
+    system: str
+    seed: int = 0
+    ranks: Mapping[str, np.ndarray] = field(default_factory=dict)  # protocol -> (N,) targets' ranks from 1; 0: a miss
+    pool: int = 0  # candidates C of an injected list
+    sizes: np.ndarray | None = None  # (N,) candidates of each user's injected list, at most C
+    coverage: float = np.nan  # share of the catalogue in the first ten of any list; NaN if not comparable
+    seconds: float = np.nan  # training and ranking, with everything that it builds on
+    times: tuple[float, float] | None = None  # seconds: training per prompt and epoch; ranking per list
+    note: str = ""
+
+
+def per_user(ranks: Sequence[np.ndarray], metric: str) -> np.ndarray:
+    """(N,) a metric such as "HR@10" by user, mean over seeds."""
+    name, k = metric.split("@")
+    values_of = {"HR": hit_rate, "NDCG": ndcg}[name]
+    return np.mean([values_of(r, int(k)) for r in ranks], axis=0)
+
+
+def table(
+    runs: Sequence[Run],
+    protocol: str,
+    metrics: Sequence[str] = PAPER_METRICS,
+    published: Mapping[str, Sequence[float | None]] | None = None,
+    targets_felt: np.ndarray | None = None,
+    baseline: np.ndarray | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row per system. Published figures follow the system of the same name, or stand at the end.
+
+    published: figures in the order of ``PAPER_METRICS``. targets_felt (N,): class of the target's review, NaN without a
+    label; adds satisfied HR@10 and regret@10. baseline (N,): ranks of the retriever that NDCG@10 is compared with under
+    "full"; under "injected" it is compared with chance, and a chance row per pool size comes first.
+    """
+    rows = _chance_rows(runs, metrics) if protocol == INJECTED else []
+    for system, group in by_system(runs).items():
+        row: dict[str, Any] = {"system": system}
+        if ranks := [run.ranks[protocol] for run in group if protocol in run.ranks]:
+            row |= {"seeds": len(group)} | {m: float(per_user(ranks, m).mean()) for m in metrics}
+            over_seeds = [per_user([r], "NDCG@10").mean() for r in ranks]
+            row["sd NDCG@10"] = float(np.std(over_seeds, ddof=1)) if len(group) > 1 else np.nan
+            if targets_felt is not None:
+                row["satisfied HR@10"] = float(np.mean([satisfied_hit_rate(r, targets_felt, 10).mean() for r in ranks]))
+                row["regret@10"] = float(np.mean([regret(r, targets_felt, 10).mean() for r in ranks]))
+            if protocol == FULL:
+                row["coverage@10"] = float(np.mean([run.coverage for run in group]))
+            if protocol == FULL and baseline is not None:
+                difference = paired_bootstrap(per_user(ranks, "NDCG@10"), ndcg(baseline, 10), resamples, seed)
+                row["NDCG@10 minus retriever"] = shown(*difference)
+            if protocol == INJECTED:
+                expected = chance(group[0].sizes, 10)[1]
+                difference = paired_bootstrap(per_user(ranks, "NDCG@10"), expected, resamples, seed)
+                row["NDCG@10 minus chance"] = shown(*difference)
+            row["seconds"] = np.round(np.mean([run.seconds for run in group]))
+        elif any(run.ranks for run in group):  # not a row of this protocol
+            continue
+        rows.append(row | {"note": "; ".join(run.note for run in group if run.note) or None})
+    for name, values in (published or {}).items():
+        figures = {m: v for m, v in zip(PAPER_METRICS, values, strict=True) if m in metrics}
+        place = next((i + 1 for i, row in enumerate(rows) if row["system"] == name), len(rows))
+        rows.insert(place, {"system": PUBLISHED + name} | figures)
+    if not rows:
+        return pd.DataFrame(columns=["system", *metrics])
+    made = pd.DataFrame(rows).astype({c: "Int64" for c in ("seeds", "seconds") if any(c in row for row in rows)})
+    return made[[c for c in made if c != "note"] + [c for c in made if c == "note"]].dropna(axis=1, how="all")
+
+
+def _chance_rows(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """The expected metrics of a random order, for each pool size."""
+    sizes = {run.pool: run.sizes for run in reversed(runs) if run.sizes is not None}
+    rows = []
+    for pool in sorted(sizes):
+        expected = {m: chance(sizes[pool], int(m.partition("@")[2])) for m in metrics}
+        figures = {m: float(values[m.startswith("NDCG")].mean()) for m, values in expected.items()}
+        rows.append({"system": f"{CHANCE}, Can{pool}"} | figures)
+    return rows
+
+
+def differences(
+    runs: Sequence[Run], pairs: Sequence[Sequence[str]], resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """For each pair and metric: mean of ``system`` minus ``other`` under "full" with its 95 % interval over users.
+
+    Only seeds that both systems have are compared. Pairs with a system that has no figures are left out.
+    """
+    systems, rows = by_system(run for run in runs if FULL in run.ranks), []
+    for pair in pairs:
+        if not systems.keys() >= set(pair):
+            continue
+        shared = set.intersection(*({run.seed for run in systems[name]} for name in pair))
+        for metric in ("HR@10", "NDCG@10"):
+            values = [per_user([r.ranks[FULL] for r in systems[name] if r.seed in shared], metric) for name in pair]
+            found = dict(zip(("mean", "low", "high"), paired_bootstrap(*values, resamples, seed), strict=True))
+            rows.append({"system": pair[0], "other": pair[1], "metric": metric, **found, "seeds": len(shared)})
+    return pd.DataFrame(rows)
+
+
+def times_table(runs: Sequence[Run], users: int, prompts: int) -> pd.DataFrame:
+    """Seconds per prompt and list, hours for an epoch of ``prompts`` and ``users`` lists, ratios to the first row."""
+    timed = [run for run in runs if run.times]
+    made = pd.DataFrame({"system": [run.system for run in timed]})
+    for place, (name, count) in enumerate((("training", prompts), ("inference", users))):
+        seconds = np.array([run.times[place] for run in timed])
+        made[f"{name}, s each"] = seconds
+        made[f"{name}, hours for {count:,}"] = seconds * count / 3600
+        made[f"{name}, times faster"] = seconds[:1] / seconds
+    failed = [{"system": run.system, "note": run.note} for run in runs if not run.times and not run.ranks]
+    return pd.concat([made, pd.DataFrame(failed)], ignore_index=True)
+
+
+def by_system(runs: Any) -> dict[str, list[Run]]:
+    """Runs grouped by system, in the order in which the systems first appear."""
+    grouped: dict[str, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(run.system, []).append(run)
+    return grouped

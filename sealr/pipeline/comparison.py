@@ -1,0 +1,221 @@
+"""Comparisons of systems: what ``configs/comparisons/*.yaml`` may say, and how one system is run.
+
+A file's top level holds for all its data sets, and an entry of ``data`` is merged over it: ``settings``, ``note`` and
+``compare`` are joined, mappings are merged, everything else is replaced. A system is one of
+
+* a text: settings of the whole chain with an LLM. It gives two rows, the LLM alone and fused with the retriever.
+* a mapping: settings of the section ``retrieve`` for one retriever, over those of the configuration. Beside them it may
+  hold ``seeds``; ``parts``, names of systems to fuse; or ``best_part: true``, the part with the best validation.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from sealr import resources
+from sealr.config import ConfigError, from_dict, load_config, merged, nearest, to_dict
+from sealr.data.manifest import Manifest
+from sealr.data.tables import read_json, read_table
+from sealr.evaluate.comparison import FULL, INJECTED, KEPT, PAPER_METRICS, TIMES, Run
+from sealr.evaluate.evaluate import list_matrix
+from sealr.evaluate.metrics import coverage
+from sealr.evaluate.protocols import RETRIEVER, inverted, rank_in
+from sealr.pipeline.inputs import evaluated_users, read_feelings, read_sequences
+from sealr.pipeline.job import Job
+from sealr.pipeline.retrievers import parts_of, train_retriever
+from sealr.pipeline.stages import through_evaluation
+from sealr.settings import RetrieveConfig, frozen
+
+RANKS = {FULL: "test_ranks.npy", KEPT: "test_ranks_kept.npy", INJECTED: "test_ranks.npy"}  # files of a retriever
+NOT_SETTINGS = ("seeds", "parts", "best_part")  # keys of a retriever's mapping that are not settings of `retrieve`
+
+
+@frozen
+class Comparison:
+    """What a file of ``configs/comparisons/`` says about one data set."""
+
+    title: str
+    systems: dict[str, str | dict[str, Any]]
+    protocols: dict[Literal["full", "kept", "injected", "times"], str]  # and how to read their tables
+    configuration: str = ""  # name in configs/
+    base: str = ""  # base model's configuration
+    settings: str = ""  # overrides for all systems
+    seeds: int = Field(0, ge=0)  # train with seeds 0, 1, ...; 0: once, with the configuration's seeds
+    feelings: bool = False  # label the reviews; adds satisfied HR@10 and regret@10
+    baseline: bool = False  # compare NDCG@10 with that of the configuration's own retriever
+    metrics: tuple[str, ...] = (*PAPER_METRICS, "HR@20", "HR@50", "HR@100")
+    compare: tuple[tuple[str, str], ...] = ()  # pairs whose difference gets an interval
+    published: dict[str, dict[str, tuple[float | None, ...]]] = Field(
+        default_factory=dict
+    )  # protocol -> name -> figures
+    note: str = ""
+
+    @property
+    def chains(self) -> dict[str, str]:
+        """The systems with an LLM, and their settings."""
+        return {name: settings for name, settings in self.systems.items() if isinstance(settings, str)}
+
+
+def read_comparisons(table: str) -> dict[str, Comparison]:
+    """``configs/comparisons/<table>.yaml`` by data set. Raises ConfigError on an unknown table or key."""
+    folder = resources.folder("configs") / "comparisons"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if table not in known:
+        raise ConfigError(f"there is no comparison {table!r}; there are: {', '.join(known)}{nearest(table, known)}")
+    top = yaml.safe_load((folder / f"{table}.yaml").read_text(encoding="utf-8"))
+    return {data: merged_comparison(top, data, own or {}) for data, own in top.pop("data").items()}
+
+
+def merged_comparison(top: dict[str, Any], data: str, own: dict[str, Any]) -> Comparison:
+    """The comparison on one data set: the top level of a file and the data set's own entry over it."""
+    given = [part.get("settings", "") for part in (top, own)]
+    joined = {
+        "settings": " ".join(text if isinstance(text, str) else shlex.join(text) for text in given).strip(),
+        "note": "\n\n".join(part["note"] for part in (own, top) if "note" in part),
+        "compare": [*top.get("compare", []), *own.get("compare", [])],
+    }
+    try:
+        return TypeAdapter(Comparison).validate_python({"configuration": data} | merged(top, own) | joined)
+    except ValidationError as error:
+        raise ConfigError(f"comparison on {data}: {error}") from None
+
+
+def select_names(given: str, known: Collection[str], what: str) -> list[str]:
+    """The comma-separated names, or all known ones. Raises ConfigError on an unknown name. what: for the message."""
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            listed = f"there are: {', '.join(known)}{nearest(name, list(known))}"
+            raise ConfigError(f"there is no {what} {name!r} in this comparison; {listed}")
+    return names or list(known)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A comparison on one data set, with the tables and users that its systems share."""
+
+    spec: Comparison
+    job: Job
+    overrides: str  # from the command line, after all other settings
+    stages: Any  # as in `through_evaluation`
+    reviews: Manifest
+    labels: Manifest | None
+    users: list[str]
+    places: np.ndarray  # (N,) of the users in the split "test"
+    everybody: bool  # all users with a test item are evaluated, so that coverage is comparable
+
+    def ranks(self, made: Manifest, protocol: str) -> np.ndarray:
+        """(N,) target ranks of a trained retriever, 0 where the target is masked as seen.
+
+        Under "injected" it keeps its own first C items, and a target that is not among them takes the last place.
+        """
+        ranks = np.load(made.path(RANKS[protocol]), allow_pickle=False)[self.places]
+        pool = self.job.config.rerank.n_reranked
+        return np.where((ranks >= 1) & (ranks <= pool), ranks, pool) if protocol == INJECTED else ranks
+
+    def baseline(self) -> np.ndarray | None:
+        """(N,) target ranks of the configuration's own retriever, where the comparison has a baseline."""
+        if not self.spec.baseline:
+            return None
+        return self.ranks(train_retriever(self.job, self.job.config.retrieve, self.reviews, self.labels), FULL)
+
+    def targets_felt(self) -> np.ndarray | None:
+        """(N,) class of the review of each target, NaN without a label; None when no review has one."""
+        if self.labels is None:
+            return None
+        sequences = read_sequences(self.reviews)
+        felt = read_feelings(self.labels, sequences)[sequences.split("test").ends[self.places], 0]
+        return None if np.isnan(felt).all() else felt
+
+
+def open_bench(spec: Comparison, job: Job, overrides: str, stages: Any) -> Bench:
+    """Ingests, labels if feelings are compared, and selects the users."""
+    reviews = stages.ingest(job)
+    labels = stages.label(job, reviews) if spec.feelings else None
+    sequences = read_sequences(reviews)
+    split = sequences.split("test")
+    users = evaluated_users(job, sequences)[: job.config.evaluate.users or None]
+    users = (
+        users if spec.chains else sorted(users)
+    )  # the order of the sums, and so their last digits, stay as published
+    places = np.searchsorted(split.users, sequences.rows(users))
+    return Bench(spec, job, overrides, stages, reviews, labels, users, places, len(users) == len(split))
+
+
+def run_system(bench: Bench, system: str) -> list[Run]:
+    """The runs of one system, a chain or a retriever, for every seed."""
+    own, seeds = bench.spec.systems[system], bench.spec.seeds
+    run = _run_chain if isinstance(own, str) else _run_retriever
+    count = seeds if isinstance(own, str) else own.get("seeds", seeds)
+    return [made for seed in range(count) or [None] for made in run(bench, system, seed)]
+
+
+def retriever_config(base: RetrieveConfig, name: str, systems: dict[str, Any], seed: int | None) -> RetrieveConfig:
+    """The settings of one retriever over those of the configuration. seed None: that of the configuration."""
+    plain = {system: {k: v for k, v in systems[system].items() if k not in NOT_SETTINGS} for system in systems}
+    settings = plain[name]
+    if parts := systems[name].get("parts"):
+        settings = settings | {"model": "fusion", "parts": tuple(plain[part] for part in parts)}
+    seeded = base if seed is None else replace(base, seed=seed)
+    return from_dict(RetrieveConfig, merged(to_dict(seeded), settings), f"settings of {name}")
+
+
+def _run_retriever(bench: Bench, system: str, seed: int | None) -> list[Run]:
+    job, own = bench.job, {k: v for k, v in bench.spec.systems.items() if not isinstance(v, str)}
+    config, pool = retriever_config(job.config.retrieve, system, own, seed), job.config.rerank.n_reranked
+    parts = [train_retriever(job, part, bench.reviews, bench.labels) for part in parts_of(config)]
+    if parts and own[system].get("best_part"):
+        made = max(parts, key=lambda part: part.metrics["valid_ndcg@10"])
+        seconds, note = made.seconds, str(made.config["model"])
+    else:
+        made = train_retriever(job, config, bench.reviews, bench.labels, system)
+        seconds, note = made.seconds + sum(part.seconds for part in parts), ""
+    covered = made.metrics["coverage@10"] if bench.everybody else np.nan
+    ranks = {protocol: bench.ranks(made, protocol) for protocol in bench.spec.protocols}
+    return [Run(system, config.seed, ranks, pool, np.full(len(bench.users), pool), covered, seconds, note=note)]
+
+
+def _run_chain(bench: Bench, system: str, seed: int | None) -> list[Run]:
+    """The LLM alone and fused; under "injected" also the retriever's order, inverted and not."""
+    spec = bench.spec
+    config = load_config(spec.configuration, spec.base, f"{spec.settings} {spec.systems[system]} {bench.overrides}")
+    if seed is not None:
+        config = replace(config, retrieve=replace(config.retrieve, seed=seed), rerank=replace(config.rerank, seed=seed))
+    job, pool = Job(config, bench.job.run_id, system), config.rerank.n_reranked
+    made = through_evaluation(job, bench.stages)
+    adapter, rankings, fusion = made["adapter"], made["rankings"], read_json(made["rankings"].path("fusion.json"))
+    if fusion["test_users"] != bench.users:
+        raise ConfigError(f"{system} evaluates other users than this comparison: remove evaluate.* from its settings")
+    sequences, lists = read_sequences(bench.reviews), read_table(rankings.path("rankings.parquet"), "rankings")
+    targets = sequences.split("test").targets[bench.places]
+
+    def items(ranker: str, split: str) -> np.ndarray:
+        return list_matrix(lists, ranker, split, bench.users, sequences)  # (N, C)
+
+    retrievers = [config.retrieve, *parts_of(config.retrieve)]
+    trained = [train_retriever(job, each, made["reviews"], made["labels"]) for each in retrievers]
+    seconds = sum(stage.seconds for stage in (*trained, adapter, rankings))
+    pools = items(RETRIEVER, "injected")
+    sizes, runs = (pools > 0).sum(axis=1), []
+    for ranker, label in ((config.rerank.ranker, system), ("fused", f"{system}, fused")):
+        orders = {FULL: items(ranker, "test"), INJECTED: items(ranker, "injected")}
+        ranks = {protocol: rank_in(orders[protocol], targets) for protocol in spec.protocols if protocol in orders}
+        covered = coverage(orders[FULL][:, :10], sequences.n_items) if bench.everybody else np.nan
+        note = f"weight of the LLM {fusion['weight']:g}" if ranker == "fused" else ""
+        runs.append(Run(label, config.rerank.seed, ranks, pool, sizes, covered, seconds, note=note))
+    if TIMES in spec.protocols:
+        training = adapter.metrics["train_seconds"] / (adapter.rows["train_users"] * adapter.metrics["epochs"])
+        runs[0] = replace(runs[0], times=(training, rankings.metrics.get("seconds_a_list", np.nan)))
+    if INJECTED in spec.protocols:
+        for order, label in ((pools, "retriever's order"), (inverted(pools), "retriever's order inverted")):
+            runs.append(
+                Run(f"{label}, Can{pool}", config.rerank.seed, {INJECTED: rank_in(order, targets)}, pool, sizes)
+            )
+    return runs
