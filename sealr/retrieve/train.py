@@ -65,7 +65,9 @@ def train(
             return StageResult(rows, {f"valid_{name}": value for name, value in best.items()})
         task = NextItem(retriever, sequences, feelings)
         identity = {"config": to_dict(config), "data": _digest(sequences, feelings)}
-        trainer = Trainer(task, _options(config, len(task.training)), folder / CHECKPOINT / "retriever.pt", identity)
+        trainer = Trainer(
+            task, trainer_options(config, len(task.training)), folder / CHECKPOINT / "retriever.pt", identity
+        )
         progress = trainer.fit(on_epoch)
 
     best = progress.history[progress.best_epoch - 1]
@@ -121,7 +123,9 @@ class NextItem:
         self.model.load_state_dict(state)
 
 
-def _options(config: RetrieveConfig, steps_per_epoch: int) -> TrainerOptions:
+def trainer_options(config: RetrieveConfig, steps_per_epoch: int) -> TrainerOptions:
+    """The learning rate is constant within an epoch; cosine ends at a hundredth."""
+
     def schedule(step: int, total: int) -> float:
         if config.schedule == "constant":
             return 1.0

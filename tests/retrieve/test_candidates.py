@@ -1,6 +1,7 @@
-"""Candidates and ranks: exact, masked, in one order, whatever the block size; an approximate index finds most of them."""
+"""Candidates and ranks: exact, masked, in one order for any block size; an approximate index finds most of them."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from toy_sequences import make_sequences
 from sealr.data.tables import read_table
 from sealr.retrieve import candidates as module
 from sealr.retrieve.candidates import candidates, pools_for, ranks_among, target_ranks, top, top_lists, write_candidates
+from sealr.retrieve.index import ApproximateIndex
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever
 from sealr.retrieve.train import popularity
@@ -56,7 +58,11 @@ def test_sorted_unique_and_never_seen(retriever, sequences):
     assert not frame.duplicated(["user", "item"]).any()
     assert (frame.groupby("user")["score"].diff().dropna() <= 0).all()
     part = sequences.split("test")
-    seen = {(sequences.users[u], sequences.items[i - 1]) for u, h in zip(part.users, part.histories(), strict=True) for i in h}
+    seen = {
+        (sequences.users[u], sequences.items[i - 1])
+        for u, h in zip(part.users, part.histories(), strict=True)
+        for i in h
+    }
     assert not seen & set(zip(frame["user"], frame["item"], strict=True))
 
 
@@ -70,21 +76,27 @@ def test_feelings_reach_the_model(sequences):
     torch.manual_seed(0)
     config = RetrieveConfig(hidden=8, layers=1, max_len=6, sentiment="class")
     retriever = Retriever(config, sequences.items, build(config, 30).eval(), popularity(sequences))
-    torch.nn.init.normal_(retriever.model.felt.weight)
+    torch.nn.init.normal_(retriever.model.sentiment_embedding.classes.weight)
     felt = np.random.default_rng(0).integers(-2, 3, size=(len(sequences.flat), 2)).astype(np.float32)
     frame, part = candidates(retriever, sequences, "test", 5, True, felt), sequences.split("test")
     for i in (0, 9, 33):
         scores = retriever.score([part.history(i)], [felt[part.starts[i] : part.ends[i]]])[0]
         mine = frame[frame["user"] == sequences.users[part.users[i]]]
-        np.testing.assert_allclose(mine["score"], scores[[retriever.index[item] for item in mine["item"]]], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            mine["score"], scores[[retriever.item_to_id[item] for item in mine["item"]]], rtol=1e-4, atol=1e-5
+        )
         assert not np.allclose(scores[1:], retriever.score([part.history(i)])[0, 1:])
-    assert (target_ranks(retriever, sequences, "test", True, felt) != target_ranks(retriever, sequences, "test", True)).any()
+    assert (
+        target_ranks(retriever, sequences, "test", True, felt) != target_ranks(retriever, sequences, "test", True)
+    ).any()
 
 
 def test_pool_larger_than_the_catalogue(retriever, sequences):
     frame = candidates(retriever, sequences, "test", 1000, True)
     part = sequences.split("test")
-    expected = {sequences.users[u]: 30 - len(set(h.tolist())) for u, h in zip(part.users, part.histories(), strict=True)}
+    expected = {
+        sequences.users[u]: 30 - len(set(h.tolist())) for u, h in zip(part.users, part.histories(), strict=True)
+    }
     assert frame.groupby("user").size().to_dict() == expected
     assert (candidates(retriever, sequences, "test", 1000, False).groupby("user").size() == 30).all()
 
@@ -149,7 +161,10 @@ def test_a_target_without_a_number_is_missed():
 def test_users_learned_whole_do_not_count(retriever, sequences, tmp_path):
     frame = candidates(retriever, sequences, "test", 12, True)
     part = sequences.split("test")
-    hit = [sequences.items[t - 1] in set(frame["item"][frame["user"] == sequences.users[u]]) for u, t in zip(part.users, part.targets, strict=True)]
+    hit = [
+        sequences.items[t - 1] in set(frame["item"][frame["user"] == sequences.users[u]])
+        for u, t in zip(part.users, part.targets, strict=True)
+    ]
     assert any(hit) and not all(hit)
     learned = [int(u) for u, found in zip(part.users, hit, strict=True) if found]
     config = retriever.config
@@ -165,14 +180,20 @@ def test_write_candidates(retriever, sequences, tmp_path):
     assert output.metrics["test_hr@12"] == pytest.approx(((ranks >= 1) & (ranks <= 12)).mean())
 
 
+def search_share(monkeypatch, probe):
+    """Retrievers search this share of an approximate index."""
+    monkeypatch.setattr("sealr.retrieve.retriever.ApproximateIndex", partial(ApproximateIndex, probe=probe))
+
+
 @pytest.fixture
-def approximate():
+def approximate(monkeypatch):
     """300 users of 2,000 items; untrained, but its scores are products of vectors as in any model of VECTOR_MODELS."""
     pytest.importorskip("faiss")
+    search_share(monkeypatch, 0.2)
     rng = np.random.default_rng(2)
     sequences = make_sequences([rng.integers(1, 2001, size=rng.integers(3, 15)).tolist() for _ in range(300)], 2000)
     torch.manual_seed(0)
-    config = RetrieveConfig(hidden=8, layers=1, max_len=6, n_retrieved=20, index="approximate", probe=0.2)
+    config = RetrieveConfig(hidden=8, layers=1, max_len=6, n_retrieved=20, index="approximate")
     return Retriever(config, sequences.items, build(config, 2000).eval(), popularity(sequences)), sequences
 
 
@@ -191,7 +212,7 @@ def test_approximate_candidates_are_most_of_the_exact_ones(approximate, tmp_path
     assert 0.6 < found < 1
     np.testing.assert_allclose(both["score"], both["score_exact"], rtol=1e-4, atol=1e-5)
     assert (frame.groupby(["user", "split"])["score"].diff().dropna() <= 0).all()
-    low = "raise retrieve.probe" in caplog.text
+    low = "set retrieve.index=exact" in caplog.text
     assert low == (found < module.LOW_RECALL)
     assert not any(name.startswith("test_index") for name in _exact_metrics(retriever, sequences, tmp_path))
 
@@ -201,12 +222,14 @@ def _exact_metrics(retriever, sequences, folder):
     return write_candidates(exact, sequences, exact.config, folder).metrics
 
 
-def test_all_lists_searched_is_exact_and_seen_items_stay_out(approximate):
+def test_all_lists_searched_is_exact_and_seen_items_stay_out(approximate, monkeypatch):
     retriever, sequences = approximate
-    retriever = replace(retriever, config=replace(retriever.config, probe=1.0))
+    search_share(monkeypatch, 1.0)
     for exclude_seen in (True, False):
         lists = top_lists(retriever, sequences, "test", 20, exclude_seen)
-        assert (lists == top_lists(exactly(retriever), sequences, "test", 20, exclude_seen)).mean() > 0.99  # rounding swaps some
+        assert (
+            lists == top_lists(exactly(retriever), sequences, "test", 20, exclude_seen)
+        ).mean() > 0.99  # rounding swaps some
     part = sequences.split("test")
     lists = top_lists(retriever, sequences, "test", 20, True)
     assert not any(np.isin(part.history(i), lists[i]).any() for i in range(len(part)))
@@ -225,11 +248,12 @@ def test_served_pools_are_the_approximate_candidates(approximate, monkeypatch):
         assert ids.tolist() == best.tolist() and scores.tolist() == retriever.popularity[best].tolist()
 
 
-def test_feelings_reach_the_approximate_index(approximate):
+def test_feelings_reach_the_approximate_index(approximate, monkeypatch):
     retriever, sequences = approximate
-    config = replace(retriever.config, sentiment="class", probe=1.0)
+    search_share(monkeypatch, 1.0)
+    config = replace(retriever.config, sentiment="class")
     retriever = replace(retriever, config=config, model=build(config, 2000).eval())
-    torch.nn.init.normal_(retriever.model.felt.weight)
+    torch.nn.init.normal_(retriever.model.sentiment_embedding.classes.weight)
     felt = np.random.default_rng(0).integers(-2, 3, size=(len(sequences.flat), 2)).astype(np.float32)
     lists = top_lists(retriever, sequences, "test", 20, True, felt)
     assert (lists == top_lists(exactly(retriever), sequences, "test", 20, True, felt)).mean() > 0.99

@@ -5,7 +5,7 @@ import pytest
 import torch
 from toy_sequences import make_sequences
 
-from sealr.retrieve.models import build, cooccurrence, ease
+from sealr.retrieve.models import build, cooccurrence, ease, neighbours
 from sealr.retrieve.models.neighbours import training_matrix
 from sealr.settings import CooccurrenceSettings, EASESettings, RetrieveConfig
 
@@ -55,8 +55,9 @@ def test_cooccurrence_by_hand(sequences):
     assert similar.tolist() == pytest.approx([1, w12, w14, 0])
 
 
-def test_cooccurrence_keeps_the_heaviest(sequences):
-    model = fitted("cooccurrence", sequences, cooccurrence=CooccurrenceSettings(neighbours=2))
+def test_cooccurrence_keeps_the_heaviest(sequences, monkeypatch):
+    monkeypatch.setattr(neighbours, "NEIGHBOURS", 2)
+    model = fitted("cooccurrence", sequences)
     assert model.indices.tolist() == [[0, 0], [2, 4], [1, 3], [2, 1], [1, 0], [0, 0]]  # 2-3 is heavier than 3-1
     assert model.weights[5].tolist() == [0, 0]
 
@@ -83,8 +84,9 @@ def test_ease_equals_the_closed_form(many, monkeypatch):
     np.testing.assert_allclose(scores[1, 1:], weights[6], rtol=1e-4, atol=1e-6)
 
 
-def test_ease_keeps_the_largest_magnitudes(many):
-    model, weights = fitted("ease", many, ease=EASESettings(l2=20.0, neighbours=5)), naive_ease(many, 20.0)
+def test_ease_keeps_the_largest_magnitudes(many, monkeypatch):
+    monkeypatch.setattr(neighbours, "NEIGHBOURS", 5)
+    model, weights = fitted("ease", many, ease=EASESettings(l2=20.0)), naive_ease(many, 20.0)
     assert model.indices.shape == model.weights.shape == (31, 5) and model.indices.dtype == torch.int32
     for item in range(1, 31):
         row = weights[item - 1]

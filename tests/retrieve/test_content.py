@@ -1,15 +1,12 @@
-"""Text embeddings of items: by mean over tokens, of length 1, whatever the batch; and the reader of items files."""
-
-import gzip
+"""Text embeddings of items: by mean over tokens, of length 1, whatever the batch."""
 
 import pandas as pd
 import pytest
 import torch
 
-from sealr.data.sequences import SequenceError
 from sealr.emotion import network
 from sealr.retrieve import content as module
-from sealr.retrieve.content import embed_items, item_texts, read_items
+from sealr.retrieve.content import embed_items, item_texts
 from tests import toys
 
 ITEMS = pd.DataFrame(
@@ -49,26 +46,3 @@ def test_embeddings_are_those_of_one_text_at_a_time(base, monkeypatch):
 def test_a_catalogue_without_any_text(base):
     empty = pd.DataFrame({"item": ["a"], "title": [None], "brand": [None], "categories": [None]})
     assert embed_items(empty, ["a", "b"], base).tolist() == [[0.0] * 32] * 3
-
-
-@pytest.mark.parametrize("suffix", [".tsv", ".tsv.gz"])
-def test_read_items(tmp_path, suffix):
-    path = tmp_path / f"items{suffix}"
-    text = "item\tasin\tphrase\tbrand\tcategories\n1\tB1\tred polish\tOPI\tMakeup|Nails\n2\tB2\t\tUnknown\t\n"
-    path.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
-    frame = read_items(path)
-    assert list(frame) == ["item", "title", "brand", "categories"]
-    assert frame.iloc[0].tolist() == ["1", "red polish", "OPI", "Makeup, Nails"]
-    assert frame.iloc[1].isna().tolist() == [False, True, True, True]
-    assert item_texts(frame, ["2", "1"]) == ["", "red polish, by OPI. Makeup, Nails"]
-
-
-def test_mistakes_in_items_files(tmp_path):
-    path = tmp_path / "items.tsv"
-    for text, message in (("", "no column 'item'"), ("item\ttitle\tbrand\n", "no column 'categories'")):
-        path.write_text(text)
-        with pytest.raises(SequenceError, match=message):
-            read_items(path)
-    path.write_text("item\ttitle\tbrand\tcategories\n1\ta\tb\tc\n2\ta\tb\n")
-    with pytest.raises(SequenceError, match=r"items.tsv line 3: 3 columns, the header has 4"):
-        read_items(path)

@@ -14,7 +14,7 @@ from sealr.retrieve import fusion as module
 from sealr.retrieve.candidates import target_ranks
 from sealr.retrieve.fusion import WEIGHTS, fuse, shortlist, tune_weights
 from sealr.retrieve.models import build
-from sealr.retrieve.models.fusion import newest, part_configs, standardise
+from sealr.retrieve.models.fusion import newest, part_configs, standardise, standardise_items
 from sealr.retrieve.retriever import Retriever, popularity
 from sealr.retrieve.train import load, train
 from sealr.settings import RetrieveConfig
@@ -22,7 +22,7 @@ from sealr.settings import RetrieveConfig
 
 @pytest.fixture
 def sequences():
-    """300 users in ten groups, who take their group's items in any order: what goes with what, but not the next item."""
+    """300 users in ten groups; each takes the items of its group in random order."""
     rng = np.random.default_rng(0)
     return make_sequences([(user % 10 * 6 + 1 + rng.permutation(6)).tolist() for user in range(300)], 60)
 
@@ -83,7 +83,11 @@ def test_a_pass_takes_the_best_weight_beside_the_others(sequences):
 def test_weights_are_tried_as_over_the_whole_catalogue(sequences, exclude_seen, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 61 * 70)  # several blocks, the last one short
     monkeypatch.setattr(module, "DEPTH", 40)
-    parts = [fixed(sequences, noise(0)), fixed(sequences, helpful(sequences) + 0.5 * noise(3)), fixed(sequences, noise(2))]
+    parts = [
+        fixed(sequences, noise(0)),
+        fixed(sequences, helpful(sequences) + 0.5 * noise(3)),
+        fixed(sequences, noise(2)),
+    ]
     values = shortlist(parts, sequences, exclude_seen).try_weights([1.0, 0.7, 0.0], 2)
     valid = sequences.split("valid")
     for column, weight in enumerate(WEIGHTS):
@@ -109,7 +113,11 @@ def test_many_users_are_sampled(sequences, monkeypatch):
 
 @pytest.fixture
 def config(quick):
-    parts = ({"model": "ease", "ease": {"l2": 20}, "max_len": 4}, {"model": "sasrec", "content": True}, {"model": "popularity"})
+    parts = (
+        {"model": "ease", "ease": {"l2": 20}, "max_len": 4},
+        {"model": "sasrec", "content": True},
+        {"model": "popularity"},
+    )
     return replace(quick, model="fusion", parts=parts, epochs=2, exclude_seen=True)
 
 
@@ -159,21 +167,30 @@ def test_part_configs():
     )
     sasrec, ease = part_configs(config)
     assert sasrec == RetrieveConfig(model="sasrec", hidden=32, dropout=0.2)
-    assert ease.ease.l2 == 300 and ease.ease.neighbours == config.ease.neighbours and ease.parts == ()
+    assert ease.ease.l2 == 300 and ease.bsarec == config.bsarec and ease.parts == ()
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
         ((), r"a fusion needs parts"),
-        (({"model": "sasrec", "droput": 0.1},), r"retrieve\.parts\[0\]: unknown setting retrieve\.droput; did you mean retrieve\.dropout\?"),
-        (({"model": "ease"}, {"model": "ease", "ease": {"l3": 1}}), r"retrieve\.parts\[1\]: unknown setting retrieve\.ease\.l3"),
+        (
+            ({"model": "sasrec", "droput": 0.1},),
+            r"retrieve\.parts\[0\]: unknown setting retrieve\.droput; did you mean retrieve\.dropout\?",
+        ),
+        (
+            ({"model": "ease"}, {"model": "ease", "ease": {"l3": 1}}),
+            r"retrieve\.parts\[1\]: unknown setting retrieve\.ease\.l3",
+        ),
         (({"model": "ease", "ease": {"l2": -1}},), r"retrieve\.parts\[0\]: retrieve\.ease\.l2: .*greater than 0"),
         (({"model": "nn"},), r"retrieve\.parts\[0\]: retrieve\.model"),
         (({"dropout": 0.1},), r"needs a model other than fusion"),
         (({"model": "fusion"},), r"needs a model other than fusion"),
         (({"model": "sasrec", "max_len": 80},), r"max_len: 80 is more than the 50"),
-        (({"model": "sasrec", "sentiment": "class"}, {"model": "caser", "sentiment": "shuffled"}), r"must read the same"),
+        (
+            ({"model": "sasrec", "sentiment": "class"}, {"model": "caser", "sentiment": "shuffled"}),
+            r"must read the same",
+        ),
         (({"model": "sasrec", "sentiment": "shuffled", "seed": 1},), r"must read the same"),
         (({"model": "sasrec", "tuning_users": "whole"}, {"model": "ease"}), r"learn from the same users"),
     ],
@@ -185,14 +202,17 @@ def test_mistakes_in_parts(parts, message):
 
 def test_parts_may_read_feelings_or_not():
     parts = ({"model": "sasrec", "sentiment": "shuffled"}, {"model": "caser", "seed": 1})
-    assert [part.sentiment for part in part_configs(RetrieveConfig(model="fusion", parts=parts))] == ["shuffled", "none"]
+    assert [part.sentiment for part in part_configs(RetrieveConfig(model="fusion", parts=parts))] == [
+        "shuffled",
+        "none",
+    ]
 
 
 def test_a_fusion_without_weights_is_its_first_part():
     config = RetrieveConfig(model="fusion", hidden=8, parts=({"model": "sasrec"}, {"model": "caser"}))
     model = build(config, 20).eval()
     rows = torch.tensor([[1, 2, 3]])
-    torch.testing.assert_close(model.score(rows)[:, 1:], standardise(model.parts[0].score(rows))[:, 1:])
+    torch.testing.assert_close(model.score(rows)[:, 1:], standardise(model.parts[0].score(rows)[:, 1:]))
 
 
 def test_newest():
@@ -202,5 +222,6 @@ def test_newest():
 
 
 def test_standardise_leaves_out_padding_and_equal_scores():
-    z = standardise(torch.tensor([[-torch.inf, 1.0, 2.0, 3.0], [-torch.inf, 0.1, 0.1, 0.1]]))
+    z = standardise_items(torch.tensor([[-torch.inf, 1.0, 2.0, 3.0], [-torch.inf, 0.1, 0.1, 0.1]]))
     torch.testing.assert_close(z, torch.tensor([[0, -(1.5**0.5), 0, 1.5**0.5], [0, 0, 0, 0]]))
+    assert standardise(torch.tensor([1.0, 2.0, 3.0])).tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from sealr.config import to_dict
@@ -33,6 +34,7 @@ module.train(config, sequences, Path(sys.argv[1]), lambda epoch, metrics: print(
 """
 
 
+@pytest.mark.slow
 def test_sigkill_and_resume_is_bit_identical(tmp_path, cycle, quick):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     # as many threads as here: the partial sums of two threads are not those of one

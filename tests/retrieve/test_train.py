@@ -11,7 +11,7 @@ from toy_sequences import make_sequences
 
 from sealr.data.tables import read_json
 from sealr.retrieve.batches import Batches
-from sealr.retrieve.train import learning_rate, load, popularity, train, validate
+from sealr.retrieve.train import load, popularity, train, trainer_options, validate
 from sealr.settings import RetrieveConfig
 
 
@@ -25,7 +25,7 @@ def trained(cycle, quick, tmp_path):
 def test_loss_goes_down_and_a_cycle_is_predicted(trained, cycle):
     output, epochs, folder = trained
     assert [epoch for epoch, _ in epochs] == list(range(1, len(epochs) + 1))
-    assert epochs[-1][1]["loss"] < 0.3 * epochs[0][1]["loss"]
+    assert epochs[-1][1]["train_loss"] < 0.3 * epochs[0][1]["train_loss"]
     assert output.metrics["valid_ndcg@10"] > 0.99
     retriever = load(folder)
     histories = [["item3", "item4", "item5"], ["item11", "item12"], np.array([6, 7, 8])]
@@ -35,7 +35,10 @@ def test_loss_goes_down_and_a_cycle_is_predicted(trained, cycle):
 def test_files_and_output(trained, cycle, quick):
     output, epochs, folder = trained
     history = read_json(folder / "history.json")
-    assert len(history) == len(epochs) == output.metrics["epochs"] and history[0]["loss"] == epochs[0][1]["loss"]
+    assert (
+        len(history) == len(epochs) == output.metrics["epochs"]
+        and history[0]["train_loss"] == epochs[0][1]["train_loss"]
+    )
     assert "ndcg@10" not in history[0] and "ndcg@10" in history[1] and "seconds" not in history[1]
     assert read_json(folder / "items.json") == cycle.items
     assert read_json(folder / "retriever.json")["config"]["hidden"] == quick.hidden
@@ -47,6 +50,7 @@ def test_early_stopping(trained, quick):
     assert output.metrics["epochs"] - output.metrics["best_epoch"] == quick.patience * quick.eval_every
 
 
+@pytest.mark.slow
 def test_load_in_a_clean_process(trained):
     _, _, folder = trained
     here = load(folder).score([["item1", "item2"]])
@@ -81,7 +85,9 @@ def rows_of(batches):
     rows = []
     for inputs, targets, _ in batches:
         assert inputs.shape == targets.shape and ((inputs == 0) == (targets == 0)).all()
-        rows += [tuple(zip(i[i > 0].tolist(), t[t > 0].tolist(), strict=True)) for i, t in zip(inputs, targets, strict=True)]
+        rows += [
+            tuple(zip(i[i > 0].tolist(), t[t > 0].tolist(), strict=True)) for i, t in zip(inputs, targets, strict=True)
+        ]
     return sorted(rows)
 
 
@@ -92,26 +98,18 @@ def test_batches_shift_by_one_and_cover_everything(ragged, quick):
     assert batches.positions == 4 and len(batches) == 2
 
 
-def test_batches_of_prefixes(ragged, quick):
-    batches = Batches(ragged, dataclasses.replace(quick, max_len=2, batch_size=2, objective="last"))
-    assert rows_of(batches) == [((1, 2),), ((1, 2),), ((1, 2), (2, 3)), ((2, 3), (3, 4)), ((7, 8),)]
-    assert batches.positions == 5 and len(batches) == 3
-
-
 def test_batches_bring_the_feelings_of_their_inputs(ragged, quick):
     feelings = np.stack([np.arange(len(ragged.flat)), ragged.flat], axis=1).astype(np.float32)
-    for objective in ("positions", "last"):
-        for inputs, _, felt in Batches(ragged, dataclasses.replace(quick, objective=objective), feelings):
-            assert felt.shape == (*inputs.shape, 2)
-            assert (felt[..., 1] == inputs)[inputs > 0].all()
+    for inputs, _, felt in Batches(ragged, quick, feelings):
+        assert felt.shape == (*inputs.shape, 2)
+        assert (felt[..., 1] == inputs)[inputs > 0].all()
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"objective": "last"},
         {"schedule": "cosine"},
-        {"average": 0.9},
+        {"ema_decay": 0.9},
         {"loss": "sampled", "n_negatives": 8},
         {"loss": "bce", "n_negatives": 2, "epochs": 60},
         {"item_init": "cooccurrence"},
@@ -127,19 +125,22 @@ def test_what_is_kept_is_the_moving_average(cycle, quick, tmp_path):
     config = dataclasses.replace(quick, epochs=4)
     still = train(dataclasses.replace(config, ema_decay=0.9999), cycle, tmp_path / "still").metrics
     moved = train(config, cycle, tmp_path / "moved").metrics
-    assert still["loss"] == pytest.approx(moved["loss"], abs=0.5) and still["valid_ndcg@10"] < 0.6 < moved["valid_ndcg@10"]
+    assert (
+        still["loss"] == pytest.approx(moved["loss"], abs=0.5) and still["valid_ndcg@10"] < 0.6 < moved["valid_ndcg@10"]
+    )
 
 
-def test_learning_rates(quick):
-    assert [learning_rate(quick, e) for e in (0, 24)] == [quick.lr] * 2
-    cosine = dataclasses.replace(quick, schedule="cosine", epochs=100)
-    rates = [learning_rate(cosine, e) for e in range(101)]
-    assert rates[0] == pytest.approx(quick.lr) and rates[50] == pytest.approx(0.505 * quick.lr)
-    assert rates[100] == pytest.approx(quick.lr / 100) and rates == sorted(rates, reverse=True)
+def test_learning_rates_change_between_epochs(quick):
+    constant = trainer_options(quick, 5).schedule
+    assert [constant(step, 100) for step in (0, 99)] == [1, 1]
+    cosine = trainer_options(dataclasses.replace(quick, schedule="cosine", epochs=100), 5).schedule
+    rates = [cosine(step, 500) for step in range(501)]
+    assert rates[0] == 1 and rates[250] == pytest.approx(0.505) and rates[500] == pytest.approx(0.01)
+    assert rates == sorted(rates, reverse=True) and rates[5:10] == [rates[5]] * 5 != rates[:5]
 
 
 def test_sentiment_that_decides_is_learned(quick, tmp_path):
-    """How the last item was liked says which way round the cycle goes: a retriever that reads it knows, one that does not guesses."""
+    """The last item's sentiment determines the direction around the cycle. Only a retriever that reads it knows."""
     rng = np.random.default_rng(0)
     ways, lists = [], []
     for _ in range(150):
@@ -153,7 +154,11 @@ def test_sentiment_that_decides_is_learned(quick, tmp_path):
     feelings = np.stack([ways, np.array(ways) * 0.9], axis=1).astype(np.float32)
     shuffled = np.random.default_rng(1).permutation(feelings)
     found = {}
-    for name, sentiment, felt in (("none", "none", None), ("class", "class", feelings), ("shuffled", "shuffled", shuffled)):
+    for name, sentiment, felt in (
+        ("none", "none", None),
+        ("class", "class", feelings),
+        ("shuffled", "shuffled", shuffled),
+    ):
         config = dataclasses.replace(quick, sentiment=sentiment, batch_size=32, epochs=20)
         train(config, sequences, tmp_path / name, feelings=felt)
         retriever = load(tmp_path / name)
