@@ -178,7 +178,7 @@ def _run_retriever(bench: Bench, system: str, seed: int | None) -> list[Run]:
         made = train_retriever(job, config, bench.reviews, bench.labels, system)
         seconds, note = made.seconds + sum(part.seconds for part in parts), ""
     covered = made.metrics["coverage@10"] if bench.everybody else np.nan
-    ranks = {protocol: bench.ranks(made, protocol) for protocol in bench.spec.protocols}
+    ranks = {protocol: bench.ranks(made, protocol) for protocol in bench.spec.protocols if protocol in RANKS}
     return [Run(system, config.seed, ranks, pool, np.full(len(bench.users), pool), covered, seconds, note=note)]
 
 

@@ -34,7 +34,8 @@ SHARED_CODE = (
     "emotion/feelings.py",
     "evaluate/metrics.py",
     *(f"retrieve/{name}.py" for name in ("train", "batches", "loss", "start", "candidates", "index", "retriever")),
-    *(f"retrieve/models/{name}.py" for name in ("__init__", "base", "layers", "neighbours", "popularity", "fusion")),
+    *(f"retrieve/models/{name}.py" for name in ("__init__", "base", "embedding", "layers", "neighbours", "popularity")),
+    "retrieve/models/fusion.py",
 )
 
 
@@ -43,7 +44,7 @@ def train_retriever(
 ) -> Manifest:
     """Trains the retriever of ``config``, the parts of a fusion first, and ranks everybody's valid and test targets.
 
-    labels: needed where the retriever or one of its parts reads sentiments. name: of the MLflow run; default: the model.
+    labels: needed where the retriever or one of its parts reads sentiments. name: of the MLflow run.
     Raises ValueError when labels are needed and missing.
     """
     config = replace(config, **AFTER_TRAINING)

@@ -20,6 +20,7 @@ from sealr.data import ingest as ingesting
 from sealr.data.manifest import Manifest, StageResult, run_stage, state_dir
 from sealr.data.tables import read_json, read_table, write_json
 from sealr.emotion import label as labelling
+from sealr.emotion.labeller import labeller_id
 from sealr.emotion.plots import distribution_plot
 from sealr.evaluate.evaluate import evaluate as evaluate_tables
 from sealr.pipeline.inputs import (
@@ -41,13 +42,15 @@ from sealr.pipeline.retrievers import (
     split_key,
     train_retriever,
 )
-from sealr.rerank.generative.finetune import ADAPTER
+from sealr.rerank.generative.finetune import Encoder
+from sealr.rerank.generative.finetune import finetune as finetune_adapter
 from sealr.rerank.generative.palr import finetune_names
-from sealr.rerank.launch import finetune as finetune_adapter
-from sealr.rerank.launch import train_scoring
+from sealr.rerank.launch import launch
+from sealr.rerank.llm import ADAPTER, load_tokenizer
 from sealr.rerank.rankers import load_ranker
 from sealr.rerank.requests import finetuning_requests
 from sealr.rerank.rerank import rerank as rerank_lists
+from sealr.rerank.scoring.train import train_scoring
 from sealr.retrieve.candidates import write_candidates
 from sealr.retrieve.index import faiss
 from sealr.retrieve.train import load
@@ -89,7 +92,7 @@ def label(job: Job, reviews: Manifest) -> Manifest:
     config = job.config.label
     with job.stage("label", config):
         result_fields = {k: v for k, v in to_dict(config).items() if k not in labelling.EXECUTION_ONLY_FIELDS}
-        settings = {"label": result_fields, "labeller": labelling.labeller_id(config)}
+        settings = {"label": result_fields, "labeller": labeller_id(config)}
         cache = state_dir() / "label-cache" if config.cache else None
 
         def work(folder: Path) -> StageResult:
@@ -157,22 +160,14 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             if config.ranker == "scoring":
                 texts = np.load(inputs["content"].path("content.npy")) if "content" in inputs else None
                 felt = given.feelings if config.sentiment != "none" else None
-                return train_scoring(
-                    config,
-                    category,
-                    given.sequences,
-                    felt,
-                    tuple(parts),
-                    candidates.folder,
-                    texts,
-                    folder,
-                    tracking.log_epoch,
-                )
+                arguments = (config, category, given.sequences, felt, tuple(parts), candidates.folder, texts, folder)
+                return launch(train_scoring, *arguments, processes=config.processes, on_epoch=tracking.log_epoch)
             prompts = [finetuning_requests(rows, given.sequences, given.feelings, given.pools) for rows in parts]
             if config.ranker == "palr":
                 items = read_table(reviews.path("items.parquet"), "items")
                 return finetune_names(*prompts, config, category, items, folder, tracking.log_epoch, preferences_dir())
-            return finetune_adapter(*prompts, config, category, folder, tracking.log_epoch)
+            arguments = (*prompts, config, Encoder(load_tokenizer(config.base), config, category), folder)
+            return launch(finetune_adapter, *arguments, processes=config.processes, on_epoch=tracking.log_epoch)
 
         manifest = run_stage("finetune", job.name, settings, inputs, (*LLM_CODE, *PIPELINE), work)
         tracking.log_manifest(manifest, {ADAPTER: ADAPTER, "history.json": ""})

@@ -1,4 +1,4 @@
-"""The page of a comparison, and which failures end it; tests/pipeline/test_comparison.py tests the runs."""
+"""The page of a comparison, and which failures end it; tests/pipeline/test_comparing_systems.py tests the runs."""
 
 from types import SimpleNamespace
 
