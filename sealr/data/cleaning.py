@@ -1,17 +1,18 @@
-"""What a valid row is: raw values of any source in, clean ones or a reason out. Nothing here knows of files."""
+"""What a valid review is: raw values of any source in, clean values or a reason out."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-YEAR_1990, YEAR_2100 = 631_152_000, 4_102_444_800  # seconds; what is outside was not meant in seconds, or is not known
+YEAR_1990, YEAR_2100 = 631_152_000, 4_102_444_800  # seconds; values outside are unknown or have another unit
 
 
 def clean(values: dict[str, Any], since: int) -> tuple[tuple[str, str, int, float, str] | None, str]:
-    """(user, item, timestamp, rating, text) of a row's raw values, or None and the reason.
+    """Raw values -> (user, item, timestamp, rating, text), or None and the reason.
 
-    since: earliest timestamp in seconds. Numbers may be text (CSV); a whole float is an integer; a null rating is NaN.
+    since: earliest timestamp in seconds. Numbers may be text, as in CSV; a whole float counts as an integer; a missing
+    rating becomes NaN.
     """
     ids = []
     for name in ("user", "item"):
@@ -32,7 +33,7 @@ def clean(values: dict[str, Any], since: int) -> tuple[tuple[str, str, int, floa
     text = "" if text is None or (isinstance(text, float) and math.isnan(text)) else text
     if not isinstance(text, str):
         return None, "text is not text"
-    if not _encodable(text):  # half of a surrogate pair, as broken exports hold
+    if not _encodable(text):  # broken exports hold halves of surrogate pairs
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return (ids[0], ids[1], timestamp, rating, text), ""
 
@@ -46,7 +47,8 @@ def _encodable(text: str) -> bool:
 
 
 def _timestamp(value: Any, since: int) -> tuple[int, str]:
-    if value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and math.isnan(value)):
+    blank = isinstance(value, str) and not value.strip()
+    if value is None or blank or (isinstance(value, float) and math.isnan(value)):
         return 0, "missing timestamp"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -54,7 +56,7 @@ def _timestamp(value: Any, since: int) -> tuple[int, str]:
         try:
             value = int(value)
         except ValueError:
-            whole = value.strip().removesuffix(".0")  # as a table writes the integers of a column with gaps
+            whole = value.strip().removesuffix(".0")  # tables write integers so if the column has gaps
             value = int(whole) if whole.isdecimal() else value
     if not isinstance(value, int) or isinstance(value, bool):
         return 0, "timestamp not an integer"
@@ -84,7 +86,7 @@ def _rating(value: Any) -> tuple[float, str]:
 
 
 def words(value: Any) -> str | None:
-    """A text; of a list, such as categories, its texts; a number as a text."""
+    """A text as it is, the texts of a list such as categories, or a number as text; None for anything else."""
     if isinstance(value, (list, tuple)):
         value = " > ".join(v for v in value if isinstance(v, str) and v.strip())
     if isinstance(value, (int, float)) and value == value:

@@ -1,8 +1,8 @@
-"""From a source's files to the tables reviews, items and rejected: cleaning (`sealr.data.cleaning`), k-core, order.
+"""From a source's files to the tables reviews, items and rejected: cleaning, k-core, order.
 
-Every row read ends up in ``reviews`` or, with a reason and its raw text, in ``rejected``; blank lines are no rows. Metadata is
-optional: bad lines of it are rejected under the metadata file's name, and without the file titles are null.
-A row without text is kept with ``""``, one without a rating with null.
+Every row ends up in ``reviews``, or in ``rejected`` with a reason and its raw text; blank lines are not rows. A missing
+text becomes ``""``, a missing rating null. Item metadata are optional: without the file titles are null, and its bad
+lines are rejected under its name.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from sealr.data.tables import write_table
 from sealr.settings import DataConfig
 
 log = logging.getLogger(__name__)
-CHUNK = 50_000  # rows held as Python objects before they become columns
-MANY = 0.2  # share of the rows that one reason rejects, to be warned of
-WANTED = ("exact duplicate", "k-core", "before start_date")  # reasons that the settings ask for
+CHUNK = 50_000  # rows held as Python objects before they become a DataFrame
+MANY = 0.2  # warn if one reason rejects more than this share of the rows
+WANTED = ("exact duplicate", "k-core", "before start_date")  # reasons that need no warning
 ITEM_FIELDS = ("title", "brand", "categories")
 
 
 class IngestError(ValueError):
-    """No usable review is left; the message says what happened to the rows read."""
+    """No review is left; the message says why the rows were rejected."""
 
 
 def input_files(config: DataConfig, folder: Path | None = None) -> dict[str, Path]:
-    """The local files of a data set, downloaded if need be: ``{}`` for demo, else "reviews" and, if it can be had, "items".
+    """The local files of a data set, downloaded if needed: ``{}`` for demo, else "reviews" and, if available, "items".
 
-    folder: the data folder, SEALR_DATA or ./data unless given. Raises MissingFile where there are no reviews, ChecksumError.
+    folder: the data folder, by default SEALR_DATA or ./data. Raises MissingFile without reviews, and ChecksumError.
     """
     if config.source == "demo":
         return {}
@@ -48,19 +48,21 @@ def input_files(config: DataConfig, folder: Path | None = None) -> dict[str, Pat
     files = {"reviews": fetch(config.reviews, folder or data_dir(), hint)}
     if config.items.path:
         try:
-            files["items"] = fetch(config.items, folder or data_dir(), hint, tries=2)  # optional: not worth a long wait
+            # Items are optional, so not worth a long wait
+            files["items"] = fetch(config.items, folder or data_dir(), hint, tries=2)
         except MissingFile as error:
-            log.warning("no item metadata, titles will be empty: %s", error)
+            log.warning("there is no item metadata, so titles are empty: %s", error)
     return files
 
 
 def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = None) -> StageResult:
     """Writes reviews.parquet, items.parquet and rejected.parquet into ``folder``.
 
-    files: what ``input_files`` returned, called here unless given.
-    Rows: read = reviews + rejected, users, items, and of the metadata read_items and rejected_items_lines.
-    Metrics: ties (share of reviews that have user and timestamp of an earlier one), mean_length, density, mean_text (characters).
-    Raises IngestError where nothing is left, DataFileError, MissingFile, ChecksumError.
+    files: what ``input_files`` returns, which is called by default.
+    Rows: read = reviews + rejected, users, items; read_items and rejected_items_lines count metadata.
+    Metrics: ties (share of reviews with the user and timestamp of an earlier one), mean_length (reviews per user),
+    density, mean_text (characters).
+    Raises IngestError if no review is left, DataFileError, MissingFile, ChecksumError.
     """
     files = input_files(config) if files is None else files
     source = reader(config.source)
@@ -72,7 +74,7 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
         if not read:
             raise IngestError(f"{path} holds no reviews")
         late = _duplicates_and_core(frame, config.k_core)
-        # read again: the raw records of all rows would not fit into memory
+        # Read again, because the raw records of all rows do not fit into memory
         for row in source.read_reviews(config, path) if late else ():
             if row.line in late:
                 rejects.add(path.name, row.line, late[row.line], row.raw)
@@ -81,7 +83,7 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
         reviews = _order(frame)
         if len(reviews):
             items, read_items, bad_items = _items(source, config, files, reviews["item"], rejects)
-    if reviews.empty:  # only now: rejected.parquet stays, to look the reasons up
+    if reviews.empty:  # raised here, so that rejected.parquet exists and shows the reasons
         raise IngestError(_nothing_left(path, read, counts, config))
     write_table(reviews, folder / "reviews.parquet", "reviews")
     write_table(items, folder / "items.parquet", "items")
@@ -117,8 +119,10 @@ def _start(date: str) -> int:
         raise ValueError(f"data.start_date {date!r} is not a date of the form YYYY-MM-DD") from None
 
 
-def _read_clean(rows: Iterator[Row], source: str, since: int, rejects: Rejects, counts: Counter[str]) -> tuple[pd.DataFrame, int]:
-    """Clean rows in file order with their line numbers, and how many were read. Bad ones go to ``rejects``."""
+def _read_clean(
+    rows: Iterator[Row], source: str, since: int, rejects: Rejects, counts: Counter[str]
+) -> tuple[pd.DataFrame, int]:
+    """Clean rows in file order with their line numbers, and the number of rows read. Bad rows go to ``rejects``."""
     columns = {"line": "int64", "user": "str", "item": "str", "timestamp": "int64", "rating": "float32", "text": "str"}
     chunks: list[pd.DataFrame] = []
     buffer: list[tuple[Any, ...]] = []
@@ -143,7 +147,7 @@ def _read_clean(rows: Iterator[Row], source: str, since: int, rejects: Rejects, 
 
 
 def _duplicates_and_core(frame: pd.DataFrame, k: int) -> dict[int, str]:
-    """Line -> reason for exact duplicates (the first one stays) and for what the iterative k-core drops."""
+    """Line -> reason for exact duplicates, except the first, and for rows outside of the iterative k-core."""
     duplicate = frame.duplicated(["user", "item", "timestamp", "text"]).to_numpy()
     users, items = (pd.factorize(frame[name])[0] for name in ("user", "item"))
     keep = ~duplicate
@@ -159,7 +163,7 @@ def _duplicates_and_core(frame: pd.DataFrame, k: int) -> dict[int, str]:
 
 
 def _order(frame: pd.DataFrame) -> pd.DataFrame:
-    """By user, then timestamp, then file order; position counts from 0 within a user."""
+    """Sorts by user, timestamp and file order; position counts from 0 within a user."""
     frame = frame.sort_values(["user", "timestamp"], kind="stable", ignore_index=True)
     return frame.assign(position=frame.groupby("user", sort=False).cumcount().astype("int32"))
 
@@ -167,7 +171,7 @@ def _order(frame: pd.DataFrame) -> pd.DataFrame:
 def _items(
     source: Any, config: DataConfig, files: dict[str, Path], used: pd.Series, rejects: Rejects
 ) -> tuple[pd.DataFrame, int, int]:
-    """A row per reviewed item, sorted; then how many metadata rows were read and rejected. Of repeated items the first counts."""
+    """One row per reviewed item, sorted, and the metadata rows read and rejected. The first row of an item counts."""
     known: dict[str, dict[str, Any]] = dict.fromkeys(sorted(used.unique()), {})
     read = bad = 0
     path = files.get("items", Path("demo"))
@@ -180,18 +184,20 @@ def _items(
             rejects.add(path.name, row.line, row.reason or "missing item", row.raw)
         elif item in known and not known[item]:
             known[item] = row.values or {}
-    titles = [{"item": item} | {field: words(values.get(field)) for field in ITEM_FIELDS} for item, values in known.items()]
+    rows = [
+        {"item": item} | {field: words(values.get(field)) for field in ITEM_FIELDS} for item, values in known.items()
+    ]
     if read and (missing := sum(not values for values in known.values())):
-        log.warning("%s of %s items are not in %s: their titles are empty", f"{missing:,}", f"{len(known):,}", path.name)
-    return pd.DataFrame(titles, columns=["item", *ITEM_FIELDS]), read, bad
+        log.warning("%s of %s items are not in %s: their titles are empty", missing, len(known), path.name)
+    return pd.DataFrame(rows, columns=["item", *ITEM_FIELDS]), read, bad
 
 
 def _warn_of_many(counts: Counter[str], read: int) -> None:
-    """What rejects a large part of the rows is rather a setting than bad rows."""
+    """Warns of reasons that reject many rows: the cause is often a setting, and the other rows are biased."""
     for reason, n in counts.items():
         if n > MANY * read and reason not in WANTED:
             advice = '; without ratings: data.columns.rating=""' if reason.startswith("rating") else ""
-            log.warning("%.0f %% of the reviews were rejected for one reason, which leaves a biased rest: %s%s", 100 * n / read, reason, advice)
+            log.warning("one reason rejects %.0f %% of the reviews: %s%s", 100 * n / read, reason, advice)
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -1,4 +1,4 @@
-"""Removing stage folders that nothing refers to any more."""
+"""Removing stage folders that nothing refers to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from sealr.data.manifest import state_dir
 from sealr.data.tables import read_json
 
-CHECKS = "gate-"  # stages that only check a table: they live as long as the table does
+CHECKS = "gate-"  # stages that only check a table; they are kept as long as the table
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Folder:
 
 
 def unused(keys: Iterable[str], state: Path | None = None) -> list[Folder]:
-    """Finished stage folders whose key is not among ``keys``, and that none of those was made from, directly or not.
+    """Finished stage folders that are neither among ``keys`` nor direct or indirect inputs of those.
 
-    Unfinished ones are left: a killed job goes on in them.
+    Unfinished folders are never listed, because an interrupted job resumes in them.
     """
     finished = {p.parent: read_json(p) for p in sorted((state or state_dir()).glob("*/*/*/manifest.json"))}
     kept, new = set(), {folder for folder in finished if folder.name in set(keys)}
@@ -42,13 +42,15 @@ def unused(keys: Iterable[str], state: Path | None = None) -> list[Folder]:
 
 
 def remove(folders: Iterable[Folder]) -> list[Folder]:
-    """Removes the folders that no job holds at the moment, and returns those."""
+    """Removes the folders that no running job has locked, and returns them."""
     removed = []
     for folder in folders:
         lock = FileLock(folder.path.with_suffix(".lock"), timeout=0)
         try:
             with lock:
-                (folder.path / "manifest.json").unlink(missing_ok=True)  # first: what is left by a kill is not complete
+                (folder.path / "manifest.json").unlink(
+                    missing_ok=True
+                )  # first: after a kill, the rest must not count as complete
                 shutil.rmtree(folder.path)
         except Timeout:
             continue

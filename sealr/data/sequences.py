@@ -1,10 +1,10 @@
 """Item sequences of users, and the leave-one-out split.
 
-Item ids are 1..n in the order of ``Sequences.items``; 0 is kept for padding, so ``items[id - 1]`` is the item. Sequences lie one
-after the other in one flat array, and a value per interaction (a sentiment, a weight) is an array aligned with it.
+Item ids are 1..n in the order of ``Sequences.items``, so ``items[id - 1]`` is the item; 0 is padding. All sequences are
+stored in one flat array. A value per interaction, such as a sentiment, is an array aligned with it.
 
-Split: "test" predicts the last item from all before it, "valid" the last but one from all before that, "train" is all but the last
-two. Users with fewer than three items, and those of ``whole``, are in train alone, with all their items.
+Split: "test" predicts the last item from all earlier ones, "valid" the second to last from all before it. "train" has
+all but the last two. Users with under three items, and ``whole`` users, appear only in train, with all their items.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import numpy as np
 import pandas as pd
 
 SPLITS = ("train", "valid", "test")
-HELD_OUT = {"valid": 2, "test": 1}  # items at the end of a sequence that the split's history does not show
+HELD_OUT = {"valid": 2, "test": 1}  # items at the end of a sequence that the split's history leaves out
 
 
 class SequenceError(ValueError):
-    """Sequences cannot be built or aligned; the message names the file, user or column."""
+    """Sequences cannot be built or aligned; the message names file, user or column."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Histories, and targets but for train, of the users of one split. A history is a slice of the flat array."""
+    """Users, histories and, except in train, targets of one split. A history is a slice of the flat array."""
 
     users: np.ndarray  # int64, indices into Sequences.users
-    starts: np.ndarray  # int64, where each history starts in flat (or in any array aligned with it)
-    ends: np.ndarray  # int64, where it ends; also where the target stands
+    starts: np.ndarray  # int64, where each history starts in flat or an aligned array
+    ends: np.ndarray  # int64, where it ends, which is the position of the target
     targets: np.ndarray  # int64 item ids; empty for train
     flat: np.ndarray  # Sequences.flat
 
@@ -40,7 +40,7 @@ class Split:
         return len(self.users)
 
     def history(self, index: int, values: np.ndarray | None = None) -> np.ndarray:
-        """The items, oldest first, of the ``index``-th user of this split, or that slice of an aligned array. A view."""
+        """View of the ``index``-th user's items, oldest first, or of that slice of an aligned array."""
         return (self.flat if values is None else values)[self.starts[index] : self.ends[index]]
 
     def histories(self, values: np.ndarray | None = None) -> Iterator[np.ndarray]:
@@ -52,12 +52,12 @@ class Sequences:
     users: list[str]
     items: list[str]  # the item with id i is items[i - 1]
     flat: np.ndarray  # int64 item ids of all users, oldest first
-    offsets: np.ndarray  # int64, one more than users: user u has flat[offsets[u]:offsets[u + 1]]
-    whole: frozenset[int] = frozenset()  # users of whom nothing is held out
+    offsets: np.ndarray  # int64 (users + 1,): user u has flat[offsets[u]:offsets[u + 1]]
+    whole: frozenset[int] = frozenset()  # users without held-out items
 
     @property
     def n_items(self) -> int:
-        """Number of items, the highest item id. An embedding table needs one row more, for padding."""
+        """Number of items, and the highest item id. An embedding table needs one more row, for padding."""
         return len(self.items)
 
     @property
@@ -68,11 +68,11 @@ class Sequences:
         return len(self.users)
 
     def sequence(self, user: int) -> np.ndarray:
-        """All item ids of the user with this index, oldest first. A view."""
+        """View of all item ids of the user with this index, oldest first."""
         return self.flat[self.offsets[user] : self.offsets[user + 1]]
 
     def item_ids(self) -> dict[str, int]:
-        """Item -> id, from 1."""
+        """Maps each item to its id, from 1."""
         return {item: number for number, item in enumerate(self.items, start=1)}
 
     @cached_property
@@ -80,15 +80,15 @@ class Sequences:
         return {user: row for row, user in enumerate(self.users)}
 
     def rows(self, users: Iterable[str]) -> np.ndarray:
-        """(N,) int64 index of each user in ``self.users``. Raises KeyError on an unknown user."""
+        """(N,) int64 indices of users in ``self.users``. Raises KeyError on an unknown user."""
         return np.array([self._row_of[user] for user in users], dtype=np.int64)
 
     def span(self, split: str, row: int) -> slice:
-        """Where the history of one user lies in ``flat`` or an aligned array, for "valid" or "test"."""
+        """Slice of one user's "valid" or "test" history in ``flat`` or an aligned array."""
         return slice(int(self.offsets[row]), int(self.offsets[row + 1]) - HELD_OUT[split])
 
     def targets(self, split: str, rows: Iterable[int] | np.ndarray) -> np.ndarray:
-        """(N,) int64 item id that each user's "valid" or "test" history leads to."""
+        """(N,) int64 item ids that follow the users' "valid" or "test" histories."""
         return self.flat[self.offsets[np.asarray(rows, dtype=np.int64) + 1] - HELD_OUT[split]]
 
     def with_whole(self, users: Iterable[str]) -> Sequences:
@@ -102,19 +102,21 @@ class Sequences:
         starts, ends, long = self.offsets[:-1], self.offsets[1:], self.lengths >= 3
         long[list(self.whole)] = False
         if name == "train":
-            return Split(np.arange(len(self.users)), starts, np.where(long, ends - 2, ends), np.empty(0, np.int64), self.flat)
-        ends = ends[long] - (2 if name == "valid" else 1)
+            return Split(
+                np.arange(len(self.users)), starts, np.where(long, ends - 2, ends), np.empty(0, np.int64), self.flat
+            )
+        ends = ends[long] - HELD_OUT[name]
         return Split(np.flatnonzero(long), starts[long], ends, self.flat[ends], self.flat)
 
     def values(self, frame: pd.DataFrame, column: str) -> np.ndarray:
-        """One column of a table keyed by (user, position), aligned with ``flat``; nulls of numbers become NaN.
+        """A column of a table keyed by (user, position), aligned with ``flat``; numeric nulls become NaN.
 
-        Rows of users that are not in these sequences are ignored. Raises SequenceError where an interaction has no row or two.
+        Rows of other users are ignored. Raises SequenceError if an interaction has no row or several.
         """
         for name in ("user", "position", column):
             if name not in frame:
                 found = ", ".join(frame.columns[:8])
-                raise SequenceError(f"cannot align values: there is no column {name!r}; the columns are: {found}")
+                raise SequenceError(f"cannot align values: the table has no column {name!r}, only: {found}")
         codes = pd.Index(self.users).get_indexer(frame["user"])
         known = codes >= 0
         codes, positions = codes[known], frame["position"].to_numpy()[known].astype(np.int64)
@@ -123,8 +125,8 @@ class Sequences:
             at = int(np.argmax(outside))
             user, length = self.users[codes[at]], self.lengths[codes[at]]
             raise SequenceError(f"{column}: user {user!r} has no position {positions[at]}, only 0 to {length - 1}")
-        where = self.offsets[codes] + positions
-        seen = np.bincount(where, minlength=len(self.flat))
+        index = self.offsets[codes] + positions
+        seen = np.bincount(index, minlength=len(self.flat))
         if (seen != 1).any():
             at = int(np.argmax(seen != 1))
             user = int(np.searchsorted(self.offsets, at, side="right")) - 1
@@ -133,11 +135,13 @@ class Sequences:
         source = frame[column][known]
         if pd.api.types.is_numeric_dtype(source.dtype):
             nulls = source.isna().any()
-            array = source.to_numpy(dtype=np.float64, na_value=np.nan) if nulls else source.to_numpy(dtype=_plain(source))
+            array = (
+                source.to_numpy(dtype=np.float64, na_value=np.nan) if nulls else source.to_numpy(dtype=_plain(source))
+            )
         else:
             array = source.to_numpy(dtype=object)
         out = np.empty(len(self.flat), dtype=array.dtype)
-        out[where] = array
+        out[index] = array
         return out
 
 
@@ -146,7 +150,7 @@ def _plain(column: pd.Series) -> np.dtype:
 
 
 def build(reviews: pd.DataFrame) -> Sequences:
-    """Sequences of a reviews table; users and items are sorted. Raises SequenceError where positions are not 0, 1, 2 ... per user."""
+    """Sequences of a reviews table; users and items are sorted. Raises SequenceError if positions have gaps."""
     if reviews.empty:
         raise SequenceError("the reviews table is empty")
     codes, users = pd.factorize(reviews["user"], sort=True)
@@ -156,15 +160,15 @@ def build(reviews: pd.DataFrame) -> Sequences:
     offsets = np.concatenate(([0], np.cumsum(np.bincount(codes, minlength=len(users))))).astype(np.int64)
     wrong = positions[order] != np.arange(len(order)) - offsets[codes[order]]
     if wrong.any():
-        raise SequenceError(f"positions of user {users[codes[order][np.argmax(wrong)]]!r} are not 0, 1, 2 ... without gaps")
+        raise SequenceError(f"positions of user {users[codes[order][np.argmax(wrong)]]!r} are not 0, 1, 2 ...")
     return Sequences(list(users), list(items), (item_codes[order] + 1).astype(np.int64), offsets)
 
 
 def read_sequences(path: Path) -> Sequences:
-    """Sequences of a text file with a line a user, ``user item item ...``, oldest first; gzip by suffix.
+    """Sequences of a text file with one line per user, ``user item item ...``, oldest first; gzip if it ends in .gz.
 
-    Users keep their order. Items are sorted, by number where all are whole numbers, so that of items 1..n each is its own id.
-    Raises SequenceError naming the line.
+    Users keep their order. Items are sorted, by number if all are whole numbers: then an item of 1..n is its own id.
+    Raises SequenceError, which names the line.
     """
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as file:
         lines = [(number, fields) for number, line in enumerate(file, start=1) if (fields := line.split())]

@@ -1,7 +1,7 @@
-"""Checks of the tables between stages with Great Expectations; the suites are ``expectations/<table>.json``.
+"""Checks tables between stages with Great Expectations; the suites are ``expectations/<table>.json``.
 
-An expectation's ``notes`` say what a failure means; ``meta.min_rows`` leaves an expectation about a distribution out for tables
-that are too small for it. Beside the table's own columns a suite may use the helper columns of ``HELPERS``.
+An expectation's ``notes`` say what a failure means. ``meta.min_rows`` skips an expectation about a distribution for
+smaller tables. Besides the columns of its table, a suite may use the helper columns in ``HELPERS``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from sealr import resources
 
 log = logging.getLogger(__name__)
 SAMPLES = 5  # rows shown per failed expectation
-KEYS = ("user", "position", "item", "rank", "split", "emotion")  # shown with every sample row, where the table has them
-_one_at_a_time = threading.Lock()  # Great Expectations keeps its current context in a process-wide variable
+KEYS = ("user", "position", "item", "rank", "split", "emotion")  # columns shown with every sample row
+_one_at_a_time = threading.Lock()  # Great Expectations keeps its context in a global variable
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,19 @@ class Failure:
     expectation: str  # as Great Expectations names it, e.g. expect_column_values_to_be_between
     columns: str
     limits: str  # the expectation's other arguments
-    unexpected: int | None  # offending values; None where the expectation is about the table or column as a whole
-    total: int  # values looked at
-    observed: str  # what was found instead, for those; or why the check could not run
+    unexpected: int | None  # number of offending values; None if the expectation is about the whole table or column
+    total: int  # number of values checked
+    observed: str  # the value found for the table or column, or why the check could not run
     note: str
-    samples: tuple[dict[str, Any], ...]  # offending rows: index ("row"), keys and the columns checked
+    samples: tuple[dict[str, Any], ...]  # offending rows: index ("row"), KEYS and the checked columns
 
     def __str__(self) -> str:
-        found = f"{self.unexpected:,} of {self.total:,} values unexpected" if self.unexpected is not None else self.observed
+        counted = self.unexpected is not None
+        found = f"{self.unexpected:,} of {self.total:,} values unexpected" if counted else self.observed
         lines = [f"{self.expectation}({', '.join(p for p in (self.columns, self.limits) if p)}): {found}"]
-        if self.note:
-            lines.append(f"    {self.note}")
-        return "\n".join(lines + [f"    {', '.join(f'{k}={_short(v)}' for k, v in row.items())}" for row in self.samples])
+        details = [self.note] if self.note else []
+        details += [", ".join(f"{k}={_short(v)}" for k, v in row.items()) for row in self.samples]
+        return "\n".join(lines + [f"    {detail}" for detail in details])
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ValidationReport:
     suite: str
     rows: int
     checked: int  # expectations evaluated
-    left_out: int  # expectations left out because the table has fewer rows than they need
+    left_out: int  # expectations skipped because the table has too few rows
     failures: tuple[Failure, ...]
     docs: Path | None  # index.html of the Data Docs
     seconds: float
@@ -63,11 +64,12 @@ class ValidationReport:
 
 
 class ValidationFailed(ValueError):
-    """A table does not meet its expectations; the message lists every failed one with sample rows. ``report`` holds them."""
+    """A table fails its expectations; the message lists each failure with sample rows, ``report`` holds them."""
 
     def __init__(self, report: ValidationReport):
         self.report = report
-        head = f"the {report.suite} table ({report.rows:,} rows) fails {len(report.failures)} of {report.checked} expectations:"
+        failed = f"{len(report.failures)} of {report.checked} expectations"
+        head = f"the {report.suite} table ({report.rows:,} rows) fails {failed}:"
         docs = [f"Data Docs: {report.docs}"] if report.docs else []
         super().__init__("\n".join([head, *(f"  {failure}" for failure in report.failures), *docs]))
 
@@ -75,8 +77,8 @@ class ValidationFailed(ValueError):
 def validate(frame: pd.DataFrame, suite_name: str, docs_dir: Path | None = None) -> ValidationReport:
     """Checks a table against ``expectations/<suite_name>.json``.
 
-    docs_dir: where to write the HTML report, under ``<docs_dir>/<suite_name>/``; written on failure too.
-    Raises ValidationFailed where an expectation is not met, ValueError where the suite is missing or not valid.
+    docs_dir: the HTML report goes to ``<docs_dir>/<suite_name>/``, also after a failure.
+    Raises ValidationFailed if an expectation is not met, ValueError if the suite is missing or invalid.
     """
     started = time.monotonic()
     with _one_at_a_time, _quiet():
@@ -96,18 +98,22 @@ def validate(frame: pd.DataFrame, suite_name: str, docs_dir: Path | None = None)
             result_format={"result_format": "SUMMARY", "partial_unexpected_count": SAMPLES},
         )
         docs = _write_docs(context, docs_dir / suite_name) if docs_dir else None
-    failures = tuple(_failure(r, checked) for r in result.results if not r.success and not _missing_elsewhere(r, checked))
+    failures = tuple(
+        _failure(r, checked) for r in result.results if not r.success and not _missing_elsewhere(r, checked)
+    )
     seconds = round(time.monotonic() - started, 3)
     run = len(suite.expectations)
     report = ValidationReport(suite_name, len(frame), run, total - run, failures, docs, seconds)
     if failures:
         raise ValidationFailed(report)
-    log.info("%s: %d expectations met by %s rows in %.1f s", suite_name, report.checked, f"{len(frame):,}", report.seconds)
+    log.info(
+        "%s: %d expectations met by %s rows in %.1f s", suite_name, report.checked, f"{len(frame):,}", report.seconds
+    )
     return report
 
 
 def _emotion_share(labels: pd.DataFrame) -> pd.Series:
-    """The share of labelled rows that have the row's emotion."""
+    """For each row, the share of labelled rows with its emotion."""
     if "emotion" not in labels:
         return pd.Series(float("nan"), index=labels.index)
     return labels["emotion"].map(labels["emotion"].value_counts(normalize=True)).astype("float64")
@@ -117,7 +123,7 @@ HELPERS: dict[str, dict[str, Callable[[pd.DataFrame], pd.Series]]] = {"labels": 
 
 
 def _great_expectations() -> Any:
-    """Imported late: it takes seconds and reads the environment when it is imported."""
+    """Imported late, because the import takes seconds and reads the environment."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations
 
@@ -133,7 +139,7 @@ def _project() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Failures are reported once, by us: not as tracebacks and deprecation warnings on the terminal as well."""
+    """Silences tracebacks and deprecation warnings of the library: failures are reported once, by `validate`."""
     logger = logging.getLogger("great_expectations")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -151,13 +157,13 @@ def _load_suite(name: str) -> Any:
     path = resources.folder("expectations") / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json")))
-        raise ValueError(f"there is no expectation suite {name!r} in expectations/; there are: {known}")
+        raise ValueError(f"there is no expectation suite {name!r} in expectations/; known: {known}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         suite = ExpectationSuite(**expectationSuiteSchema.load(values))
-    except Exception as error:  # the library raises many kinds, marshmallow's and pydantic's among them
+    except Exception as error:  # the library raises errors of several packages
         raise ValueError(f"{path} is not a valid expectation suite: {error}") from None
-    if len(suite.expectations) != len(values["expectations"]):  # an invalid one is only logged and left out
+    if len(suite.expectations) != len(values["expectations"]):  # the library only logs an invalid expectation
         raise ValueError(f"{path}: {len(values['expectations']) - len(suite.expectations)} expectations are not valid")
     return suite
 
@@ -165,7 +171,8 @@ def _load_suite(name: str) -> Any:
 def _write_docs(context: Any, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.resolve())}
-    site = {"class_name": "SiteBuilder", "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}, "store_backend": store}
+    index = {"class_name": "DefaultSiteIndexBuilder"}
+    site = {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store}
     context.add_data_docs_site("site", site)
     context.build_data_docs("site")
     return folder / "index.html"
@@ -176,7 +183,7 @@ def _columns(kwargs: dict[str, Any]) -> list[str]:
 
 
 def _missing_elsewhere(result: Any, frame: pd.DataFrame) -> bool:
-    """Whether this failed only because a column is missing, which expect_column_to_exist reports already."""
+    """Whether this failed only because of a missing column, which expect_column_to_exist reports."""
     config = result.expectation_config
     return config.type != "expect_column_to_exist" and any(c not in frame for c in _columns(config.kwargs))
 
@@ -184,13 +191,16 @@ def _missing_elsewhere(result: Any, frame: pd.DataFrame) -> bool:
 def _failure(result: Any, frame: pd.DataFrame) -> Failure:
     config, found = result.expectation_config, result.result
     columns = _columns(config.kwargs)
-    limits = {k: v for k, v in config.kwargs.items() if k not in ("column", "column_list", "batch_id") and v is not None}
+    named = ("column", "column_list", "batch_id")
+    limits = {k: v for k, v in config.kwargs.items() if k not in named and v is not None}
     observed = f"observed {found['observed_value']}" if "observed_value" in found else ""
     if config.type == "expect_column_to_exist":
-        observed = f"there is no such column; the columns are: {', '.join(map(str, frame.columns))}"
+        observed = f"the table has no such column, only: {', '.join(map(str, frame.columns))}"
     shown = [c for c in dict.fromkeys([*KEYS, *columns]) if c in frame]
     rows = frame.loc[found.get("partial_unexpected_index_list", [])[:SAMPLES], shown]
-    samples = tuple({"row": index, **row} for index, row in zip(rows.index.tolist(), rows.to_dict("records"), strict=True))
+    samples = tuple(
+        {"row": index, **row} for index, row in zip(rows.index.tolist(), rows.to_dict("records"), strict=True)
+    )
     return Failure(
         config.type,
         "column " + ", ".join(columns) if columns else "",
@@ -204,7 +214,7 @@ def _failure(result: Any, frame: pd.DataFrame) -> Failure:
 
 
 def _exception(info: dict[str, Any]) -> str:
-    """The messages of a check that could not run; they are nested by metric where a metric failed."""
+    """The messages of a check that could not run, which are nested by metric if a metric failed."""
     entries = [info] if "exception_message" in info else list(info.values())
     messages = (entry.get("exception_message") for entry in entries if isinstance(entry, dict))
     return "; ".join(dict.fromkeys(str(message) for message in messages if message))

@@ -80,7 +80,7 @@ def test_values_that_do_not_fit_are_errors():
         sequences.values(pd.concat([labels, labels.tail(1)]), "v")
     with pytest.raises(SequenceError, match="user 'c' has no position 1, only 0 to 0"):
         sequences.values(pd.concat([labels, pd.DataFrame({"user": ["c"], "position": [1], "v": [1]})]), "v")
-    with pytest.raises(SequenceError, match="no column 'w'; the columns are: user, item, position, v"):
+    with pytest.raises(SequenceError, match="no column 'w', only: user, item, position, v"):
         sequences.values(labels, "w")
 
 

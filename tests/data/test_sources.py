@@ -31,7 +31,7 @@ def read(path, **more):
 
 def test_registry():
     assert reader("yelp") is yelp and set(READERS) == {"demo", "amazon", "yelp", "columns", "sequences"}
-    with pytest.raises(ValueError, match="data.source 'ebay' is not known; there are: demo, amazon, yelp, columns, sequences"):
+    with pytest.raises(ValueError, match="data.source 'ebay' is unknown; known: demo, amazon, yelp, columns, sequences"):
         reader("ebay")
 
 
@@ -132,9 +132,9 @@ def test_bad_csv_records_are_reported_at_the_line_they_start(tmp_path):
 
 
 def test_a_quote_that_is_not_closed(tmp_path, caplog):
-    """It takes the records after it along until the next quote: all of a file, or some, which is said."""
+    """It swallows the following records up to the next quote, or all of the file."""
     header, rows = "user\titem\ttimestamp\trating\ttext\n", "".join(f"u{n}\ti\t1\t5\tfine\n" for n in range(1100))
-    with pytest.raises(DataFileError, match="r.tsv line 2: a record of more than 1,000 lines: a double quote is not closed"):
+    with pytest.raises(DataFileError, match="r.tsv line 2: the record has more than 1,000 lines, because a double quote is not closed"):
         read(write(tmp_path / "r.tsv", f'{header}u\ti\t1\t5\t"so good\n{rows}'))
     some = f'{header}u\ti\t1\t5\t"so good\n{rows[:60]}u\ti\t1\t5\twow"\n'
     assert len(read(write(tmp_path / "s.tsv", some))) == 1 and "s.tsv: 4 lines inside of quoted fields look like records" in caplog.text
@@ -198,7 +198,7 @@ def test_items_of_any_table(tmp_path):
 
 
 def test_unknown_and_damaged_formats(tmp_path):
-    with pytest.raises(DataFileError, match=r"r.xlsx: cannot tell its format from '.xlsx'; use .csv"):
+    with pytest.raises(DataFileError, match=r"r.xlsx: '.xlsx' is not a known format; use .csv"):
         read(write(tmp_path / "r.xlsx", "x"))
     with pytest.raises(DataFileError, match="r.parquet is not a readable Parquet file"):
         read(write(tmp_path / "r.parquet", "x"))
@@ -229,7 +229,7 @@ def test_sequences_become_interactions_in_order(tmp_path):
     times = [r.values["timestamp"] for r in rows[:3]]
     assert times == sorted(set(times)) and rows[0].values["text"] == "" and rows[0].values["rating"] is None
     assert [(r.line, r.reason) for r in rows if r.values is None] == [
-        (5, "line 4: the user has a line before"),
+        (5, "line 4: the user has an earlier line"),
         (6, "line 5: a user without items"),
     ]
 

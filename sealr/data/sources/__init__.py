@@ -1,13 +1,13 @@
 """Readers of review data, one module per kind of source.
 
-A source module offers
+A source module has
 
 * ``read_reviews(config, path) -> Iterator[Row]``: values with the keys user, item, timestamp, rating, text
 * ``read_items(config, path) -> Iterator[Row]``: values with the keys item, title, brand, categories
-* ``HINT``: where a user gets the files, for the message when they are missing
+* ``HINT``: where to get the files, for the message about missing ones
 
-``path`` is the file that ``sealr.data.download.fetch`` found; the demo source generates its rows and ignores it.
-Readers only read: what a valid review is, is decided in one place, ``sealr.data.cleaning``.
+``path`` is the file that ``sealr.data.download.fetch`` found; the demo generates its rows and ignores it.
+Readers do not judge: ``sealr.data.cleaning`` decides what a valid review is.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from types import ModuleType
 
 from sealr.data.sources import amazon, columns, demo, sequences, yelp
 
-READERS: dict[str, ModuleType] = {"demo": demo, "amazon": amazon, "yelp": yelp, "columns": columns, "sequences": sequences}
+READERS: dict[str, ModuleType] = {
+    "demo": demo, "amazon": amazon, "yelp": yelp, "columns": columns, "sequences": sequences,
+}  # fmt: skip
 
 
 def reader(source: str) -> ModuleType:
-    """The module that reads ``DataConfig.source``. Raises ValueError naming the known sources."""
+    """The module that reads ``DataConfig.source``. Raises ValueError, which names the known sources."""
     if source not in READERS:
-        raise ValueError(f"data.source {source!r} is not known; there are: {', '.join(READERS)}")
+        raise ValueError(f"data.source {source!r} is unknown; known: {', '.join(READERS)}")
     return READERS[source]

@@ -1,6 +1,6 @@
-"""Amazon reviews as released in 2014: 5-core reviews as JSON lines, metadata as one Python literal per line.
+"""Amazon reviews of the 2014 release: 5-core reviews as JSON lines, metadata as one Python literal per line.
 
-Later releases write the metadata as real JSON; both are read. Text is ``reviewText``, or ``summary`` where that is empty.
+Metadata of later releases are JSON, which is read too. The text is ``reviewText``, or ``summary`` if that is empty.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sealr.settings import DataConfig
 
 HINT = "The 2014 files are described at http://jmcauley.ucsd.edu/data/amazon/links.html"
 
-# Lists of also-bought ids: unused here, and three quarters of the work of the parser of literals
+# Lists of also-bought ids are unused, but take three quarters of the parsing time
 RELATED = re.compile(r"'related': \{(?:'\w+': \[(?:'\w+'(?:, )?)*\](?:, )?)*\}")
 
 
@@ -31,14 +31,14 @@ def read_items(config: DataConfig, path: Path) -> Iterator[Row]:
 
 
 def parse_literal(text: str) -> Any:
-    """JSON, or a Python literal such as ``{'asin': 'B00', 'price': 3.5}``. Raises ValueError where it is neither."""
+    """Parses JSON or a Python literal such as ``{'asin': 'B00', 'price': 3.5}``. Raises ValueError."""
     try:
         return parse_json(text)
     except (ValueError, RecursionError):
         pass
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # titles hold backslashes that are no valid escapes
+            warnings.simplefilter("ignore")  # titles contain invalid escapes
             return ast.literal_eval(RELATED.sub("'related': None", text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"neither JSON nor a Python literal: {error}") from None
@@ -67,14 +67,14 @@ def _item(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def clean(value: Any) -> str | None:
-    """Text with HTML entities resolved and white space collapsed; None for anything else or nothing."""
+    """Text with HTML entities resolved and white space collapsed; None for other values and empty text."""
     if not isinstance(value, str):
         return None
     return " ".join(html.unescape(value).split()) or None
 
 
 def _path(categories: Any) -> str | None:
-    """``[["Beauty", "Hair Care"], ["Beauty"]]`` -> ``"Beauty > Hair Care"``: the longest path, the first of equals."""
+    """``[["Beauty", "Hair Care"], ["Beauty"]]`` -> ``"Beauty > Hair Care"``: the first of the longest paths."""
     if not isinstance(categories, list):
         return clean(categories)
     paths = [c for c in categories if isinstance(c, list)] or [categories]

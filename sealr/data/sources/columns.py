@@ -1,7 +1,8 @@
-"""Any CSV, TSV, JSON lines or Parquet file, with ``DataConfig.columns`` naming the columns.
+"""Any CSV, TSV, JSON lines or Parquet file; ``DataConfig.columns`` names its columns.
 
-The format is the suffix: .csv, .tsv, .jsonl, .json or .ndjson (each also with .gz), or .parquet. CSV and TSV have a header
-line and standard double-quote quoting, so a field may span lines, at most MAX_LINES; a bad record is reported at the line it starts at.
+The suffix tells the format: .csv, .tsv, .jsonl, .json or .ndjson (each also with .gz), or .parquet. CSV and TSV have a
+header line and standard double quotes, so a record may span up to MAX_LINES lines. A bad record has its first line's
+number.
 """
 
 from __future__ import annotations
@@ -25,28 +26,29 @@ from sealr.settings import DataConfig
 log = logging.getLogger(__name__)
 HINT = "Name your own file in data.reviews.path."
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-MAX_LINES = 1000  # of a record: more, and a double quote was not closed and takes the records after it along
+MAX_LINES = 1000  # of a record; a longer one has an unclosed double quote, which swallows the following records
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 
 
 class ColumnError(ValueError):
-    """A mapped column is not in the file; the message names both and lists the columns found."""
+    """The file lacks a mapped column; the message names both and lists the columns found."""
 
 
 def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
-    """Rows with timestamps in seconds, whatever ``config.time_unit`` is. Raises ColumnError, DataFileError."""
-    for row in _read(config, path, ("user", "item", "timestamp", "rating", "text"), required=("user", "item", "timestamp")):
+    """Rows with timestamps in seconds. Raises ColumnError and DataFileError."""
+    required = ("user", "item", "timestamp")
+    for row in _read(config, path, (*required, "rating", "text"), required):
         if row.values is not None:
             row.values["timestamp"] = _to_seconds(row.values["timestamp"], config.time_unit)
         yield row
 
 
 def read_items(config: DataConfig, path: Path) -> Iterator[Row]:
-    return _read(config, path, ("item", "title", "brand", "categories"), required=("item",))
+    return _read(config, path, ("item", "title", "brand", "categories"), ("item",))
 
 
 def _to_seconds(value: Any, unit: str) -> Any:
-    if unit == "iso" or isinstance(value, datetime):  # Parquet may hold real timestamps, which need no unit
+    if unit == "iso" or isinstance(value, datetime):  # timestamps of Parquet have their own unit
         return seconds(value)
     if unit == "ms":
         try:
@@ -60,7 +62,7 @@ def _read(config: DataConfig, path: Path, fields: tuple[str, ...], required: tup
     names = {field: getattr(config.columns, field) for field in fields}
     for field in required:
         if not names[field]:
-            raise ColumnError(f"data.columns.{field} is empty, but {path.name} cannot be read without it")
+            raise ColumnError(f"data.columns.{field} is empty, but {path.name} needs it")
     suffix = (Path(path.stem) if path.suffix == ".gz" else path).suffix.lower()
     if suffix in SEPARATORS:
         return _read_csv(path, names, SEPARATORS[suffix])
@@ -69,7 +71,7 @@ def _read(config: DataConfig, path: Path, fields: tuple[str, ...], required: tup
     if suffix == ".parquet":
         return _read_parquet(path, names)
     raise DataFileError(
-        f"{path}: cannot tell its format from {suffix!r}; use .csv, .tsv, .jsonl (each also with .gz) or .parquet"
+        f"{path}: {suffix!r} is not a known format; use .csv, .tsv, .jsonl (each also with .gz) or .parquet"
     )
 
 
@@ -79,12 +81,12 @@ def _check(path: Path, names: dict[str, str], found: Iterable[str]) -> None:
         if name and name not in found:
             raise ColumnError(
                 f"{path}: no column {name!r} (data.columns.{field}); the columns are: {', '.join(found)}. "
-                f'Set data.columns.{field} to one of them, or to "" if there is none'
+                f'Set data.columns.{field} to one of them, or to "" if the file has none'
             )
 
 
 class _Lines:
-    """Decoded lines for csv.reader that remembers those of the record being read."""
+    """Decoded lines for csv.reader, which remember the current record."""
 
     def __init__(self, path: Path):
         self.path, self.lines = path, read_lines(path)
@@ -102,8 +104,8 @@ class _Lines:
         self.first = self.first or number
         if len(self.raw) == MAX_LINES:
             raise DataFileError(
-                f"{self.path} line {self.first}: a record of more than {MAX_LINES:,} lines: a double quote is not closed. Write the "
-                'double quotes of a text twice, and a field that holds one in double quotes: 1,"a ""good"" one"'
+                f"{self.path} line {self.first}: the record has more than {MAX_LINES:,} lines, because a double quote "
+                'is not closed. Double each quote inside a text, and quote the whole field: 1,"a ""good"" one"'
             )
         self.raw.append(text)
         self.valid &= valid
@@ -111,11 +113,11 @@ class _Lines:
 
 
 def _read_csv(path: Path, names: dict[str, str], separator: str) -> Iterator[Row]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # process-wide; the default refuses texts over 128 KiB
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # for the process; the default refuses texts over 128 KiB
     lines = _Lines(path)
     records = csv.reader(lines, delimiter=separator, strict=True)
     header: list[str] = []
-    swallowed = 0  # lines of accepted records that have a record's number of separators themselves
+    swallowed = 0  # lines inside of accepted records that have the separators of a whole record
     while True:
         lines.start()
         try:
@@ -130,7 +132,7 @@ def _read_csv(path: Path, names: dict[str, str], separator: str) -> Iterator[Row
             if record:
                 header = record
                 _check(path, names, header)
-                where = {field: header.index(name) for field, name in names.items() if name}
+                index = {field: header.index(name) for field, name in names.items() if name}
             continue
         if not record and not reason:
             continue  # a blank line
@@ -141,17 +143,14 @@ def _read_csv(path: Path, names: dict[str, str], separator: str) -> Iterator[Row
             reason = NOT_UTF8
         if not reason:
             swallowed += sum(line.count(separator) == len(header) - 1 for line in lines.raw[1:-1])
-        yield (
-            Row(lines.first, None, raw, reason)
-            if reason
-            else Row(lines.first, {field: record[where[field]] if field in where else None for field in names}, raw)
-        )
+        values = None if reason else {field: record[index[field]] if field in index else None for field in names}
+        yield Row(lines.first, values, raw, reason)
     if swallowed:
-        log.warning("%s: %d lines inside of quoted fields look like records: are there double quotes that are not closed?", path, swallowed)
+        log.warning("%s: %d lines inside of quoted fields look like records: is a quote not closed?", path, swallowed)
 
 
 def _read_json(path: Path, names: dict[str, str]) -> Iterator[Row]:
-    """A key may be missing in single objects (null), but one that no object has is an error, as in a table."""
+    """A key that is missing in some objects is null there; a key that no object has is an error."""
     seen: set[str] = set()
 
     def fields(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,25 +1,28 @@
-"""Generated reviews with a known mechanism, so that a pipeline run anywhere can show whether it uses feelings.
+"""Generated reviews with a known mechanism, which show whether a pipeline uses feelings.
 
-Two departments of three categories, two rival brands in each, ten products a brand and category (its *line*): 12 lines,
-120 items. A user writes 8 to 12 reviews and never reviews an item twice.
+There are two departments with three categories each, two rival brands per department, and ten products per brand and
+category, called a *line*: 12 lines, 120 items. A user writes 8 to 12 reviews and never reviews an item twice.
 
-The mechanism. How a user feels about an item is drawn independently of item and user: good with probability .42, bad .42,
+The mechanism. The feeling about an item is independent of item and user: good with probability .42, bad .42,
 neutral .16. The feeling about the last item decides where the next one comes from:
 
-* good: with probability .85 the same brand's line in the department's next category (she goes on with the routine)
-* bad: with probability .85 the rival brand's line in the same category (he replaces what failed)
-* neutral: with probability .85 one of these two lines, each with one half
+* good: with probability .85 the same brand's line in the department's next category (the user continues the routine)
+* bad: with probability .85 the rival brand's line in the same category (the user replaces what failed)
+* neutral: with probability .85 one of these two lines, each with probability .5
 * otherwise any item of the catalogue
 
-Within a line the least reviewed items are favoured, and a draw in which an item has fewer than five reviews (it happens with few
-users) is repeated, so that everything survives a 5-core. Who knows the last item alone faces
-two lines of ten that are equally likely, so HR@10 is at most about .5; who also knows the feeling can reach about
-.8 (good and bad .85, neutral .43, plus chance). Feelings shuffled between reviews are worth nothing. Counting what followed each
-(line, feeling) over all but the users' last items gives HR@10 .80 on these; each line .44; each (line, shuffled feeling) .46
-(seed 7; one in 320 users is .003). Counting per item instead of per line is too sparse to profit: .39 without, .43 with feelings.
+Within a line, less reviewed items are more likely. A draw in which an item has fewer than five reviews, which happens
+with few users, is repeated, so that all items survive a 5-core.
 
-Stars agree with the feeling with noise: good 4 or 5, neutral 3, bad 1 or 2, and one in ten is drawn from 2 to 4 instead.
-Timestamps have day resolution; a quarter of a user's reviews fall on the day of the one before. File order is by time, stable within a user.
+What is achievable. The last item alone leaves two equally likely lines of ten, so HR@10 is at most about .5. The
+feeling raises this to about .8 (good and bad .85, neutral .43, plus chance); feelings shuffled between reviews add
+nothing. Counts of what follows each (line, feeling), without users' last items, give HR@10 .80; each line .44; each
+(line, shuffled feeling) .46 (seed 7; one of 320 users is .003). Counts per item are too sparse: .39 without feelings,
+.43 with them.
+
+Ratings follow the feeling with noise: good 4 or 5, neutral 3, bad 1 or 2; one in ten is drawn from 2 to 4 instead.
+Timestamps are days, and a quarter of a user's reviews are on the same day as the one before. The file is ordered by
+time, stable within a user.
 """
 
 from __future__ import annotations
@@ -39,14 +42,14 @@ from sealr.settings import DataConfig
 HINT = ""
 DAY = 86_400
 START = 1_672_531_200  # 2023-01-01 UTC
-FOLLOW = 0.85  # probability that the feeling decides
+FOLLOW = 0.85  # probability that the feeling decides the next item's line
 SAME_DAY = 0.25
 GOOD = ("love", "joy", "admiration", "gratitude", "relief", "approval")
 NEUTRAL = ("neutral",)
 BAD = ("disappointment", "annoyance", "anger", "sadness", "disgust", "confusion")
 FEELINGS = ((1, GOOD, 0.42), (0, NEUTRAL, 0.16), (-1, BAD, 0.42))
 
-# department -> (its two brands, {category: (word for one product, ten product names)})
+# department -> (two brands, {category: (word for one product, ten product names)})
 CATALOGUE: dict[str, tuple[tuple[str, str], dict[str, tuple[str, tuple[str, ...]]]]] = {
     "Skin Care": (
         ("Lumora", "Verdane"),
@@ -57,7 +60,8 @@ CATALOGUE: dict[str, tuple[tuple[str, str], dict[str, tuple[str, tuple[str, ...]
             )),
             "Serums": ("serum", (
                 "Vitamin C Serum", "Hyaluronic Serum", "Niacinamide Drops", "Night Repair Serum", "Peptide Serum",
-                "Calming Centella Serum", "Rosehip Serum", "Brightening Ampoule", "Squalane Drops", "Pore Refining Serum",
+                "Calming Centella Serum", "Rosehip Serum", "Brightening Ampoule", "Squalane Drops",
+                "Pore Refining Serum",
             )),
             "Moisturizers": ("moisturizer", (
                 "Daily Moisture Lotion", "Rich Night Cream", "Water Gel Cream", "Ceramide Cream", "Shea Butter Cream",
@@ -73,8 +77,9 @@ CATALOGUE: dict[str, tuple[tuple[str, str], dict[str, tuple[str, tuple[str, ...]
                 "Curl Shampoo", "Clarifying Shampoo", "Keratin Shampoo", "Tea Tree Shampoo", "Shampoo Bar",
             )),
             "Conditioners": ("conditioner", (
-                "Light Conditioner", "Deep Repair Mask", "Leave-In Conditioner", "Coconut Conditioner", "Color Protect Conditioner",
-                "Curl Conditioner", "Detangling Rinse", "Protein Treatment", "Honey Mask", "Conditioner Bar",
+                "Light Conditioner", "Deep Repair Mask", "Leave-In Conditioner", "Coconut Conditioner",
+                "Color Protect Conditioner", "Curl Conditioner", "Detangling Rinse", "Protein Treatment", "Honey Mask",
+                "Conditioner Bar",
             )),
             "Styling": ("styling cream", (
                 "Styling Cream", "Sea Salt Cream", "Curl Cream", "Heat Protect Cream", "Smoothing Cream",
@@ -88,15 +93,17 @@ Line = tuple[str, str, str]  # department, category, brand
 
 
 def generate(users: int = 320, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Reviews (user, item, timestamp, rating, text; in file order), items (item, title, brand, categories) and the truth.
+    """Reviews (user, item, timestamp, rating, text) in file order, items (item, title, brand, categories), and truth.
 
-    Truth has a row per review, in the same order: user, item, emotion, sentiment (1, 0, -1: the feeling) and followed (whether the
-    review's item came from the line that the feeling before it asked for; False for first items). Same arguments, same frames.
-    With fewer than 320 users lines are shorter, so that every item keeps five reviews.
+    Truth has one row per review, in the same order: user, item, emotion, sentiment (1, 0, -1) and followed (whether the
+    previous feeling decided the item's line; False for first items). The same arguments give the same frames.
+    With fewer than 320 users, lines are shorter, so that every item keeps five reviews.
     """
     attempts = (_generate(users, random.Random(f"{seed}/{attempt}")) for attempt in itertools.count())
     return next(
-        frames for frames in attempts if len(counts := frames[0]["item"].value_counts()) == len(frames[1]) and counts.min() >= 5
+        frames
+        for frames in attempts
+        if len(counts := frames[0]["item"].value_counts()) == len(frames[1]) and counts.min() >= 5
     )
 
 
@@ -124,7 +131,9 @@ def _generate(users: int, rng: random.Random) -> tuple[pd.DataFrame, pd.DataFram
             rows.append((f"u{number:04d}", item, day * DAY, float(rating), text, emotion, sign, followed))
             counts[item] += 1
             seen.add(item)
-    frame = pd.DataFrame(rows, columns=["user", "item", "timestamp", "rating", "text", "emotion", "sentiment", "followed"])
+    frame = pd.DataFrame(
+        rows, columns=["user", "item", "timestamp", "rating", "text", "emotion", "sentiment", "followed"]
+    )
     frame = frame.sort_values("timestamp", kind="stable", ignore_index=True)
     return (
         frame[["user", "item", "timestamp", "rating", "text"]],
@@ -134,7 +143,7 @@ def _generate(users: int, rng: random.Random) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def _catalogue(products: int, rng: random.Random) -> tuple[dict[Line, list[str]], pd.DataFrame]:
-    """Lines of ``products`` items each, and the items table. Ids are shuffled: they tell nothing about the line."""
+    """Lines of ``products`` items each, and the items table. Ids are shuffled, so they do not reveal the line."""
     named = [
         ((department, category, brand), name)
         for department, (brands, categories) in CATALOGUE.items()
@@ -150,11 +159,13 @@ def _catalogue(products: int, rng: random.Random) -> tuple[dict[Line, list[str]]
         lines.setdefault(line, []).append(item)
         department, category, brand = line
         rows.append((item, f"{brand} {name}", brand, f"Beauty > {department} > {category}"))
-    return lines, pd.DataFrame(rows, columns=["item", "title", "brand", "categories"]).sort_values("item", ignore_index=True)
+    return lines, pd.DataFrame(rows, columns=["item", "title", "brand", "categories"]).sort_values(
+        "item", ignore_index=True
+    )
 
 
 def _next_line(line: Line, sign: int, rng: random.Random) -> Line:
-    """The line that the feeling about an item of ``line`` asks for."""
+    """The line that a feeling about an item of ``line`` leads to."""
     department, category, brand = line
     brands, categories = CATALOGUE[department]
     sign = sign or rng.choice((1, -1))

@@ -1,7 +1,7 @@
-"""The grammar of the demo reviews: what a customer writes who feels a given emotion about a product.
+"""The grammar of the demo reviews: what customers write who feel a given emotion about a product.
 
-A text is a sentence with the feeling, at times with a plain sentence before or after it: 8 to 30 words. The slots in
-braces are filled at random, so texts seldom repeat. No text names a brand or any product but the one reviewed.
+A text is a sentence with the emotion, sometimes with a plain sentence before or after it: 8 to 30 words. Slots in
+braces are filled at random, so texts rarely repeat. No text names a brand or another product.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import re
 
 SLOTS: dict[str, tuple[str, ...]] = {
     "span": ("two weeks", "three weeks", "a month", "ten days", "six weeks", "five days", "forty days", "two months"),
-    "when": ("every morning", "every evening", "twice a week", "after the gym", "before bed", "every other day", "at weekends"),
+    "when": (
+        "every morning", "every evening", "twice a week", "after the gym", "before bed", "every other day",
+        "at weekends",
+    ),
     "who": ("my sister", "my husband", "my mother", "my daughter", "a friend", "my flatmate", "my aunt", "a colleague"),
     "part": ("texture", "scent", "pump", "packaging", "feel", "finish", "bottle", "formula", "consistency", "colour"),
     "size": ("travel size", "small bottle", "large bottle", "refill", "family size", "gift box"),
     "place": ("bathroom shelf", "window sill", "side of the bath", "bedside table", "dresser"),
-}
+}  # fmt: skip
 
 SKIN = ("skin", "face", "forehead", "chin", "neck", "nose")
 HAIR = ("hair", "scalp", "fringe", "parting")
@@ -168,9 +171,9 @@ PLAIN: tuple[str, ...] = (
 
 
 def compose(emotion: str, thing: str, areas: tuple[str, ...], rng: random.Random) -> str:
-    """A review of 8 to 30 words that expresses ``emotion`` (a key of FEELINGS) about a ``thing`` such as "shampoo".
+    """A review of 8 to 30 words that expresses ``emotion``, a key of FEELINGS, about a ``thing`` such as "shampoo".
 
-    areas: where it is used, SKIN or HAIR; one is chosen for the whole text.
+    areas: where it is used, SKIN or HAIR; each text uses one of them.
     """
     core = rng.choice(FEELINGS[emotion])
     roll = rng.random()

@@ -1,7 +1,7 @@
-"""Reading files line by line: gzip or plain, decoded one line at a time, with a progress bar in bytes.
+"""Reading files line by line, gzip or plain, with a progress bar in bytes.
 
-Every reader yields ``Row``s. A row is either values (a dict of raw fields, still to be checked by
-``sealr.data.cleaning``) or a reason why the record could not be read; it always carries its line number and raw text.
+Every reader yields ``Row``s. A row has raw values, which ``sealr.data.cleaning`` checks later, or the reason why the
+record is unreadable. It always has its line number and raw text.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from tqdm import tqdm
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 NOT_UTF8 = "not UTF-8"
-LONGEST = 64 << 20  # bytes of a line: a small gzip file can hold one that does not fit into memory
+LONGEST = 64 << 20  # maximum bytes per line: a small gzip file can hold a line that exceeds the memory
 
 
 class DataFileError(ValueError):
-    """A data file is damaged, empty or not what its reader expects; the message names the file."""
+    """A data file is damaged, empty or has another format; the message names the file."""
 
 
 class Row(NamedTuple):
-    line: int  # line (text formats) or row (Parquet) the record starts at, from 1
-    values: dict[str, Any] | None  # None where the record cannot be read at all
-    raw: str  # the record as it stands in the file
+    line: int  # first line (text) or row (Parquet) of the record, from 1
+    values: dict[str, Any] | None  # None if the record is unreadable
+    raw: str  # the record as in the file
     reason: str = ""  # why values is None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers from 1, gzip recognised by content rather than by name, a byte order mark removed.
+    """Lines with their numbers from 1, without a byte order mark; gzip is recognised by content.
 
-    Raises DataFileError where a gzip file is truncated or damaged or a line has no end, FileNotFoundError where there is no file.
+    Raises DataFileError for a damaged gzip file or an endless line, FileNotFoundError without a file.
     """
     size = path.stat().st_size
     with open(path, "rb") as file, tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
@@ -48,7 +48,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             while line := lines.readline(LONGEST + 1):
                 number += 1
                 if len(line) > LONGEST:
-                    raise DataFileError(f"{path}: line {number} is longer than {LONGEST:,} bytes; is this a file of lines?")
+                    raise DataFileError(f"{path}: line {number} is longer than {LONGEST:,} bytes; is this a text file?")
                 if number == 1:
                     line = line.removeprefix(BOM)
                 if number % 1000 == 0:
@@ -57,13 +57,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataFileError(
-                f"{path}: the gzip file is truncated or damaged after line {number} ({error}); delete it and get it again"
+                f"{path}: the gzip file is truncated or damaged after line {number} ({error}); download it again"
             ) from None
         bar.update(size - shown)
 
 
 def decode(line: bytes) -> tuple[str, bool]:
-    """The line as text without its line end, and whether it was UTF-8; other bytes are shown as ``\\xNN``."""
+    """The line as text without its end, and whether it is UTF-8; invalid bytes become ``\\xNN``."""
     line = line.rstrip(b"\r\n")
     try:
         return line.decode("utf-8"), True
@@ -76,7 +76,7 @@ def read_objects(
 ) -> Iterator[Row]:
     """One Row per non-blank line; ``fields`` maps the parsed object to our fields.
 
-    parse: text to object, strict JSON unless given; it raises ValueError where the text is not valid.
+    parse: parses a line, by default as strict JSON; raises ValueError for invalid text.
     """
     for number, line in read_lines(path):
         if not line.strip():
@@ -87,7 +87,7 @@ def read_objects(
             continue
         try:
             record = (parse or parse_json)(text)
-        except (ValueError, RecursionError):  # the second: thousands of nested brackets
+        except (ValueError, RecursionError):  # thousands of nested brackets recurse too deeply
             yield Row(number, None, text, "not JSON")
             continue
         if not isinstance(record, dict):
@@ -97,7 +97,7 @@ def read_objects(
 
 
 def parse_json(text: str) -> Any:
-    """json.loads, but NaN and Infinity, which JSON does not have, are a ValueError as well."""
+    """json.loads that raises ValueError for NaN and Infinity, which are not JSON."""
     return json.loads(text, parse_constant=_no_constant)
 
 
@@ -106,9 +106,9 @@ def _no_constant(name: str) -> None:
 
 
 def seconds(value: Any) -> Any:
-    """An ISO 8601 date or date-time as seconds since 1970, UTC where it has no offset; None stays None.
+    """An ISO 8601 date or date-time as seconds since 1970; UTC if it has no offset.
 
-    What cannot be read comes back as it is, so that cleaning rejects the row with its raw value.
+    None and unreadable values are returned unchanged, so that cleaning rejects the row with its raw value.
     """
     if isinstance(value, str) and value.strip():
         try:

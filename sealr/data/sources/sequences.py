@@ -1,7 +1,7 @@
-"""Item sequences without reviews: a line a user, ``user item item ...``, oldest first, as benchmark data sets are shared.
+"""Item sequences without reviews, the format of benchmark data sets: one line per user, ``user item item ...``.
 
-Such files carry neither times nor texts: an interaction gets its place in the sequence, in days from 2000-01-01, as its
-time, and an empty text. The items file is read like one of ``source: columns``.
+Items are in order, oldest first. The files have no timestamps and no texts: timestamps count the positions in days from
+2000-01-01, texts are empty. The items file is read as with ``source: columns``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ START, DAY = 946_684_800, 86_400  # 2000-01-01 UTC, seconds
 
 
 def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
-    """A Row an interaction; its line is the number of the interaction in the file, for a line of it holds many."""
+    """One Row per interaction. Its line is the number of the interaction, because a line of the file holds many."""
     number = 0
     seen: set[str] = set()
     for line_number, line in read_lines(path):
@@ -27,14 +27,14 @@ def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
         user, *items = text.split() or [""]
         again = user in seen
         seen.add(user)
-        reason = NOT_UTF8 if not valid else f"line {line_number}: the user has a line before" if again else ""
+        reason = NOT_UTF8 if not valid else f"line {line_number}: the user has an earlier line" if again else ""
         if user and not reason and not items:
             reason = f"line {line_number}: a user without items"
         if reason:
             number += 1
             yield Row(number, None, text, reason)
             continue
-        for place, item in enumerate(items):
+        for position, item in enumerate(items):
             number += 1
-            values = {"user": user, "item": item, "timestamp": START + DAY * place, "rating": None, "text": ""}
+            values = {"user": user, "item": item, "timestamp": START + DAY * position, "rating": None, "text": ""}
             yield Row(number, values, f"{user} {item}")

@@ -1,6 +1,6 @@
-"""The Yelp Open Dataset: review and business files as JSON lines. Dates are ``YYYY-MM-DD HH:MM:SS``, read as UTC.
+"""The Yelp Open Dataset: reviews and businesses as JSON lines. Dates are ``YYYY-MM-DD HH:MM:SS`` in UTC.
 
-Businesses have no brand. Yelp hands the files out after a form, so there is no URL to download them from.
+Businesses have no brand. There is no download URL, because Yelp asks for a form first.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from sealr.data.sources.lines import Row, read_objects, seconds
 from sealr.settings import DataConfig
 
 HINT = (
-    "The Yelp Open Dataset needs a form: get it at https://www.yelp.com/dataset, unpack it, and use"
-    " yelp_academic_dataset_review.json as the reviews and yelp_academic_dataset_business.json as the items (gzip is fine)."
+    "Fill in the form at https://www.yelp.com/dataset and unpack the data set. yelp_academic_dataset_review.json holds "
+    "the reviews, yelp_academic_dataset_business.json the items; both may be gzipped."
 )
 
 
