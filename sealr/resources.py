@@ -16,9 +16,9 @@ def folder(name: str) -> Path:
 
 @functools.cache
 def requirements(extra: str = "") -> tuple[str, ...]:
-    """Dependencies as written in pyproject.toml: of the package itself, or of one of its extras.
+    """Dependencies of the package, or of one of its extras, as pyproject.toml lists them.
 
-    From the checkout, else from the installed distribution. Raises metadata.PackageNotFoundError where there is neither.
+    Reads the checkout, else the installed distribution. Raises metadata.PackageNotFoundError if there is neither.
     """
     project = Path(__file__).resolve().parent.parent / "pyproject.toml"
     if project.is_file():
