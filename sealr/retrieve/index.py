@@ -89,9 +89,11 @@ def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``topk`` returns equal scores in any order, so it only provides the k-th best score here."""
     best = scores.topk(min(k, scores.shape[1] - 1)).values  # (B, k)
     last = best[:, -1:]
-    tied = scores == last
-    places = (best == last).sum(1, keepdim=True)  # (B, 1) of the k, for items with the last score: the lowest indices
-    kept = (scores > last) | (tied & (tied.cumsum(1, dtype=torch.int32) <= places))
+    kept = scores >= last  # (B, items + 1); more than k per row where items tie for the last place
+    surplus = kept.sum(1) - best.shape[1]  # (B,)
+    for row in surplus.nonzero()[:, 0]:
+        tied = (scores[row] == last[row]).nonzero()[:, 0]
+        kept[row, tied[-surplus[row] :]] = False
     ids = kept.nonzero()[:, 1].view(best.shape)  # ascending in each row
     values, order = scores.gather(1, ids).sort(dim=1, descending=True, stable=True)
     return ids.gather(1, order).masked_fill_(values == -torch.inf, 0), values

@@ -65,10 +65,8 @@ def train(
             return StageResult(rows, {f"valid_{name}": value for name, value in best.items()})
         task = NextItem(retriever, sequences, feelings)
         identity = {"config": to_dict(config), "data": _digest(sequences, feelings)}
-        trainer = Trainer(
-            task, trainer_options(config, len(task.training)), folder / CHECKPOINT / "retriever.pt", identity
-        )
-        progress = trainer.fit(on_epoch)
+        options = trainer_options(config, len(task.training))
+        progress = Trainer(task, options, folder / CHECKPOINT / "retriever.pt", identity).fit(on_epoch)
 
     best = progress.history[progress.best_epoch - 1]
     epochs = len(progress.history)
@@ -101,10 +99,8 @@ class NextItem:
         return self.training
 
     def loss(self, shard: tuple[Tensor | None, ...], batch: Any, epoch: int) -> tuple[Tensor, float]:
-        device = self.retriever.device
-        hidden, targets = self.model.training_pairs(
-            *(None if t is None else t.to(device) for t in shard)
-        )  # (M, D), (M,)
+        inputs = [None if t is None else t.to(self.retriever.device) for t in shard]
+        hidden, targets = self.model.training_pairs(*inputs)  # (M, D), (M,)
         weight = self.model.item_weights()[1:]  # no logit for padding
         if self.config.loss == "softmax":
             return softmax_loss(hidden, weight, targets - 1), len(targets)
