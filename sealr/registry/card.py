@@ -8,7 +8,7 @@ from typing import Any
 
 from sealr import weights
 from sealr.data.manifest import Manifest
-from sealr.emotion.label import labeller_id
+from sealr.emotion.labeller import labeller_id
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.registry.drift import Statistics
 from sealr.settings import Config

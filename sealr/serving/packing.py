@@ -15,7 +15,7 @@ from sealr.config import to_dict
 from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json
 from sealr.emotion.backends import pinned_name
-from sealr.emotion.label import labeller_id
+from sealr.emotion.labeller import labeller_id
 from sealr.redact import redacted
 from sealr.rerank.llm import ADAPTER
 from sealr.settings import Config

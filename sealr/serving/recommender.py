@@ -19,7 +19,8 @@ import torch
 from sealr import weights
 from sealr.config import from_dict
 from sealr.data.tables import read_json, read_table
-from sealr.emotion.label import Labeller, label_texts, labeller_id
+from sealr.emotion.label import label_texts
+from sealr.emotion.labeller import Labeller, labeller_id
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.rerank.llm import ADAPTER, AdapterError
 from sealr.rerank.rankers import Ranker, fuse, load_ranker, order
