@@ -32,14 +32,25 @@ def test_credentials_are_hidden(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["sqlite:///mlflow.db", "http://127.0.0.1:5000/#/runs", "models:/sealr@champion", "ann@example.com", "", "a://b c@d"]
+    "text",
+    [
+        "sqlite:///mlflow.db",
+        "http://127.0.0.1:5000/#/runs",
+        "models:/sealr@champion",
+        "ann@example.com",
+        "",
+        "a://b c@d",
+    ],
 )
 def test_what_holds_no_secret_stays(text):
     assert redact(text) == text
 
 
 def test_nested_values():
-    assert redacted({"a": ["http://u:p@h", 1, None], "b": {"c": "x"}}) == {"a": ["http://u:***@h", 1, None], "b": {"c": "x"}}
+    assert redacted({"a": ["http://u:p@h", 1, None], "b": {"c": "x"}}) == {
+        "a": ["http://u:***@h", 1, None],
+        "b": {"c": "x"},
+    }
 
 
 def test_the_tracking_address_is_shown_without_its_password(monkeypatch):
@@ -50,7 +61,7 @@ def test_the_tracking_address_is_shown_without_its_password(monkeypatch):
 def test_a_servers_password_leaves_its_address(monkeypatch):
     """MLflow repeats the address in its errors, which reach logs and tags."""
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-        monkeypatch.setenv(name, "")  # to be put back
+        monkeypatch.setenv(name, "")  # restored after the test
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:p%40ss@127.0.0.1:5000/mlflow")
     tracking.setup()
     assert mlflow.get_tracking_uri() == os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000/mlflow"
@@ -58,19 +69,23 @@ def test_a_servers_password_leaves_its_address(monkeypatch):
     mlflow.set_tracking_uri(None)
 
 
+@pytest.mark.slow
 def test_what_a_run_keeps_holds_no_secret(tmp_path, monkeypatch):
     store = tmp_path / "mlflow"
     store.mkdir()
     monkeypatch.setenv("SEALR_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
     monkeypatch.chdir(store)
-    given = mlflow.MlflowClient(f"sqlite:///{store}/mlflow.db").create_run(
-        "0"
-    )  # else the job would choose this process's experiment
+    # A given run, because the job would take the experiment of this process
+    given = mlflow.MlflowClient(f"sqlite:///{store}/mlflow.db").create_run("0")
     monkeypatch.setenv("MLFLOW_RUN_ID", given.info.run_id)
-    config = Config(DataConfig("toy", reviews=RemoteFile("reviews.json", url=f"https://ann:{SECRET}@data.example/reviews.json")))
+    config = Config(
+        DataConfig("toy", reviews=RemoteFile("reviews.json", url=f"https://ann:{SECRET}@data.example/reviews.json"))
+    )
     with tracking.job("test", config) as run_id, tracking.stage("ingest", run_id, config.data):
-        tracking.log_manifest(run_stage("ingest", "toy", config.data, {}, ("config.py",), lambda folder: StageResult({}, {})))
+        tracking.log_manifest(
+            run_stage("ingest", "toy", config.data, {}, ("config.py",), lambda folder: StageResult({}, {}))
+        )
         link = tracking.link(run_id)
     mlflow.set_tracking_uri(None)
     kept = b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())

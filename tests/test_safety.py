@@ -1,4 +1,4 @@
-"""Nothing that comes from disk or network is executed or unpickled: read off the syntax of every product file."""
+"""Nothing from disk or network is executed or unpickled; checked on the syntax of every product file."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = sorted(path for folder in ("sealr", "flows", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
-MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle", "tarfile"}
+MODULES = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "jsonpickle",
+    "tarfile",
+}
 CALLS = {
     "eval": "executes text",
     "exec": "executes text",
@@ -24,24 +35,30 @@ CALLS = {
     "torch.hub.load": "runs code of a repository",
     "zipfile.ZipFile.extractall": "unpacks without looking",
 }
-ZIPS = {"sealr/weights_package.py"}  # where archives are read, member by member, with checks (tests/test_weights.py)
+ZIPS = {"sealr/weights_package.py"}  # reads archives member by member, with checks (tests/test_weights.py)
 
 
 def dangers(tree: ast.AST, path: str = "") -> list[str]:
-    """What is dangerous in a syntax tree, as "line: what"."""
+    """The dangerous parts of a syntax tree, as "line: reason"."""
     found = []
-    safe_loaders = {n.name for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and "SafeLoader" in map(_last, n.bases)}
+    safe_loaders = {
+        n.name for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and "SafeLoader" in map(_last, n.bases)
+    }
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
             found += [f"{node.lineno}: imports {name}" for name in names if name.split(".")[0] in MODULES]
-            found += [f"{node.lineno}: reads zips unchecked" for name in names if name == "zipfile" and path not in ZIPS]
+            found += [
+                f"{node.lineno}: reads zips unchecked" for name in names if name == "zipfile" and path not in ZIPS
+            ]
         if not isinstance(node, ast.Call):
             continue
         name, options = ast.unparse(node.func), {k.arg: k.value for k in node.keywords}
         last = name.rpartition(".")[2]
         loader = options.get("Loader") or (node.args[1] if len(node.args) > 1 else None)
-        if name in CALLS and not (name == "yaml.load" and loader is not None and _last(loader) in safe_loaders | {"SafeLoader"}):
+        if name in CALLS and not (
+            name == "yaml.load" and loader is not None and _last(loader) in safe_loaders | {"SafeLoader"}
+        ):
             found.append(f"{node.lineno}: {name} {CALLS[name]}")
         if name == "torch.load" and not _is(options.get("weights_only"), True):
             found.append(f"{node.lineno}: torch.load without weights_only=True unpickles")
@@ -59,7 +76,8 @@ def dangers(tree: ast.AST, path: str = "") -> list[str]:
 
 
 def _never_pickles(options: dict[str | None, ast.expr]) -> bool:
-    return _is(options.get("allow_pickle", ast.Constant(False)), False) and None not in options  # **options could say anything
+    unknown = None in options  # **options may hold anything
+    return _is(options.get("allow_pickle", ast.Constant(False)), False) and not unknown
 
 
 def _is(node: ast.expr | None, value: bool) -> bool:

@@ -18,7 +18,7 @@ def test_a_search_ends_when_its_time_is_over(tmp_path, caplog):
     done = finished(study)
     assert 1 <= len(done) < 100 and done[0].params == {"x": 0.25}
     assert "has used its" in caplog.text
-    more = search(open_study(tmp_path, "s", 0, {"x": 0.25}), slow, trials=len(done) + 2)  # goes on with what is there
+    more = search(open_study(tmp_path, "s", 0, {"x": 0.25}), slow, trials=len(done) + 2)  # resumes
     assert len(finished(more)) == len(done) + 2 and summary(more).count("\n") == len(done) + 4
 
 

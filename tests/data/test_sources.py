@@ -6,13 +6,12 @@ import pytest
 
 from sealr import resources
 from sealr.config import load_config
-
-CONFIG_DIR = resources.folder("configs")
 from sealr.data.sources import READERS, amazon, columns, lines, reader, sequences, yelp
 from sealr.data.sources.columns import ColumnError
 from sealr.data.sources.lines import DataFileError, read_lines, seconds
 from sealr.settings import Columns, DataConfig
 
+CONFIG_DIR = resources.folder("configs")
 FIELDS = ["user", "item", "timestamp", "rating", "text"]
 
 
@@ -31,7 +30,9 @@ def read(path, **more):
 
 def test_registry():
     assert reader("yelp") is yelp and set(READERS) == {"demo", "amazon", "yelp", "columns", "sequences"}
-    with pytest.raises(ValueError, match="data.source 'ebay' is unknown; known: demo, amazon, yelp, columns, sequences"):
+    with pytest.raises(
+        ValueError, match="data.source 'ebay' is unknown; known: demo, amazon, yelp, columns, sequences"
+    ):
         reader("ebay")
 
 
@@ -40,12 +41,19 @@ def test_every_data_config_names_a_reader(path):
     if "\ndata:" in "\n" + path.read_text():
         data = load_config(path.stem).data
         assert reader(data.source) and (data.source == "demo" or data.reviews.path)
-        assert (CONFIG_DIR / f"{data.name}.yaml").is_file()  # its own name, or that of the data set it has other settings for
+        assert (CONFIG_DIR / f"{data.name}.yaml").is_file()  # its own name, or that of the data set it varies
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
 def test_amazon_reviews(tmp_path, name):
-    row = {"reviewerID": "u", "asin": "i", "unixReviewTime": 5, "overall": 2.0, "reviewText": " a &amp; b ", "summary": "s"}
+    row = {
+        "reviewerID": "u",
+        "asin": "i",
+        "unixReviewTime": 5,
+        "overall": 2.0,
+        "reviewText": " a &amp; b ",
+        "summary": "s",
+    }
     lines = [row, row | {"reviewText": ""}, {"reviewerID": "u"}]
     rows = list(amazon.read_reviews(config(), write(tmp_path / name, "\ufeff" + "\r\n\n".join(map(json.dumps, lines)))))
     assert [r.line for r in rows] == [1, 3, 5] and [r.reason for r in rows] == ["", "", ""]
@@ -56,13 +64,19 @@ def test_amazon_reviews(tmp_path, name):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("{'asin': 'i', 'title': 'Joe\\'s &quot;Best&quot;\\n Drum', 'price': 3.5}", ('Joe\'s "Best" Drum', None, None)),
+        (
+            "{'asin': 'i', 'title': 'Joe\\'s &quot;Best&quot;\\n Drum', 'price': 3.5}",
+            ('Joe\'s "Best" Drum', None, None),
+        ),
         (
             "{'asin': 'i', 'brand': 'B&amp;B', 'categories': [['A', 'B'], ['C', 'D &amp; E', 'F']]}",
             (None, "B&B", "C > D & E > F"),
         ),
         ('{"asin": "i", "title": null, "brand": "", "category": ["A", "B"]}', (None, None, "A > B")),
-        ("{'asin': 'i', 'related': {'also_bought': ['a', 'b'], 'bought_together': []}, 'title': 'T'}", ("T", None, None)),
+        (
+            "{'asin': 'i', 'related': {'also_bought': ['a', 'b'], 'bought_together': []}, 'title': 'T'}",
+            ("T", None, None),
+        ),
         ("{'asin': 'i', 'title': 'a \\d b', 'categories': [[]]}", ("a \\d b", None, None)),
     ],
 )
@@ -80,7 +94,14 @@ def test_amazon_metadata_is_never_evaluated(tmp_path, line):
 
 
 def test_yelp(tmp_path):
-    review = {"review_id": "r", "user_id": "u", "business_id": "b", "stars": 4.0, "text": "t", "date": "2021-01-02 03:04:05"}
+    review = {
+        "review_id": "r",
+        "user_id": "u",
+        "business_id": "b",
+        "stars": 4.0,
+        "text": "t",
+        "date": "2021-01-02 03:04:05",
+    }
     (row,) = yelp.read_reviews(config(), write(tmp_path / "r.json", json.dumps(review)))
     assert row.values == {"user": "u", "item": "b", "timestamp": 1_609_556_645, "rating": 4.0, "text": "t"}
     business = {"business_id": "b", "name": "Joe's", "categories": "Thai, Restaurants", "city": "Reno"}
@@ -110,7 +131,12 @@ CSV = 'item,user,timestamp,rating,text,extra\ni1,u1,5,4,"two\nlines, ""quoted"""
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("r.csv", CSV), ("r.csv.gz", CSV), ("r.tsv", CSV.replace(",", "\t")), ("R.CSV", "\ufeff" + CSV.replace("\n", "\r\n"))],
+    [
+        ("r.csv", CSV),
+        ("r.csv.gz", CSV),
+        ("r.tsv", CSV.replace(",", "\t")),
+        ("R.CSV", "\ufeff" + CSV.replace("\n", "\r\n")),
+    ],
 )
 def test_csv_with_lines_counted_where_records_start(tmp_path, name, text):
     rows = read(write(tmp_path / name, text))
@@ -134,10 +160,15 @@ def test_bad_csv_records_are_reported_at_the_line_they_start(tmp_path):
 def test_a_quote_that_is_not_closed(tmp_path, caplog):
     """It swallows the following records up to the next quote, or all of the file."""
     header, rows = "user\titem\ttimestamp\trating\ttext\n", "".join(f"u{n}\ti\t1\t5\tfine\n" for n in range(1100))
-    with pytest.raises(DataFileError, match="r.tsv line 2: the record has more than 1,000 lines, because a double quote is not closed"):
+    with pytest.raises(
+        DataFileError, match="r.tsv line 2: the record has more than 1,000 lines, because a double quote is not closed"
+    ):
         read(write(tmp_path / "r.tsv", f'{header}u\ti\t1\t5\t"so good\n{rows}'))
     some = f'{header}u\ti\t1\t5\t"so good\n{rows[:60]}u\ti\t1\t5\twow"\n'
-    assert len(read(write(tmp_path / "s.tsv", some))) == 1 and "s.tsv: 4 lines inside of quoted fields look like records" in caplog.text
+    assert (
+        len(read(write(tmp_path / "s.tsv", some))) == 1
+        and "s.tsv: 4 lines inside of quoted fields look like records" in caplog.text
+    )
 
 
 def test_a_csv_field_of_megabytes(tmp_path):
@@ -147,7 +178,12 @@ def test_a_csv_field_of_megabytes(tmp_path):
 
 
 def test_json_lines_with_mapped_columns(tmp_path):
-    lines = ['{"who": "u", "what": 3, "when": 1000}', "", '{"who": "v", "what": 4, "when": 2500, "said": "t"}', "not json"]
+    lines = [
+        '{"who": "u", "what": 3, "when": 1000}',
+        "",
+        '{"who": "v", "what": 4, "when": 2500, "said": "t"}',
+        "not json",
+    ]
     path = write(tmp_path / "r.jsonl.gz", "\n".join(lines))
     rows = read(path, columns=Columns("who", "what", "when", "", "said"), time_unit="ms")
     assert [r.line for r in rows] == [1, 3, 4] and rows[2].reason == "not JSON"
@@ -182,7 +218,9 @@ def test_a_missing_column_is_named_with_those_found(tmp_path, name):
         frame.to_json(path, orient="records", lines=True)
     else:
         getattr(frame, f"to_{path.suffix[1:]}")(path, index=False)
-    with pytest.raises(ColumnError, match=rf"{name}: no column 'timestamp' \(data.columns.timestamp\); the columns are: .*time"):
+    with pytest.raises(
+        ColumnError, match=rf"{name}: no column 'timestamp' \(data.columns.timestamp\); the columns are: .*time"
+    ):
         read(path, columns=Columns(rating=""))
     assert len(read(path, columns=Columns(rating="", timestamp="time"))) == 1
     with pytest.raises(ColumnError, match="data.columns.user is empty"):
@@ -225,7 +263,12 @@ def test_a_small_file_with_an_endless_line(tmp_path, monkeypatch):
 def test_sequences_become_interactions_in_order(tmp_path):
     path = write(tmp_path / "s.txt.gz", "u1 3 1 3\n\nu2 2\nu1 9\nu3\n")
     rows = list(sequences.read_reviews(config(source="sequences"), path))
-    assert [(r.values["user"], r.values["item"]) for r in rows if r.values] == [("u1", "3"), ("u1", "1"), ("u1", "3"), ("u2", "2")]
+    assert [(r.values["user"], r.values["item"]) for r in rows if r.values] == [
+        ("u1", "3"),
+        ("u1", "1"),
+        ("u1", "3"),
+        ("u2", "2"),
+    ]
     times = [r.values["timestamp"] for r in rows[:3]]
     assert times == sorted(set(times)) and rows[0].values["text"] == "" and rows[0].values["rating"] is None
     assert [(r.line, r.reason) for r in rows if r.values is None] == [

@@ -6,7 +6,15 @@ from sealr.data.tables import SCHEMAS, TableError, atomic_path, read_json, read_
 
 def test_round_trip_has_the_schemas_columns_and_dtypes(tmp_path):
     frame = pd.DataFrame(
-        {"position": [0, 1], "text": ["", "ø"], "rating": [5, None], "timestamp": 1, "item": ["a", "b"], "user": "u", "extra": 1}
+        {
+            "position": [0, 1],
+            "text": ["", "ø"],
+            "rating": [5, None],
+            "timestamp": 1,
+            "item": ["a", "b"],
+            "user": "u",
+            "extra": 1,
+        }
     )
     write_table(frame, tmp_path / "deep" / "reviews.parquet", "reviews")
     back = read_table(tmp_path / "deep" / "reviews.parquet", "reviews")
@@ -16,7 +24,9 @@ def test_round_trip_has_the_schemas_columns_and_dtypes(tmp_path):
 
 
 def test_nullable_sentiment_survives(tmp_path):
-    frame = pd.DataFrame({c: [None, None] for c in SCHEMAS["labels"]}).assign(user="u", position=[0, 1], sentiment=[-2, None])
+    frame = pd.DataFrame({c: [None, None] for c in SCHEMAS["labels"]}).assign(
+        user="u", position=[0, 1], sentiment=[-2, None]
+    )
     write_table(frame, tmp_path / "labels.parquet", "labels")
     assert read_table(tmp_path / "labels.parquet", "labels")["sentiment"].tolist() == [-2, pd.NA]
 

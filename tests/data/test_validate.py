@@ -11,12 +11,16 @@ from sealr.data.validate import ValidationFailed, validate
 
 
 def reviews():
-    frame = pd.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"], "timestamp": 1_400_000_000, "position": [0, 1, 0]})
+    frame = pd.DataFrame(
+        {"user": ["a", "a", "b"], "item": ["x", "y", "x"], "timestamp": 1_400_000_000, "position": [0, 1, 0]}
+    )
     return frame.assign(rating=[5, None, 1], text=["", "t", "u"]).astype(SCHEMAS["reviews"])
 
 
 def items():
-    return pd.DataFrame({"item": ["x", "y"], "title": ["t", None], "brand": None, "categories": None}).astype(SCHEMAS["items"])
+    return pd.DataFrame({"item": ["x", "y"], "title": ["t", None], "brand": None, "categories": None}).astype(
+        SCHEMAS["items"]
+    )
 
 
 def labels(n=60):
@@ -24,7 +28,9 @@ def labels(n=60):
     frame = pd.DataFrame({f"p_{e}": rng.random(n) for e in EMOTIONS})
     frame = frame.assign(user=[f"u{i // 5}" for i in range(n)], position=[i % 5 for i in range(n)])
     frame["emotion"] = [EMOTIONS[i % 28] for i in range(n)]
-    frame = frame.assign(score=rng.random(n), sentiment=rng.integers(-2, 3, n), expected=rng.uniform(-2, 2, n), reason=None)
+    frame = frame.assign(
+        score=rng.random(n), sentiment=rng.integers(-2, 3, n), expected=rng.uniform(-2, 2, n), reason=None
+    )
     frame.loc[0, ["emotion", "score", "sentiment", "expected", *(f"p_{e}" for e in EMOTIONS)]] = None
     return frame.astype(SCHEMAS["labels"])
 
@@ -113,7 +119,10 @@ def test_repeated_keys(suite, columns, note):
     for column in columns:
         frame = put(frame, column, 2, frame[column][1])
     error = failing(frame, suite)
-    assert f"expect_compound_columns_to_be_unique(column {', '.join(columns)}): 2 of {len(frame)} values unexpected" in str(error)
+    assert (
+        f"expect_compound_columns_to_be_unique(column {', '.join(columns)}): 2 of {len(frame)} values unexpected"
+        in str(error)
+    )
     assert note in str(error) and "row=1, user=" in str(error) and "row=2, user=" in str(error)
 
 
@@ -121,7 +130,9 @@ def test_too_many_texts_without_a_label():
     frame = labels()
     frame["emotion"] = [None] * 12 + frame["emotion"].tolist()[12:]
     assert validate(frame, "labels").success  # exactly 20 %
-    assert "More than 20 % of the reviews could not be labelled" in str(failing(put(frame, "emotion", 12, None), "labels"))
+    assert "More than 20 % of the reviews could not be labelled" in str(
+        failing(put(frame, "emotion", 12, None), "labels")
+    )
 
 
 def test_a_collapsed_labeller_is_caught():
@@ -143,7 +154,9 @@ def test_every_failure_is_listed_and_docs_are_written_all_the_same(tmp_path):
     error = failing(frame, "reviews", docs_dir=tmp_path / "docs")
     text = str(error)
     assert text.startswith("the reviews table (3 rows) fails 2 of 18 expectations:")
-    assert "to_be_between(column timestamp, min_value=631152000, max_value=4102444800): 1 of 3 values unexpected" in text
+    assert (
+        "to_be_between(column timestamp, min_value=631152000, max_value=4102444800): 1 of 3 values unexpected" in text
+    )
     assert "row=2, user='b', position=0, item='x', timestamp=5" in text
     assert "row=0, user='a', position=0, item='x', rating=9" in text
     assert error.report.docs == tmp_path / "docs" / "reviews" / "index.html" and str(error.report.docs) in text
@@ -178,7 +191,9 @@ def test_logging_level_is_put_back():
 
 
 def test_unknown_and_invalid_suites(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no expectation suite 'ratings' in expectations/; known: candidates, items, labels"):
+    with pytest.raises(
+        ValueError, match="no expectation suite 'ratings' in expectations/; known: candidates, items, labels"
+    ):
         validate(items(), "ratings")
     monkeypatch.setattr(module.resources, "folder", lambda name: tmp_path)
     (tmp_path / "items.json").write_text("{")
