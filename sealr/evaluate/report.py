@@ -50,7 +50,7 @@ def plot(panels: Sequence[Panel], path: Path, title: str = "") -> None:
     from matplotlib.figure import Figure
 
     height = 1.4 + 0.34 * max(len(panel.table) for panel in panels)
-    figure = Figure(figsize=(7 * len(panels), height), layout="constrained")
+    figure = Figure(figsize=(8 * len(panels), height), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw(axes, panel)
@@ -87,7 +87,7 @@ def _draw(axes: Any, panel: Panel) -> None:
         axes.axvline(panel.ceiling, color="grey", linestyle=":", linewidth=1, label=f"ceiling {panel.ceiling:.4f}")
     if panel.log:
         axes.set_xscale("log")
-    axes.margins(x=0.2)  # room for the numbers
+    axes.margins(x=0.25)  # room for the numbers
     axes.set_title(panel.title)
     axes.set_xlabel(metric)
     if axes.get_legend_handles_labels()[0]:
