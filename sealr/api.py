@@ -33,8 +33,6 @@ METRICS = ["protocol", "system", "users", "HR@5", "HR@10", "NDCG@5", "NDCG@10"] 
 BATCH = 256  # users ranked together
 NOISY = ("alembic", "great_expectations", "huggingface_hub", "matplotlib", "mlflow", "transformers", "urllib3")
 
-History = pd.DataFrame | Sequence[Mapping[str, Any]]
-
 
 class Model:
     """A recommender that `fit` trained or `load` read.
@@ -64,7 +62,7 @@ class Model:
     def recommend(
         self,
         users: str | int | Iterable[str | int] | None = None,
-        history: History | None = None,
+        history: pd.DataFrame | Sequence[Mapping[str, Any]] | None = None,
         k: int = 10,
         exclude_seen: bool | None = None,
         explain: bool = False,
@@ -89,7 +87,8 @@ class Model:
             events = history[columns].to_dict("records") if isinstance(history, pd.DataFrame) else list(history)
             asked = pd.DataFrame({"user": pd.Series([users], dtype=object), "history": [events]})
         else:
-            ids = self.users if users is None else [users] if isinstance(users, str | int) else list(users)
+            users = self.users if users is None else users
+            ids = [users] if isinstance(users, str) or not isinstance(users, Iterable) else list(users)
             asked = pd.DataFrame({"user": pd.Series(ids, dtype=object)})
         params = {"top_k": k, "exclude_seen": exclude_seen, "explain": explain}
         parts = [asked.iloc[start : start + BATCH] for start in range(0, len(asked), BATCH)]
@@ -186,7 +185,6 @@ def fit(
 
     >>> model = sealr.fit(reviews, items, config={"retrieve.epochs": 20}, columns={"user": "customer_id"})
     """
-
     with _session(home, quiet):
         load_config("", base, {"data.name": name} | dict(config or {}))  # mistakes come before anything is written
         stored, settings = frames.store(reviews, items, columns or {}, name)

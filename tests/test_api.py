@@ -97,6 +97,7 @@ def test_recommend_gives_ranked_rows(model, demo):
     assert not any(item in seen[user] for user, item in zip(table["user"], table["item"], strict=True))
     assert table["title"].tolist() == table["item"].map(items.set_index("item")["title"]).tolist()
     assert model.recommend("u0001", k=5).equals(table.head(5))
+    assert model.recommend(pd.Series(["u0001"]), k=5).equals(table.head(5))
     assert len(model.recommend(k=2)) == 2 * len(model.users)
 
 
