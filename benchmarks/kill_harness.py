@@ -1,11 +1,11 @@
-"""Kills the main job with SIGKILL at random moments of every stage, starts it again, and compares what comes out.
+"""Kills the whole job with SIGKILL at random moments of every stage, starts it again, and compares the results.
 
-``python -m benchmarks.kill_harness --kills 20`` prints a table (moment, stage, outcome) and ends with 1 if any run differs.
+``python -m benchmarks.kill_harness --kills 20`` prints a table of moments, stages and outcomes. It exits with 1 if any
+run differs.
 
-The job is the demo data with toy weights, so that a run takes seconds; resuming does not know the difference. To be
-cheap, a run starts from a copy of the undisturbed run's folders of the stages before the one that is killed; those are
-reused, as they would be after any earlier run. Each run has its own SEALR_HOME, tracking database and process group; all
-share one Prefect server.
+The job is the demo data with toy weights, so a run takes seconds; resuming works the same with real weights. A run
+starts from copies of the undisturbed run's stages before the killed one, and reuses them. Every run has a state folder,
+a tracking database and a process group of its own. All share one Prefect server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,23 +39,22 @@ from tests import toys
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "tiny"
-REGISTER = "register"  # no stage folder of its own: it starts when the last stage has its manifest
-OF_THE_ATTEMPT = ("second", "cache.")  # metrics that say how the last attempt went, not what came out of it
+REGISTER = "register"  # has no stage folder: it starts when the last stage has its manifest
+OF_THE_ATTEMPT = ("second", "cache.")  # metrics of the last attempt, not of its result
 POLL = 0.005
-TRIES = 4  # draws of a moment, when the next stage had begun sooner than it should
+TRIES = 4  # draws of a moment, if the next stage had already begun
 
 DATA = {
     "data": {"name": NAME, "source": "demo", "demo_users": 40, "category": "beauty products"},
-    "label": {"part_rows": 4},
     "retrieve": {"hidden": 16, "epochs": 30, "eval_every": 1, "patience": 30, "n_retrieved": 20, "dropout": 0.1},
     "evaluate": {"users": 12, "valid_users": 12},
 }
-RERANK = {"finetune_share": 0.5, "n_reranked": 12, "max_history": 4, "epochs": 2, "lr": 0.01, "checkpoint_steps": 1, "decode_batch": 4}
+RERANK = {"finetune_share": 0.5, "n_reranked": 12, "max_history": 4, "epochs": 2, "lr": 0.01, "decode_batch": 4}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One copy of the job: a folder with state and tracking database, and the command."""
+    """One copy of the job: a folder with its state and tracking database."""
 
     folder: Path
     project: Path
@@ -66,7 +65,8 @@ class Job:
         return self.folder / "state" / NAME
 
     def start(self) -> subprocess.Popen[bytes]:
-        command = ["-m", "sealr.flows.finetune", "--data", str(self.project / "data.yaml"), "--base", str(self.project / "base.yaml")]
+        options = ["--data", str(self.project / "data.yaml"), "--base", str(self.project / "base.yaml")]
+        command = ["-m", "tests.e2e.small_steps", "run", *options]
         environment = os.environ | {
             "SEALR_HOME": str(self.folder / "state"),
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db",
@@ -87,14 +87,18 @@ class Job:
 
     def begun(self, stage: str, last: str) -> bool:
         """Whether a stage has started."""
-        return any((self.state / last).glob("*/manifest.json")) if stage == REGISTER else any((self.state / stage).glob("*/"))
+        return (
+            any((self.state / last).glob("*/manifest.json"))
+            if stage == REGISTER
+            else any((self.state / stage).glob("*/"))
+        )
 
 
 @dataclass(frozen=True)
 class Kill:
-    stage: str  # the newest that had begun, its checks included
-    moment: float  # seconds after the begin of the stage that was aimed at
-    files: int  # that were checked after the kill
+    stage: str  # the last one that had begun, including its checks
+    moment: float  # seconds after the start of the intended stage
+    files: int  # checked after the kill
     outcome: str
 
 
@@ -137,7 +141,7 @@ def harness(kills: int, seed: int, work: Path) -> list[Kill]:
 def one(
     job: Job, undisturbed: Job, stage: str, stages: dict[str, float], expected: dict[str, Any], rng: np.random.Generator
 ) -> Kill:
-    """Starts, kills and starts again one job."""
+    """Starts a job, kills it, and starts it again."""
     names = list(stages)
     copy_stages(undisturbed, job, names[: names.index(stage)])
     longest, hit = stages[stage], ""
@@ -148,15 +152,13 @@ def one(
             time.sleep(POLL)
         time.sleep(moment)
         alive = process.poll() is None
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
         hit = max((s for s in names if job.begun(s, names[-2])), key=names.index)
         if alive and (hit == stage or attempt == TRIES - 1):
             break
-        longest /= 2  # a copy has less to do, or the machine less beside it: draw again, earlier
+        longest /= 2  # copies have less to do: draw an earlier moment
         job = new_job(job.folder.parent, job.folder.name, job.api)
         copy_stages(undisturbed, job, names[: names.index(stage)])
     else:
@@ -171,7 +173,7 @@ def one(
 
 
 def copy_stages(source: Job, target: Job, stages: list[str]) -> None:
-    """Copies the folders of these stages, and of the checks of their tables."""
+    """Copies the folders of these stages and of their tables' checks."""
     tables: set[str] = set()
     for stage in stages:
         shutil.copytree(source.state / stage, target.state / stage)
@@ -198,7 +200,7 @@ def timed(job: Job) -> dict[str, float]:
 
 
 def result(job: Job) -> dict[str, Any]:
-    """All that must be equal: per stage the files' SHA-256, rows and metrics of what was made, and the registered model."""
+    """What must be equal: every stage's files (SHA-256), rows and metrics, and the registered model."""
     found: dict[str, Any] = {}
     for path in sorted(job.state.glob("[!g]*/*/manifest.json")):
         values = json.loads(path.read_text())
@@ -217,10 +219,10 @@ def result(job: Job) -> dict[str, Any]:
 
 
 def unreadable(state: Path) -> tuple[list[str], int]:
-    """Files that somebody may read and that are not whole, and how many were looked at.
+    """Readable files that are not whole, and how many were checked.
 
-    Of a finished folder every file must be what its manifest says. Of an unfinished one the checkpoints are read again,
-    and nothing else; names with a dot in front are temporary.
+    The files of a finished folder must match its manifest. In an unfinished folder, only checkpoints are read again;
+    names that start with a dot are temporary.
     """
     broken, checked = [], 0
     for folder in state.glob("*/*/"):
@@ -265,8 +267,8 @@ def opens(path: Path) -> bool:
 
 def table(done: list[Kill], seed: int) -> str:
     lines = [
-        f"{len(done)} kills, seed {seed}. Identical: every stage's files (SHA-256), rows and metrics (but for those of the last",
-        "attempt itself: speed and cache hits), and the registered model's files.",
+        f"{len(done)} kills, seed {seed}. Identical: every stage's files (SHA-256), rows and metrics, except speed and",
+        "cache hits of the last attempt, and the registered model's files.",
         "",
         "| # | stage | killed after (s) | files checked after the kill | after the restart |",
         "|---:|---|---:|---:|---|",
@@ -279,7 +281,7 @@ def project(work: Path) -> None:
     """Configuration, toy weights, and an empty tracking database to copy."""
     toys.toy_llama(work / "llama")
     toys.toy_labeller(work / "labeller")
-    (work / "data.yaml").write_text(yaml.safe_dump(DATA | {"label": DATA["label"] | {"model": str(work / "labeller")}}))
+    (work / "data.yaml").write_text(yaml.safe_dump(DATA | {"label": {"model": str(work / "labeller")}}))
     (work / "base.yaml").write_text(yaml.safe_dump({"rerank": RERANK | {"base": str(work / "llama")}}))
     mlflow.MlflowClient(f"sqlite:///{work}/empty.db").search_registered_models()
 
@@ -299,7 +301,8 @@ def prefect_server(work: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     api = f"http://127.0.0.1:{port}/api"
     environment = os.environ | {"PREFECT_HOME": str(work / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    command = [str(Path(sys.executable).parent / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    prefect = str(Path(sys.executable).parent / "prefect")
+    command = [prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with open(work / "prefect.log", "wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=work, stdout=log, stderr=log, start_new_session=True)
     try:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
+
+# Libraries that log every detail at the level at which the stages log results
+NOISY = "prefect httpx mlflow alembic great_expectations transformers huggingface_hub matplotlib git urllib3".split()
 
 
 def defaults() -> dict[str, str]:
@@ -31,3 +36,12 @@ def set_defaults() -> None:
     """Sets `defaults` in this process. Call it before Prefect or torch is imported: they read them at import."""
     for name, value in defaults().items():
         os.environ.setdefault(name, value)
+
+
+def quiet_libraries() -> None:
+    """Shows our own log lines from INFO, and those of other libraries from WARNING."""
+    logging.getLogger("sealr").setLevel(logging.INFO)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for category in (FutureWarning, DeprecationWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category)

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +26,10 @@ from prefect.settings import PREFECT_API_URL
 from sealr import tracking
 from sealr.config import load_config
 from sealr.data.manifest import state_dir
+from sealr.flows import quiet_libraries
 from sealr.pipeline.job import Job
 
 log = logging.getLogger("sealr.flows")
-# Libraries that log every detail at the level at which the stages log results
-NOISY = "prefect httpx mlflow alembic great_expectations transformers huggingface_hub matplotlib git urllib3".split()
 EXIT_SECONDS = 30.0  # the longest that Prefect may take to deliver its last events after a job
 STOP_SECONDS = 10.0  # the longest that a job may take to end after Ctrl-C or SIGTERM
 DISK_FULL = 1_000_000  # a disk with fewer free bytes is full
@@ -100,15 +98,6 @@ def sigterm_by_hand() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def quiet_libraries() -> None:
-    """Shows our own log lines from INFO, and those of other libraries from WARNING."""
-    logging.getLogger("sealr").setLevel(logging.INFO)
-    for name in NOISY:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for category in (FutureWarning, DeprecationWarning, UserWarning):
-        warnings.filterwarnings("ignore", category=category)
-
-
 def run_flow(flow: Callable[..., Any], **arguments: Any) -> None:
     """Runs a flow from the command line. Log lines go to the terminal and, as in a deployment, to the Prefect server.
 
@@ -144,6 +133,7 @@ def _interrupt(number: int, _frame: object) -> None:
         os.write(2, b"\ninterrupted; the same command continues where this one stopped\n")
         logging.disable()
         logging.raiseExceptions = False
+        sys.unraisablehook = lambda _: None  # the exception below may arrive in a finalizer, which ignores it
         force_exit_after(STOP_SECONDS, 128 + number, "")
     raise KeyboardInterrupt if number == signal.SIGINT else TerminationSignal(number)
 

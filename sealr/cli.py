@@ -5,6 +5,7 @@ Exit codes: 0 success; 1 a failure outside the command, or a defect; 2 a mistake
 
 from __future__ import annotations
 
+import gc
 import sys
 import traceback
 from typing import Annotated, NoReturn
@@ -63,10 +64,12 @@ def main(argv: list[str] | None = None) -> NoReturn:
         defect = f"{type(error).__name__} is a defect of sealr, not your mistake; please report it with the lines above"
         _print(f"error: {message or defect}")
     finally:
-        if argv is None and "prefect" in sys.modules and "sealr.flows.job" in sys.modules:
-            from sealr.flows.job import EXIT_SECONDS, force_exit_after
+        if argv is None:
+            gc.freeze()  # or the last collection walks through all of torch and Prefect, which takes seconds
+            if "sealr.flows.job" in sys.modules:
+                from sealr.flows.job import EXIT_SECONDS, force_exit_after
 
-            force_exit_after(EXIT_SECONDS, code)
+                force_exit_after(EXIT_SECONDS, code)
     raise SystemExit(code)
 
 

@@ -37,7 +37,10 @@ def site(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "SEALR_HOME", "SEALR_DATA"):
         monkeypatch.delenv(name, raising=False)
-    return tmp_path
+    before = dict(os.environ)
+    yield tmp_path
+    os.environ.clear()  # commands set the project's variables
+    os.environ.update(before)
 
 
 def run(capsys, *arguments):

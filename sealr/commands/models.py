@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sealr.commands.options import NOTHING, Model, Reason, TopK, WithSeen
+from sealr.commands.options import NOTHING, Model, Reason, TopK, WithSeen, use_tracking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,15 +102,12 @@ def check_model(model: str) -> None:
                 f"{model} is neither a folder nor of the form models:/NAME@ALIAS or models:/NAME/VERSION"
             )
         return
-    from sealr.doctor import check_tracking
-
-    check_tracking()
+    use_tracking()
     import mlflow
 
     from sealr import tracking
     from sealr.config import nearest
 
-    tracking.setup()
     name = model.removeprefix("models:/").partition("@")[0].partition("/")[0]
     known = sorted(m.name for m in mlflow.MlflowClient().search_registered_models())
     if name not in known:

@@ -21,6 +21,19 @@ TopK = Annotated[int, typer.Option("--top-k", "-k", min=1, help="Items per list.
 WithSeen = Annotated[bool, typer.Option("--with-seen", help="Also recommend items of the user's history.")]
 
 
+def use_tracking() -> None:
+    """Checks the MLflow database or server and points MLflow at it, for commands that run no flow."""
+    from sealr.doctor import check_tracking
+    from sealr.flows import quiet_libraries, set_defaults
+
+    check_tracking()
+    set_defaults()
+    quiet_libraries()
+    from sealr import tracking
+
+    tracking.setup()
+
+
 def run_job(flow: str, data: str, base: str, settings: list[str], **more: Any) -> None:
     """Checks the configuration and the surroundings, which takes a second, and only then imports and runs a flow.
 

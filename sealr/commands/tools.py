@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sealr.commands.options import NOTHING, Base, Data, Set
+from sealr.commands.options import NOTHING, Base, Data, Set, use_tracking
 
 app = typer.Typer()
 config_app = typer.Typer(help="Show or check a configuration.", epilog="Example: sealr config show --data my-shop.yaml")
@@ -116,9 +116,7 @@ def prune(
     ] = False,
 ) -> None:
     """List, or remove, stage folders that no registered version and none of the last jobs uses."""
-    from sealr.doctor import check_tracking
-
-    check_tracking()
+    use_tracking()
     from sealr import tracking
     from sealr.data.prune import remove, unused
     from sealr.registry.promote import stage_keys

@@ -14,7 +14,7 @@ def project(tmp_path_factory, toy_llama, toy_labeller):
     folder = tmp_path_factory.mktemp("project")
     data = {
         "data": {"name": "tiny", "source": "demo", "demo_users": 40, "category": "beauty products"},
-        "label": {"model": str(toy_labeller), "part_rows": 4, "cache": False},
+        "label": {"model": str(toy_labeller), "cache": False},
         "retrieve": {"hidden": 16, "epochs": 30, "eval_every": 1, "patience": 30, "n_retrieved": 20, "dropout": 0.1},
         "evaluate": {"users": 12, "valid_users": 12},
     }
@@ -27,7 +27,6 @@ def project(tmp_path_factory, toy_llama, toy_labeller):
             "max_history": 4,
             "epochs": 2,
             "lr": 0.01,
-            "checkpoint_steps": 1,
         }
     }
     (folder / "toy.yaml").write_text(yaml.safe_dump(base))

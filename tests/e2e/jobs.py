@@ -36,7 +36,9 @@ def wait_for(url, process, log):
 def serve(arguments, url, log, env, cwd):
     """Starts a server in a process group of its own and yields when it answers; ends the group afterwards."""
     with open(log, "w") as file:
-        process = subprocess.Popen(arguments, env=env, cwd=cwd, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            arguments, env=env, cwd=cwd, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             wait_for(url, process, log)
             yield
@@ -56,21 +58,14 @@ def environment(project, home="state"):
     }
 
 
-def command(project, *more):
-    return [
-        sys.executable,
-        "-m",
-        "sealr.flows.finetune",
-        "--data",
-        str(project / "tiny.yaml"),
-        "--base",
-        str(project / "toy.yaml"),
-        *more,
-    ]
+def command(project, *more, name="run", module="sealr"):
+    """A command on the small job. module: tests.e2e.small_steps for frequent checkpoints."""
+    job = ["--data", str(project / "tiny.yaml"), "--base", str(project / "toy.yaml")]
+    return [sys.executable, "-m", module, name, *job, *more]
 
 
-def run(project, *more, home="state"):
-    done = subprocess.run(
-        command(project, *more), env=environment(project, home), cwd=project, capture_output=True, text=True, timeout=300
-    )
+def run(project, *more, home="state", name="run", module="sealr", timeout=300):
+    """Exit code, output and errors of a command."""
+    arguments, env = command(project, *more, name=name, module=module), environment(project, home)
+    done = subprocess.run(arguments, env=env, cwd=project, capture_output=True, text=True, timeout=timeout)
     return done.returncode, done.stdout, done.stderr

@@ -27,6 +27,9 @@ def metrics(project, home):
     return found
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def finished(project, prefect_server):
     code, out, err = run(project)
@@ -38,7 +41,7 @@ def test_it_ends_with_table_model_and_next_commands(finished):
     out, _ = finished
     assert "| injected" in out and "| chance" in out
     assert "registered model sealr, version 1, now @challenger and @champion" in out
-    assert "mlflow ui" in out and "models:/sealr@champion" in out
+    assert "mlflow ui" in out and "sealr serve --model models:/sealr@champion" in out
 
 
 def test_no_framework_warnings_reach_the_user(finished):
@@ -58,7 +61,9 @@ def test_mlflow_has_a_parent_run_and_a_child_per_stage(project, finished):
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{project}/state.db")
-    runs = client.search_runs([client.get_experiment_by_name("sealr").experiment_id], order_by=["attributes.start_time ASC"])
+    runs = client.search_runs(
+        [client.get_experiment_by_name("sealr").experiment_id], order_by=["attributes.start_time ASC"]
+    )
     parent = next(r for r in runs if r.data.tags.get("sealr.job") == "finetune")
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert [r.data.tags["sealr.stage"] for r in children] == [
@@ -87,7 +92,9 @@ def test_the_registered_model_has_signature_example_and_no_pickle(project, finis
     path = Path(mlflow.artifacts.download_artifacts("models:/sealr@champion", dst_path=str(project / "downloaded")))
     mlflow.set_tracking_uri(None)
     model = mlflow.models.Model.load(path)
-    assert [c.name for c in model.signature.inputs] == ["user", "history"] and {p.name for p in model.signature.params} == {
+    assert [c.name for c in model.signature.inputs] == ["user", "history"] and {
+        p.name for p in model.signature.params
+    } == {
         "top_k",
         "exclude_seen",
         "explain",
@@ -100,27 +107,29 @@ def test_the_registered_model_has_signature_example_and_no_pickle(project, finis
 
 def test_the_settings_of_the_llm_are_searched_by_what_the_fusion_gains(project, finished):
     shutil.copytree(project / "state", project / "searched")  # data, labels and retriever are those of the job
-    env, cwd = environment(project, "searched"), project
-    arguments = [a.replace("sealr.flows.finetune", "sealr.flows.tune") for a in command(project)]
-    arguments += ["--what", "reranker", "--trials", "1", "--set", "rerank.layers=1"]
-    done = subprocess.run(arguments, env=env, cwd=cwd, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    value = float(re.search(r"best, validation NDCG@10 ([0-9.]+)", done.stdout)[1])
+    arguments = ["--what", "reranker", "--trials", "1", "--set", "rerank.layers=1"]
+    code, out, err = run(project, *arguments, home="searched", name="tune")
+    assert code == 0, err
+    value = float(re.search(r"best, validation NDCG@10 ([0-9.]+)", out)[1])
     found = max((project / "searched" / "tiny" / "rerank").glob("*/fusion.json"), key=lambda path: path.stat().st_mtime)
     fusion = json.loads(found.read_text())
     assert value == round(max(fusion["validation_ndcg_at_10"].values()), 4) and len(fusion["test_users"]) == 1
-    assert "rerank.layers=1" in done.stdout
-    again = subprocess.run(arguments, env=env, cwd=cwd, capture_output=True, text=True, timeout=300)
-    assert "finetune: " not in again.stderr and again.returncode == 0  # the study has its trial
+    assert "rerank.layers=1" in out
+    code, _, err = run(project, *arguments, home="searched", name="tune")
+    assert "finetune: " not in err and code == 0  # the study has its trial
 
 
-KILLS = [("label", "checkpoint/*.sqlite"), ("retriever", "checkpoint/retriever.pt"), ("finetune", "checkpoint/finetune.pt")]
+KILLS = [
+    ("label", "checkpoint/*.sqlite"),
+    ("retriever", "checkpoint/retriever.pt"),
+    ("finetune", "checkpoint/finetune.pt"),
+]
 
 
 def test_sigkill_in_three_stages_then_the_same_command_ends_the_same(project, finished):
     for stage, sign in KILLS:
         victim = subprocess.Popen(
-            command(project),
+            command(project, module="tests.e2e.small_steps"),
             env=environment(project, "killed"),
             cwd=project,
             stdout=subprocess.DEVNULL,
@@ -135,10 +144,13 @@ def test_sigkill_in_three_stages_then_the_same_command_ends_the_same(project, fi
         assert list(folder.glob(f"*/{sign}")) and not list(folder.glob("*/manifest.json")), (
             f"{stage} was not killed in the middle"
         )
-    code, _, err = run(project, home="killed")
+    code, _, err = run(project, home="killed", module="tests.e2e.small_steps")
     assert code == 0, err
     assert (
-        "ingest: unchanged" in err and "label: unchanged" in err and "retrieve: unchanged" in err and "finetune: resuming" in err
+        "ingest: unchanged" in err
+        and "label: unchanged" in err
+        and "retrieve: unchanged" in err
+        and "finetune: resuming" in err
     )
     assert metrics(project, "killed") == metrics(project, "state")
 
@@ -198,7 +210,10 @@ BAD = {
     "wrong column": (b'{"dataframe_records": [{"usr": "u0001"}]}', "application/json"),
     "history no list": (b'{"dataframe_records": [{"history": "D0001"}]}', "application/json"),
     "history without item": (b'{"dataframe_records": [{"history": [{"text": "hm"}]}]}', "application/json"),
-    "sentiment out of range": (b'{"dataframe_records": [{"history": [{"item": "D0001", "sentiment": 7}]}]}', "application/json"),
+    "sentiment out of range": (
+        b'{"dataframe_records": [{"history": [{"item": "D0001", "sentiment": 7}]}]}',
+        "application/json",
+    ),
     "top_k too small": (b'{"dataframe_records": [{"user": "u0001"}], "params": {"top_k": 0}}', "application/json"),
     "top_k no number": (b'{"dataframe_records": [{"user": "u0001"}], "params": {"top_k": "many"}}', "application/json"),
     "empty list": (b'{"dataframe_records": []}', "application/json"),
@@ -218,13 +233,10 @@ def test_malformed_requests_get_4xx_and_a_sentence(server, case):
 def test_refresh_on_other_data_scores_the_champion_anew_and_drift_holds_the_promotion(project, finished):
     import mlflow
 
-    arguments = [a.replace("sealr.flows.finetune", "sealr.flows.refresh") for a in command(project)]
     drift = "data.demo_users=60 registry.drift.hold=true"
-    done = subprocess.run(
-        [*arguments, "--set", drift], env=environment(project), cwd=project, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "drift from the champion's data: new items" in done.stdout and "on the new validation users" in done.stderr
+    code, out, err = run(project, "--set", drift, name="refresh")
+    assert code == 0, err
+    assert "drift from the champion's data: new items" in out and "on the new validation users" in err
     client = mlflow.MlflowClient(f"sqlite:///{project}/state.db")
     version = client.get_model_version_by_alias("sealr", "challenger")
     assert (str(version.version), str(client.get_model_version_by_alias("sealr", "champion").version)) == ("2", "1")

@@ -16,5 +16,5 @@ from tests.e2e.jobs import run
 )
 def test_user_mistakes_are_a_message_without_a_stack_trace(project, prefect_server, override, message):
     code, _, err = run(project, "--set", override, home="mistakes")
-    assert code == 1 and message in err
+    assert code == 2 and message in err and err.startswith("error: ")
     assert "Traceback" not in err

@@ -15,20 +15,26 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sealr import tracking
+from sealr.cli import main
 from sealr.registry import promote
-from sealr.serving.server import Follower, Options, create_app
+from sealr.serving.follower import Follower, ServerOptions
+from sealr.serving.server import create_app
 from sealr.settings import RegistryConfig
 from tests.e2e.jobs import free_port, serve
 from tests.serving.toy_model import USERS, toy_parts, toy_registration
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "not a secret"  # of a cluster that lives for a minute
-DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name) if p.parent.name.isdecimal() else 0)
+DEBIAN = sorted(
+    Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name) if p.parent.name.isdecimal() else 0
+)
 
 
 def binary(name):
     places = os.pathsep.join([os.environ.get("PATH", ""), *map(str, reversed(DEBIAN))])
-    return shutil.which(name, path=places) or pytest.skip(f"PostgreSQL's {name} is not there (Debian: apt install postgresql)")
+    return shutil.which(name, path=places) or pytest.skip(
+        f"PostgreSQL's {name} is not there (Debian: apt install postgresql)"
+    )
 
 
 def owner():
@@ -62,7 +68,9 @@ def database():
         run(pg_ctl, "-D", "data", "-l", "log", "-w", "-o", settings, "start")
         try:
             # A database of its own, as docs/team.md makes it
-            connection = psycopg2.connect(host="127.0.0.1", port=port, user="sealr", password=PASSWORD, dbname="postgres")
+            connection = psycopg2.connect(
+                host="127.0.0.1", port=port, user="sealr", password=PASSWORD, dbname="postgres"
+            )
             connection.autocommit = True
             connection.cursor().execute("CREATE DATABASE mlflow")
             connection.close()
@@ -111,7 +119,9 @@ def test_versions_aliases_and_decisions_are_kept_in_postgresql(registered, datab
     with psycopg2.connect(database) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT alias, version FROM registered_model_aliases WHERE name = 'sealr' ORDER BY alias")
         assert cursor.fetchall() == [("challenger", 2), ("champion", 1)]
-        cursor.execute("SELECT value FROM model_version_tags WHERE key = %s ORDER BY version", (promote.GATE + "decision",))
+        cursor.execute(
+            "SELECT value FROM model_version_tags WHERE key = %s ORDER BY version", (promote.GATE + "decision",)
+        )
         assert [value for (value,) in cursor.fetchall()] == ["promoted", "refused"]
     connection.close()
 
@@ -135,14 +145,16 @@ def test_the_champion_loads_by_its_alias_and_a_moved_alias_is_served(registered)
     model = mlflow.pyfunc.load_model("models:/sealr@champion")
     expected = model.predict(users, params={"top_k": 4})
     assert all(len(items) == 4 for items in expected["items"])
-    follower = Follower(Options(model="models:/sealr@champion"))
+    follower = Follower(ServerOptions(model="models:/sealr@champion"))
     follower.update()
     ask = {"dataframe_records": users.to_dict("records"), "params": {"top_k": 4}}
-    with TestClient(create_app(Options(), follower)) as client:
+    with TestClient(create_app(ServerOptions(), follower)) as client:
         answer = client.post("/invocations", json=ask)
         assert answer.status_code == 200 and answer.headers["X-Model-Version"] == "1"
         assert [a["items"] for a in answer.json()["predictions"]] == expected["items"].tolist()
-        promote.main(["sealr", "2", "--reason", "the retriever alone is faster"])
+        with pytest.raises(SystemExit) as end:
+            main(["promote", "2", "--reason", "the retriever alone is faster"])
+        assert end.value.code == 0
         follower.update()
         answer = client.post("/invocations", json=ask)
         assert answer.status_code == 200 and answer.headers["X-Model-Version"] == "2" and "LLM #" not in answer.text
