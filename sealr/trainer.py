@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -37,18 +37,13 @@ class CheckpointError(ValueError):
     """A checkpoint belongs to another configuration or to other data."""
 
 
-class Batches(Protocol):
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Any]: ...
-
-
 class Task(Protocol):
     """What is trained."""
 
     model: nn.Module
 
-    def batches(self, epoch: int) -> Batches:
-        """Batches of an epoch, counted from 0; the same number in every epoch."""
+    def batches(self, epoch: int) -> Any:
+        """An iterable of an epoch's batches, with a length. Epochs count from 0 and have the same number of batches."""
         ...
 
     def loss(self, shard: Any, batch: Any, epoch: int) -> tuple[Tensor, float]:
@@ -87,16 +82,12 @@ class SingleProcess:
         return loss.detach()
 
 
-def constant(step: int, total: int) -> float:
-    return 1.0
-
-
 @dataclass(frozen=True)
 class TrainerOptions:
     lr: float
     epochs: int  # at most
     patience: int  # validations without improvement before training stops
-    schedule: Callable[[int, int], float] = constant  # (step from 0, total steps) -> factor of lr
+    schedule: Callable[[int, int], float] = lambda step, total: 1.0  # (step from 0, total steps) -> factor of lr
     weight_decay: float = 0.0
     fused: bool = False  # fused AdamW: faster when all weights are trained
     clip: float | None = None  # largest gradient norm
@@ -121,7 +112,7 @@ class Progress:
     loss_sum: float = 0.0  # weighted, over the steps of the current epoch
     weight_sum: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)  # per epoch: epoch, train_loss, scores if validated
-    best: State | None = None  # weights of the best epoch
+    best: State = field(default_factory=dict)  # weights of the best epoch
     best_epoch: int = 0  # from 1; 0: not validated yet
     best_score: float = float("inf")
     seconds: float = 0.0  # of training steps over all attempts, without validation
@@ -137,7 +128,8 @@ class EMA:
     """Exponential moving average of parameters. With decay 0 it does nothing."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float, warmup: bool = False) -> None:
-        self.parameters, self.decay, self.warmup = list(parameters), decay, warmup
+        self.parameters: list[Tensor] = list(parameters)
+        self.decay, self.warmup = decay, warmup
         self.values = self._copies()
 
     @torch.no_grad()
@@ -169,9 +161,9 @@ class EMA:
 class Trainer:
     """Trains a task and keeps the weights of its best epoch.
 
-    identity: plain values (dict, list, str, numbers) that describe configuration and data. When the file ``checkpoint``
-    exists and has the same identity, training continues from it; else it starts anew, or raises CheckpointError when
-    ``strict``.
+    identity: plain values (dict, list, str, numbers) that describe configuration and data. When the file
+    ``checkpoint`` exists and has the same identity, training continues from it. Otherwise it starts anew, or raises
+    CheckpointError when ``strict``.
     """
 
     def __init__(
@@ -185,9 +177,8 @@ class Trainer:
         self.task, self.options, self.checkpoint, self.identity = task, options, checkpoint, identity
         self.processes = processes or SingleProcess()
         self.parameters = [p for p in task.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=options.lr, weight_decay=options.weight_decay, fused=options.fused or None
-        )
+        decay, fused = options.weight_decay, options.fused or None
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=options.lr, weight_decay=decay, fused=fused)
         self.ema = EMA(self.parameters, options.ema_decay, options.ema_warmup)
         self.steps_per_epoch = len(task.batches(0))
         self.total_steps = self.steps_per_epoch * options.epochs
@@ -199,10 +190,8 @@ class Trainer:
         Raises FloatingPointError when a loss or a gradient norm is not finite, before it reaches a checkpoint.
         """
         options, progress = self.options, self.progress
-        disable = True if self.processes.rank else None  # None: shown in terminals only
-        with tqdm(
-            total=self.total_steps, initial=progress.step, desc=options.name, unit="step", disable=disable
-        ) as bar:
+        hidden = self.processes.rank > 0 or None  # None: shown in terminals
+        with tqdm(total=self.total_steps, initial=progress.step, desc=options.name, unit="step", disable=hidden) as bar:
             while progress.step < self.total_steps and progress.stale < options.patience:
                 started, epoch = time.monotonic(), progress.step // self.steps_per_epoch + 1
                 entry = {"epoch": epoch, "train_loss": self._train_epoch(bar)}
@@ -223,23 +212,22 @@ class Trainer:
         """Mean loss of the epoch, of which a resumed run computes the rest."""
         options, progress = self.options, self.progress
         epoch, first = divmod(progress.step, self.steps_per_epoch)
-        started = time.monotonic()
         self.task.model.train()
         if not options.checkpoint_steps:
             self._seed(epoch + 1)
         for batch in islice(self.task.batches(epoch), first, None):
+            started = time.monotonic()
             loss, weight = self._train_step(batch, epoch)
+            progress.seconds += time.monotonic() - started
             progress.step += 1
             progress.loss_sum += loss * weight
             progress.weight_sum += weight
             self.ema.update(progress.step)
             bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.4f}", refresh=False)
             bar.update()
-            epoch_ends = progress.step % self.steps_per_epoch == 0
-            if options.checkpoint_steps and progress.step % options.checkpoint_steps == 0 and not epoch_ends:
-                progress.seconds, started = progress.seconds + time.monotonic() - started, time.monotonic()
+            due = options.checkpoint_steps and progress.step % options.checkpoint_steps == 0
+            if due and progress.step % self.steps_per_epoch:  # the end of an epoch is saved with its scores
                 self._save()
-        progress.seconds += time.monotonic() - started
         mean = progress.loss_sum / progress.weight_sum
         progress.loss_sum = progress.weight_sum = 0.0
         return mean
@@ -269,11 +257,13 @@ class Trainer:
 
     def _validate(self, epoch: int) -> dict[str, float]:
         """Scores of an epoch. Keeps its weights when they are the best so far."""
-        task, progress, entry = self.task, self.progress, {}
+        task, progress, entry = self.task, self.progress, dict[str, float]()
+        views: list[tuple[str, AbstractContextManager[None]]] = [("", self.ema.apply())]
+        if self.options.ema_compare:
+            views = [("_averaged", self.ema.apply()), ("", nullcontext())]
         task.model.eval()
         progress.stale += 1
-        averaged = [("_averaged", self.ema.apply()), ("", nullcontext())]
-        for suffix, weights in averaged if self.options.ema_compare else [("", self.ema.apply())]:
+        for suffix, weights in views:
             with weights:
                 scores = task.validate()
                 entry |= {name + suffix: value for name, value in scores.items()}

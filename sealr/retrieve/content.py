@@ -6,6 +6,8 @@ Gurevych, EMNLP 2019). The setting ``retrieve.content`` uses them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -38,6 +40,7 @@ def embed_items(items: pd.DataFrame, order: list[str], base: str = network.BASE)
     Row 0 and items without text are zeros. items: columns item, title, brand, categories, null if unknown. Reads the
     first MAX_TOKENS tokens of a text. Raises weights.WeightsError when the base model is not available.
     """
+    encoder: Any
     encoder, tokenizer = network.load_base(base)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device).eval()

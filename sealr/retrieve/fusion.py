@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def fuse(
     weights = tune_weights(parts, sequences, config.exclude_seen, feelings)
     buffers = (buffer for part in parts for name, buffer in part.model.named_buffers() if name == "items.content")
     with torch.random.fork_rng():  # spares the caller's generator the draws of weights that are overwritten
-        model = build(config, sequences.n_items, next(buffers, None)).to(device()).eval()
+        model: Any = build(config, sequences.n_items, next(buffers, None)).to(device()).eval()
     for mine, part in zip(model.parts, parts, strict=True):
         mine.load_state_dict(part.model.state_dict())
     model.weights.copy_(torch.tensor(weights))

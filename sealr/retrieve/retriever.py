@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from sealr.config import from_dict, to_dict
 from sealr.data.tables import atomic_path, read_json, write_json
@@ -28,7 +29,7 @@ History = Sequence[str] | Sequence[int] | np.ndarray  # oldest first: raw ids (u
 class Retriever:
     config: RetrieveConfig
     items: list[str]  # the item with index i is items[i - 1]
-    model: nn.Module  # in evaluation mode; see ``sealr.retrieve.models`` for its interface
+    model: Any  # in evaluation mode; see ``sealr.retrieve.models`` for its interface
     popularity: np.ndarray  # (n_items + 1,) float32: scores for an empty history, -inf at padding
 
     @cached_property

@@ -27,16 +27,16 @@ def cooccurrence_embeddings(sequences: Sequences, width: int) -> Tensor:
     """
     matrix = positive_pmi(sequences)
     if not matrix.nnz:
-        embeddings = torch.randn(matrix.shape[0], width) * SPREAD
-        embeddings[0] = 0
-        return embeddings
+        random = torch.randn(matrix.shape[0], width) * SPREAD
+        random[0] = 0
+        return random
     rank = min(width, sequences.n_items)
     left, values, _ = svds(matrix, k=rank, v0=np.full(matrix.shape[0], matrix.shape[0] ** -0.5))
     order = np.argsort(-values)
     embeddings = np.zeros((matrix.shape[0], width))
     embeddings[:, :rank] = (left[:, order] * np.sqrt(values[order])) * np.sign(left[:, order].sum(0) + 1e-12)
     embeddings[0] = 0
-    return torch.from_numpy(embeddings * (SPREAD / max(embeddings[1:].std(), 1e-12))).float()
+    return torch.from_numpy(embeddings * (SPREAD / max(float(embeddings[1:].std()), 1e-12))).float()
 
 
 def positive_pmi(sequences: Sequences) -> sparse.csr_matrix:

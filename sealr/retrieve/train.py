@@ -55,7 +55,7 @@ def train(
     rows = {"users": len(sequences), "items": sequences.n_items}
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = build(config, sequences.n_items, content).to(device())
+        model: Any = build(config, sequences.n_items, content).to(device())
         retriever = Retriever(config, sequences.items, model, popularity(sequences))
         if hasattr(model, "fit"):  # closed form
             model.fit(sequences)

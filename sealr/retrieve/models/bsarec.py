@@ -63,6 +63,8 @@ class BSALayer(nn.Module):
 class FrequencyFilter(nn.Module):
     """low(x) + b^2 * (x - low(x)); low keeps the ``cutoff // 2 + 1`` lowest frequencies of ``max_len`` positions."""
 
+    kernel: Tensor  # (max_len, max_len)
+
     def __init__(self, hidden: int, max_len: int, cutoff: int) -> None:
         super().__init__()
         self.root = nn.Parameter(torch.randn(hidden))  # b of equation 8, per dimension

@@ -14,6 +14,8 @@ class ItemEmbedding(nn.Module):
     ids: n_items + 1 rows of width D, row 0 for padding. content: (n_items + 1, C) text embeddings.
     """
 
+    content: Tensor
+
     def __init__(self, ids: nn.Embedding, content: Tensor | None = None) -> None:
         super().__init__()
         self.ids, self.project = ids, None

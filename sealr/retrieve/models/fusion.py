@@ -7,6 +7,7 @@ items of a row. Standardised scores of different kinds can be added, and a weigh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -20,19 +21,19 @@ from sealr.settings import RetrieveConfig
 class Fusion(nn.Module):
     """parts: models, each with the ``max_len`` of its own configuration. Initially only the first part has a weight."""
 
+    weights: Tensor  # (parts,)
+
     def __init__(self, config: RetrieveConfig, parts: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(parts)
+        self.parts: Any = nn.ModuleList(parts)
         self.max_len = [part.max_len for part in part_configs(config)]
         self.register_buffer("weights", torch.eye(len(parts))[0])
 
     def score(self, sequences: Tensor, feelings: Tensor | None = None) -> Tensor:
         """(B, L) -> (B, n_items + 1), -inf at padding. Skips parts of weight 0."""
-        total: Tensor | None = None
-        for part, weight, max_len in zip(self.parts, self.weights.tolist(), self.max_len, strict=True):
-            if weight:
-                scores = weight * standardise_items(part.score(newest(sequences, max_len), feelings))
-                total = scores if total is None else total + scores
+        weighted = [part for part in zip(self.parts, self.weights.tolist(), self.max_len, strict=True) if part[1]]
+        scores = (w * standardise_items(p.score(newest(sequences, n), feelings)) for p, w, n in weighted)
+        total: Tensor = reduce(torch.add, scores)
         total[:, 0] = -torch.inf
         return total
 

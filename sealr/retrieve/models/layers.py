@@ -29,10 +29,11 @@ class Attention(nn.Module):
         longest = packed.groups[-1][1] if packed.groups else 0
         causal_mask = torch.full((longest, longest), -torch.inf, device=x.device).triu(1) if self.causal else None
         parts = zip(packed.groups, packed.split(q), packed.split(k), packed.split(v), strict=True)
-        return self.out(torch.cat([self._attend(*group, *part, causal_mask) for group, *part in parts]))
+        return self.out(torch.cat([self._attend(*part, causal_mask) for part in parts]))
 
-    def _attend(self, rows: int, length: int, q: Tensor, k: Tensor, v: Tensor, causal_mask: Tensor | None) -> Tensor:
+    def _attend(self, group: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, causal_mask: Tensor | None) -> Tensor:
         """Rows of one length, (rows * length, D) each -> (rows * length, D)."""
+        rows, length = group
         if length == 1:
             return self.dropout(v.new_ones(rows, self.heads)).repeat_interleave(v.shape[1] // self.heads, dim=1) * v
 

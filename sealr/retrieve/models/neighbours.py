@@ -21,12 +21,14 @@ class NeighbourModel(nn.Module):
     """
 
     decay = 1.0
+    indices: Tensor  # (V + 1, K) int32, 0 for none
+    weights: Tensor  # (V + 1, K)
 
     def __init__(self, n_items: int) -> None:
         super().__init__()
         kept = min(NEIGHBOURS, n_items)
-        self.register_buffer("indices", torch.zeros(n_items + 1, kept, dtype=torch.int32))  # (V + 1, K), 0 for none
-        self.register_buffer("weights", torch.zeros(n_items + 1, kept))  # (V + 1, K)
+        self.register_buffer("indices", torch.zeros(n_items + 1, kept, dtype=torch.int32))
+        self.register_buffer("weights", torch.zeros(n_items + 1, kept))
 
     def fit(self, sequences: Sequences) -> None:
         """Fills the buffers from the training split. Defined by the model."""

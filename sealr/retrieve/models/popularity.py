@@ -13,6 +13,8 @@ from sealr.settings import RetrieveConfig
 class Popularity(nn.Module):
     """Ignores the history."""
 
+    counts: Tensor  # (n_items + 1,)
+
     def __init__(self, n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("counts", torch.zeros(n_items + 1))
