@@ -1,21 +1,23 @@
-"""Sends hostile calls to a real server with a toy model and counts what comes back.
+"""Sends hostile calls to a real server with a toy model and counts the answers.
 
-``python -m benchmarks.fuzz --cases 10000`` from the root of the repository. Ends with status 1 where an answer was neither
-valid nor 4xx with a sentence, or the server died.
+``python -m benchmarks.fuzz --cases 10000`` from the root of the repository. The exit status is 1 if an answer was
+neither valid nor 4xx with a sentence, or if the server died.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Annotated
 
+import hypothesis
 import requests
-from hypothesis import HealthCheck, Phase, given, seed, settings
+import typer
+from hypothesis import HealthCheck, Phase, given, settings
 
 from benchmarks.server import Server, answers, serving
 from tests import toys
@@ -53,23 +55,24 @@ def send(session: requests.Session, server: Server, call: hostile.Call, summary:
     started = time.monotonic()
     try:
         answer = session.post(f"{server.url}/invocations", data=call.body, headers=headers, timeout=timeout)
-        status, why = str(answer.status_code), hostile.wrong(answer.status_code, answer.headers["Content-Type"], answer.content)
+        status, why = (
+            str(answer.status_code),
+            hostile.wrong(answer.status_code, answer.headers["Content-Type"], answer.content),
+        )
         if answer.status_code >= 500:
-            session.close()  # such a server closes the connection, too, and the next call shall not meet a closed one
+            session.close()  # MLflow's server closes the connection then; the next call needs a new one
     except requests.RequestException as error:
         status, why = "none", f"no answer: {type(error).__name__}"
     summary.add(call.kind, status, time.monotonic() - started, why)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description="Sends hostile calls to a real server.")
-    parser.add_argument("--cases", type=int, default=10_000, help="calls that hypothesis makes; the giants come on top")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--server", choices=["sealr", "mlflow"], default="sealr", help="whose server: ours, or `mlflow models serve`"
-    )
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds after which a call counts as hanging")
-    arguments = parser.parse_args()
+def main(
+    cases: Annotated[int, typer.Option(help="Calls that hypothesis generates; the giants come on top.")] = 10_000,
+    seed: int = 0,
+    server: Annotated[str, typer.Option(help="sealr: `sealr serve`; mlflow: `mlflow models serve`.")] = "sealr",
+    timeout: Annotated[float, typer.Option(help="Seconds after which a call counts as hanging.")] = 60.0,
+) -> None:
+    """Send hostile calls to a real server with a toy model."""
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     summary, session = Summary(), requests.Session()
@@ -77,28 +80,27 @@ def main() -> None:
         folder = Path(temporary)
         parts = toy_parts(folder, toys.toy_llama(folder / "llama"), toys.toy_labeller(folder / "labeller"))
         model = toy_pyfunc(parts, folder / "model")
-        with serving(str(model), folder / "server.log", arguments.server) as server:
-            before, started = server.megabytes(), time.monotonic()
+        with serving(str(model), folder / "server.log", server) as process:
+            before, started = process.megabytes(), time.monotonic()
 
-            @seed(arguments.seed)
+            @hypothesis.seed(seed)
             @settings(
-                max_examples=arguments.cases, deadline=None, database=None, phases=[Phase.generate],
+                max_examples=cases, deadline=None, database=None, phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
             )  # fmt: skip
             @given(hostile.calls())
             def many(call: hostile.Call) -> None:
-                send(session, server, call, summary, arguments.timeout)
+                send(session, process, call, summary, timeout)
 
             many()
             for call in hostile.giants():
-                send(session, server, call, summary, arguments.timeout)
-            seconds, alive = time.monotonic() - started, answers(f"{server.url}/health")
-            after = server.megabytes()
+                send(session, process, call, summary, timeout)
+            seconds, alive = time.monotonic() - started, answers(f"{process.url}/health")
+            after = process.megabytes()
         log = (folder / "server.log").read_text()
     print(summary.table())
-    print(
-        f"\n{seconds:.0f} s; the server {'lives' if alive else 'DIED'}; its memory {before:.0f} MB before, {after:.0f} MB after;"
-    )
+    state = "lives" if alive else "DIED"
+    print(f"\n{seconds:.0f} s; the server {state}; its memory {before:.0f} MB before, {after:.0f} MB after;")
     print(f"stack traces in its log: {log.count('Traceback (most recent')}; wrong answers: {len(summary.wrong)}")
     for line in summary.wrong[:20]:
         print(f"  {line[:400]}")
@@ -106,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,4 +1,4 @@
-"""The clients of the load test: random calls from a seed, and threads that send them one after the other."""
+"""The clients of the load test: seeded random calls, and threads that send one call after the other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Call = dict[str, Any]
 
 @dataclass
 class Load:
-    """What the clients saw."""
+    """What the clients measured."""
 
     clients: int
     kind: str
@@ -43,7 +43,7 @@ class Load:
 
 
 class Calls:
-    """Random calls of one request each, from a seed: users the model knows, and new ones whose review texts are labelled."""
+    """Seeded random calls of one request: users that the model knows, and new ones whose texts must be labelled."""
 
     def __init__(self, packed: Path, texts: int) -> None:
         self.users = list(pd.read_parquet(packed / "histories.parquet")["user"])
@@ -55,17 +55,28 @@ class Calls:
         if kind == "known":
             row: dict[str, Any] = {"user": generator.choice(self.users)}
         else:
-            row = {"history": [{"item": item, "text": text(generator)} for item in generator.sample(self.items, self.texts)]}
+            row = {
+                "history": [
+                    {"item": item, "text": text(generator)} for item in generator.sample(self.items, self.texts)
+                ]
+            }
         return {"dataframe_records": [row], "params": {"top_k": 10}}
 
 
 def text(generator: random.Random) -> str:
-    """A review of 20 to 40 words that seldom comes twice."""
+    """A review of 20 to 40 words that rarely repeats."""
     fill = {
-        slot: generator.choice(("cream", "soap", "brush", "oil", "balm")) for slot in ("thing", "part", "area", "place", "size")
+        slot: generator.choice(("cream", "soap", "brush", "oil", "balm"))
+        for slot in ("thing", "part", "area", "place", "size")
     }
-    fill |= {"when": generator.choice(("daily", "at night")), "who": "a friend", "span": f"{generator.randint(2, 90)} days"}
-    return " ".join(generator.choice(FEELINGS[generator.choice(list(FEELINGS))]).format_map(Slots(fill)) for _ in range(2))
+    fill |= {
+        "when": generator.choice(("daily", "at night")),
+        "who": "a friend",
+        "span": f"{generator.randint(2, 90)} days",
+    }
+    return " ".join(
+        generator.choice(FEELINGS[generator.choice(list(FEELINGS))]).format_map(Slots(fill)) for _ in range(2)
+    )
 
 
 class Slots(dict[str, str]):
@@ -74,7 +85,7 @@ class Slots(dict[str, str]):
 
 
 def run_clients(server: Server, calls: Calls, clients: int, kind: str, seconds: float, seed: int) -> Load:
-    """Load from ``clients`` threads for ``seconds``; calls that began in time are waited for and counted."""
+    """Load from ``clients`` threads. Calls that started within ``seconds`` are completed and counted."""
     load, lock = Load(clients, kind), threading.Lock()
     started = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""A server process for the benchmarks: started on a free port, waited for, measured, ended."""
+"""A server process for the benchmarks, on a free port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import requests
 
 ROOT = Path(__file__).resolve().parents[1]
-START_SECONDS = 1200  # imports alone take minutes where other jobs have the cores
+START_SECONDS = 1200  # on a busy machine the imports alone take minutes
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Server:
                 pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
                 total += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
             except (FileNotFoundError, ProcessLookupError):
-                continue  # ended meanwhile
+                continue  # it has ended meanwhile
         return total * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -44,18 +44,32 @@ class Server:
 def serving(
     model: str, log: Path, kind: str = "sealr", options: tuple[str, ...] = (), env: dict[str, str] | None = None
 ) -> Iterator[Server]:
-    """Yields when the model answers. kind: ``sealr`` for sealr.serving.server, ``mlflow`` for `mlflow models serve`."""
+    """Yields once the model is ready. kind: ``sealr`` for `sealr serve`, ``mlflow`` for `mlflow models serve`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "sealr.serving.server", "--model", model, "--port", str(port), *options]
+    command = [sys.executable, "-m", "sealr", "serve", "--model", model, "--port", str(port), *options]
     if kind == "mlflow":
-        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-p", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "models",
+            "serve",
+            "-m",
+            model,
+            "--env-manager",
+            "local",
+            "-p",
+            str(port),
+        ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     with open(log, "w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
     server = Server(port, process)
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `timeout` leaves no server behind
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `timeout` must leave no server behind
     try:
         deadline = time.monotonic() + START_SECONDS
         path = "/ready" if kind == "sealr" else "/health"

@@ -1,16 +1,14 @@
-"""Load test of the server on one machine: throughput, latency, what the server adds to the model, a soak, a swap under load.
+"""Load test of the server on one machine: throughput, latency, overhead, and on request a soak and a swap under load.
 
-``python -m benchmarks.serving`` from the root of the repository: runs the demo job in a temporary folder (as .ci/run does), serves
-its model and prints Markdown. ``--model-uri`` takes a model that is there already, ``--weight`` makes the LLM take part even
-where validation found no use for it, ``--soak SECONDS`` and ``--swap`` add their sections, ``--json FILE`` keeps all figures.
+``python -m benchmarks.serving`` from the root of the repository runs the demo job in a temporary folder, serves its
+model and prints Markdown; ``--help`` lists the options.
 
-Closed loop: each client sends its next call when it has its answer, over a connection that is kept open. Clients run in a
-process of their own on the same cores as the server.
+Closed loop: each client sends its next call when it has its answer, over one open connection. Clients run in their own
+process on the server's cores.
 """
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import logging
@@ -23,30 +21,44 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import torch
+import typer
 import yaml
 
 from benchmarks.load import KINDS, Calls, run_clients
 from benchmarks.server import ROOT, Server, serving
 from sealr.data.tables import read_json, write_json
-from sealr.serving.request import read
-from sealr.rerank.generative.prompts import RerankInput
+from sealr.rerank.requests import RerankInput
 from sealr.retrieve.candidates import pools_for
+from sealr.serving.request import read
 
 SMALL = "data.demo_users=120 retrieve.epochs=10 rerank.layers=2 rerank.epochs=2"
 NAME = "loadtest"  # registered model, in a registry of its own
+LOAD_HEAD = "| clients | requests | calls | failed | calls/s | p50 ms | p99 ms |\n|---:|---|---:|---:|---:|---:|---:|"
+LOAD_ROW = "| {clients} | {kind} | {calls} | {failed} | {per_second:.1f} | {p50_ms:.0f} | {p99_ms:.0f} |"
+OVERHEAD_HEAD = """\
+| requests | forward passes ms | recommender ms | MLflow model ms | HTTP ms | HTTP / forward | recommender, batched ms |
+|---|---:|---:|---:|---:|---:|---:|"""
+OVERHEAD_ROW = (
+    "| {kind} | {forward:.2f} | {recommender:.2f} | {mlflow:.2f} | {http:.2f} | {ratio:.2f} | {batched:.2f} |"
+)
+SOAK = """\
+Soak: {seconds:.0f} s, {clients} clients, {calls} calls, {failed} failed, p99 {p99_ms:.0f} ms.
+Memory {first_mb:.0f} MB at first, {half_mb:.0f} at half time, {last_mb:.0f} at last, {most_mb:.0f} at most; slope of
+the second half {slope_mb_per_min:+.2f} MB a minute."""
+SWAP = "Swap: {seconds:.0f} s, {clients} clients, {calls} calls, **{failed} failed**, p99 {p99_ms:.0f} ms."
 
 
 def overhead(folder: Path, server: Server, calls: Calls, queries: int, seed: int) -> list[dict[str, Any]]:
-    """The same single calls in four ways, in turn, so that other work on the machine hits all alike; medians in ms.
+    """Medians in ms of the same single calls in four ways, in turn, so that other load affects all alike.
 
-    forward: the networks alone, in this process: label the texts, score the catalogue, rank with the LLM where it takes part,
-    on inputs looked up beforehand. composite: `Recommender.predict`. mlflow: the MLflow model. http: one client of the server.
+    forward: only the networks, in this process: label the texts, score the catalogue, ask the LLM if it takes part.
+    recommender: `Recommender.predict`. mlflow: the MLflow model. http: one client of the server.
     """
     model = mlflow.pyfunc.load_model(str(folder))
     recommender = model.unwrap_python_model().recommender
@@ -68,7 +80,11 @@ def overhead(folder: Path, server: Server, calls: Calls, queries: int, seed: int
         whole = pd.concat(frames, ignore_index=True)
         batched = _seconds(lambda w=whole: recommender.predict(w, {"top_k": 10})) * 1000 / len(frames)
         rows.append(
-            {"kind": kind, **dict(zip(("forward", "composite", "mlflow", "http"), medians, strict=True)), "batched": batched}
+            {
+                "kind": kind,
+                **dict(zip(("forward", "recommender", "mlflow", "http"), medians, strict=True)),
+                "batched": batched,
+            }
         )
     return rows
 
@@ -80,7 +96,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _post(port: int, body: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port)  # a new one: the server closes those that are idle for long
+    connection = http.client.HTTPConnection("127.0.0.1", port)  # a new one: the server closes idle ones
     connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
     answer = connection.getresponse()
     content = answer.read()
@@ -92,10 +108,10 @@ def _post(port: int, body: str) -> None:
 def _forward(recommender: Any, row: dict[str, Any]) -> Callable[[], object]:
     """The forward passes of one request and nothing else."""
     texts = [event["text"] for event in row.get("history", [])]
-    query = recommender._queries(read(pd.DataFrame([row]), {})[0])[0]
-    felt = [query.feelings]
-    pool, _ = next(pools_for(recommender.retriever, [query.history], recommender.config.rerank.n_reranked, True, felt))
-    request = RerankInput(query.history, query.sentiments, pool.tolist(), expected=query.feelings[:, 1].tolist())
+    query = recommender.resolve(read(pd.DataFrame([row]), {})[0])[0]
+    felt, size = [query.feelings], recommender.config.rerank.n_reranked
+    pool, _ = next(pools_for(recommender.retriever, [query.history], size, True, felt))
+    request = RerankInput(query.history, query.feelings, pool.tolist())
 
     def forward() -> None:
         if texts:
@@ -108,7 +124,7 @@ def _forward(recommender: Any, row: dict[str, Any]) -> Callable[[], object]:
 
 
 def soak(server: Server, calls: Calls, clients: int, seconds: float, seed: int) -> dict[str, Any]:
-    """Mixed load with the server's memory every second, reported every minute. The slope is that of the second half, after caches have filled."""
+    """Mixed load, with the server's memory every second. The slope is that of the second half, when caches are full."""
     samples: list[tuple[float, float]] = []
     stop, started = threading.Event(), time.monotonic()
 
@@ -124,24 +140,13 @@ def soak(server: Server, calls: Calls, clients: int, seconds: float, seed: int) 
     times, memory = np.array(samples).T
     late = times >= times[-1] / 2
     slope = float(np.polyfit(times[late] / 60, memory[late], 1)[0])
-    figures = {
-        "first_mb": memory[0],
-        "half_mb": memory[late][0],
-        "last_mb": memory[-1],
-        "most_mb": memory.max(),
-        "slope_mb_per_min": slope,
-    }
-    minutes = [float(memory[times >= start][0]) for start in np.arange(0, times[-1], 60)]
-    return load.figures() | {
-        "seconds": load.seconds,
-        **{k: float(v) for k, v in figures.items()},
-        "minutes_mb": minutes,
-        "errors": load.failed[:10],
-    }
+    figures = load.figures() | {"seconds": load.seconds, "errors": load.failed[:10], "slope_mb_per_min": slope}
+    figures |= {"first_mb": memory[0], "half_mb": memory[late][0], "last_mb": memory[-1], "most_mb": memory.max()}
+    return figures | {"minutes_mb": [memory[times >= start][0] for start in np.arange(0, times[-1], 60)]}
 
 
 def swap(server: Server, calls: Calls, clients: int, seconds: float, seed: int) -> dict[str, Any]:
-    """The alias moves to version 2 after a third of the time and back after two thirds, under mixed load."""
+    """Mixed load, during which the alias moves to version 2 after a third of the time and back after two thirds."""
     registry, began, seen = mlflow.MlflowClient(), time.monotonic(), []
 
     def move() -> None:
@@ -157,12 +162,8 @@ def swap(server: Server, calls: Calls, clients: int, seconds: float, seed: int) 
     mover.start()
     load = run_clients(server, calls, clients, "mixed", seconds, seed)
     mover.join()
-    return load.figures() | {
-        "seconds": load.seconds,
-        "answered_by": dict(load.versions),
-        "moves": seen,
-        "errors": load.failed[:10],
-    }
+    figures = load.figures() | {"seconds": load.seconds, "errors": load.failed[:10]}
+    return figures | {"answered_by": dict(load.versions), "moves": seen}
 
 
 def ready(server: Server) -> dict[str, Any]:
@@ -172,12 +173,14 @@ def ready(server: Server) -> dict[str, Any]:
 
 
 def train(folder: Path) -> str:
-    """The demo job with a small budget, in a folder of its own. Returns the address of the model's folder."""
+    """Runs the demo job with a small budget in its own folder and returns the model's address."""
     store = f"sqlite:///{folder}/job.db"
     state = {"SEALR_HOME": str(folder / "state"), "PREFECT_HOME": str(folder / "prefect"), "MLFLOW_TRACKING_URI": store}
-    command = [sys.executable, "-m", "sealr.flows.finetune", "--data", "demo", "--set", SMALL]
+    command = [sys.executable, "-m", "sealr", "run", "--data", "demo", "--set", SMALL]
     with open(folder / "job.log", "w") as log:
-        done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)} | state, stdout=log, stderr=log)
+        done = subprocess.run(
+            command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)} | state, stdout=log, stderr=log
+        )
     if done.returncode:
         raise SystemExit(f"error: the demo job failed:\n{(folder / 'job.log').read_text()[-3000:]}")
     mlflow.set_tracking_uri(store)
@@ -185,9 +188,9 @@ def train(folder: Path) -> str:
 
 
 def copies(uri: str, folder: Path, weight: float | None) -> tuple[Path, Path]:
-    """Downloads the model, changes its fusion weight where asked to, and registers it twice in a registry of its own.
+    """Downloads the model, optionally changes its fusion weight, and registers it twice in a registry of its own.
 
-    Returns the folders of the MLflow model and of the packed one in it.
+    Returns the folders of the MLflow model and of the packed model inside it.
     """
     model = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder / "model")))
     about = yaml.safe_load((model / "MLmodel").read_text())
@@ -205,94 +208,71 @@ def copies(uri: str, folder: Path, weight: float | None) -> tuple[Path, Path]:
 
 def report(figures: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = [f"{figures['server']} server, LLM {'takes part' if figures['llm'] else 'not used'} ({figures['setting']})", ""]
-    if cells := figures["load"]:
-        lines += ["| clients | requests | calls | failed | calls/s | p50 ms | p99 ms |", "|---:|---|---:|---:|---:|---:|---:|"]
-        lines += [
-            f"| {c['clients']} | {c['kind']} | {c['calls']} | {c['failed']} | {c['per_second']:.1f} | {c['p50_ms']:.0f} | {c['p99_ms']:.0f} |"
-            for c in cells
-        ]
-    if figures["overhead"]:
-        head = (
-            "| requests | forward passes ms | composite ms | MLflow model ms | HTTP ms | HTTP / forward | composite, batched ms |"
-        )
-        lines += ["", head, "|---|---:|---:|---:|---:|---:|---:|"]
-    for row in figures["overhead"]:
-        cells = [row[k] for k in ("forward", "composite", "mlflow", "http")] + [row["http"] / row["forward"], row["batched"]]
-        lines.append(f"| {row['kind']} | " + " | ".join(f"{c:.2f}" for c in cells) + " |")
-    if s := figures.get("soak"):
-        lines += [
-            "",
-            f"Soak: {s['seconds']:.0f} s, {s['clients']} clients, {s['calls']} calls, {s['failed']} failed, p99 {s['p99_ms']:.0f} ms. Memory "
-            f"{s['first_mb']:.0f} MB at first, {s['half_mb']:.0f} at half time, {s['last_mb']:.0f} at last, {s['most_mb']:.0f} at most; "
-            f"slope of the second half {s['slope_mb_per_min']:+.2f} MB a minute. At every full minute: "
-            f"{', '.join(f'{m:.0f}' for m in s['minutes_mb'])}.",
-        ]
-    if s := figures.get("swap"):
+    lines = [f"{figures['server']}, LLM {'takes part' if figures['llm'] else 'not used'} ({figures['setting']})", ""]
+    lines += [LOAD_HEAD, *(LOAD_ROW.format(**cell) for cell in figures["load"])] if figures["load"] else []
+    rows = [OVERHEAD_ROW.format(ratio=row["http"] / row["forward"], **row) for row in figures["overhead"]]
+    lines += ["", OVERHEAD_HEAD, *rows] if rows else []
+    if soaked := figures.get("soak"):
+        minutes = ", ".join(f"{m:.0f}" for m in soaked["minutes_mb"])
+        lines += ["", SOAK.format(**soaked), f"At every full minute: {minutes}."]
+    if swapped := figures.get("swap"):
         moves = ", ".join(
-            f"to version {m['to']} {'after' if m['served'] == m['to'] else 'NOT within'} {m['seconds']:.1f} s" for m in s["moves"]
+            f"to version {m['to']} {'after' if m['served'] == m['to'] else 'NOT within'} {m['seconds']:.1f} s"
+            for m in swapped["moves"]
         )
-        lines += [
-            "",
-            f"Swap: {s['seconds']:.0f} s, {s['clients']} clients, {s['calls']} calls, **{s['failed']} failed**, p99 {s['p99_ms']:.0f} ms; "
-            f"answered by version: {s['answered_by']}; {moves}.",
-        ]
+        lines += ["", SWAP.format(**swapped), f"Answered by version: {swapped['answered_by']}; {moves}."]
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Load test of the server on one machine.")
-    parser.add_argument("--model-uri", help="a model that is there already, such as models:/sealr@champion")
-    parser.add_argument("--weight", type=float, help="fusion weight to serve with; 0 leaves the LLM out")
-    parser.add_argument("--server", choices=["sealr", "mlflow"], default="sealr", help="ours, or `mlflow models serve`")
-    parser.add_argument("--clients", default="1,8,32", help="numbers of clients; empty: no load table")
-    parser.add_argument("--seconds", type=float, default=20, help="of each cell of the table")
-    parser.add_argument("--queries", type=int, default=50, help="calls that the server's overhead is measured on")
-    parser.add_argument("--texts", type=int, default=5, help="review texts of a new user")
-    parser.add_argument("--workers", type=int, default=0, help="calls our server answers at a time; 0: its default")
-    parser.add_argument("--soak", type=float, default=0, help="seconds of the soak test")
-    parser.add_argument("--swap", action="store_true", help="move the alias to another version and back under load")
-    parser.add_argument("--swap-seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="file for all figures")
-    arguments = parser.parse_args()
+def main(
+    model_uri: Annotated[str, typer.Option(help="An existing model, such as models:/sealr@champion.")] = "",
+    weight: Annotated[float | None, typer.Option(help="Fusion weight to serve with; 0 leaves the LLM out.")] = None,
+    server: Annotated[str, typer.Option(help="sealr: `sealr serve`; mlflow: `mlflow models serve`.")] = "sealr",
+    clients: Annotated[str, typer.Option(help="Numbers of clients; empty: no load table.")] = "1,8,32",
+    seconds: Annotated[float, typer.Option(help="Of each cell of the table.")] = 20,
+    queries: Annotated[int, typer.Option(help="Calls on which the server's overhead is measured.")] = 50,
+    texts: Annotated[int, typer.Option(help="Review texts of a new user.")] = 5,
+    workers: Annotated[int, typer.Option(help="Calls that our server answers at a time; 0: its default.")] = 0,
+    soak_seconds: Annotated[float, typer.Option("--soak", help="Seconds of the soak test; 0: none.")] = 0,
+    swap_seconds: Annotated[float, typer.Option("--swap", help="Seconds of the swap under load; 0: none.")] = 0,
+    seed: int = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+) -> None:
+    """Load test of the server on one machine."""
+    arguments = {name: str(value) for name, value in locals().items()}
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as temporary:
-        figures = measure(arguments, Path(temporary))
+        folder, ours = Path(temporary), server == "sealr"
+        model, packed = copies(model_uri or train(folder), folder, weight)
+        calls = Calls(packed, texts)
+        figures: dict[str, Any] = {
+            "server": "sealr serve" if ours else "mlflow models serve",
+            "llm": bool(read_json(packed / "model.json")["fusion_weight"]),
+            "setting": f"{os.cpu_count()} cores, {torch.get_num_threads()} torch thread(s), {texts} texts a new user",
+            "arguments": arguments,
+            "overhead": [],
+            "load": [],
+        }
+        store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/registry.db"}
+        options = ("--poll", "1", "--workers", str(workers)) if ours else ()
+        with serving(f"models:/{NAME}@champion", folder / "server.log", server, options, store) as process:
+            if queries:
+                figures["overhead"] = overhead(model, process, calls, queries, seed)
+            for number in [int(c) for c in clients.split(",") if c]:
+                for kind in KINDS:
+                    run_clients(process, calls, number, kind, min(2.0, seconds / 4), seed + 1)  # warm-up
+                    load = run_clients(process, calls, number, kind, seconds, seed)
+                    figures["load"].append(load.figures() | {"errors": load.failed[:3]})
+            if soak_seconds:
+                figures["soak"] = soak(process, calls, 8, soak_seconds, seed)
+            if swap_seconds and ours:
+                figures["swap"] = swap(process, calls, 8, swap_seconds, seed)
     print(report(figures))
-    if arguments.json:
-        write_json(json.loads(json.dumps(figures), parse_constant=lambda _: None), arguments.json)  # JSON has no NaN
-
-
-def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    model, packed = copies(arguments.model_uri or train(folder), folder, arguments.weight)
-    calls, ours = Calls(packed, arguments.texts), arguments.server == "sealr"
-    setting = f"{os.cpu_count()} cores, {torch.get_num_threads()} torch thread(s), {arguments.texts} texts a new user"
-    figures: dict[str, Any] = {
-        "server": "sealr.serving.server" if ours else "mlflow models serve",
-        "llm": bool(read_json(packed / "model.json")["fusion_weight"]),
-        "setting": setting,
-        "arguments": {k: str(v) for k, v in vars(arguments).items()},
-        "overhead": [],
-        "load": [],
-    }
-    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/registry.db"}
-    options = ("--poll", "1", "--workers", str(arguments.workers)) if ours else ()
-    with serving(f"models:/{NAME}@champion", folder / "server.log", arguments.server, options, store) as server:
-        if arguments.queries:
-            figures["overhead"] = overhead(model, server, calls, arguments.queries, arguments.seed)
-        for clients in [int(c) for c in arguments.clients.split(",") if c]:
-            for kind in KINDS:
-                run_clients(server, calls, clients, kind, min(2.0, arguments.seconds / 4), arguments.seed + 1)  # warm up
-                load = run_clients(server, calls, clients, kind, arguments.seconds, arguments.seed)
-                figures["load"].append(load.figures() | {"errors": load.failed[:3]})
-        if arguments.soak:
-            figures["soak"] = soak(server, calls, 8, arguments.soak, arguments.seed)
-        if arguments.swap and ours:
-            figures["swap"] = swap(server, calls, 8, arguments.swap_seconds, arguments.seed)
-    return figures
+    if json_file:
+        figures = json.loads(json.dumps(figures, default=float), parse_constant=lambda _: None)  # JSON has no NaN
+        write_json(figures, json_file)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
