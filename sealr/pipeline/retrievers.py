@@ -18,7 +18,7 @@ from sealr.emotion.network import BASE
 from sealr.evaluate.metrics import coverage
 from sealr.pipeline.inputs import read_feelings, read_sequences, retriever_sequences, split_settings
 from sealr.pipeline.job import Job
-from sealr.retrieve.candidates import target_ranks, top_lists
+from sealr.retrieve.candidates import best_items, target_ranks
 from sealr.retrieve.content import embed_items
 from sealr.retrieve.fusion import fuse
 from sealr.retrieve.models.fusion import part_configs
@@ -131,5 +131,5 @@ def _write_ranks(folder: Path, sequences: Sequences, felt: np.ndarray | None) ->
     for split in ("valid", "test"):
         np.save(folder / f"{split}_ranks.npy", target_ranks(retriever, sequences, split, exclude_seen, felt))
     np.save(folder / "test_ranks_kept.npy", target_ranks(retriever, sequences, "test", False, felt))
-    lists = top_lists(retriever, sequences, "test", 10, exclude_seen, felt)
+    lists, _ = best_items(retriever, sequences, "test", 10, exclude_seen, felt)
     return {"coverage@10": coverage(lists, sequences.n_items)}

@@ -35,38 +35,18 @@ SAMPLE = 1000  # users on whom an approximate index is compared with an exact se
 LOW_RECALL = 0.95
 
 
-def candidates(
-    retriever: Retriever,
-    sequences: Sequences,
-    split: str,
-    pool: int,
-    exclude_seen: bool,
-    feelings: np.ndarray | None = None,
-) -> pd.DataFrame:
-    """Candidates table (user, item, rank from 1, score, split) of a split's users, at most ``pool`` rows each.
-
-    feelings: (interactions, 2) as ``sealr.emotion.feelings`` makes them. A user gets fewer rows where the catalogue
-    without the seen items is smaller than the pool.
-    """
-    return _table(sequences, split, *_best(retriever, sequences, split, pool, exclude_seen, feelings))
-
-
-def top_lists(
+def best_items(
     retriever: Retriever,
     sequences: Sequences,
     split: str,
     k: int,
     exclude_seen: bool,
     feelings: np.ndarray | None = None,
-) -> np.ndarray:
-    """(users of the split, k) int64 item indices, best first, 0 where no item is left."""
-    return _best(retriever, sequences, split, k, exclude_seen, feelings)[0]
-
-
-def _best(
-    retriever: Retriever, sequences: Sequences, split: str, k: int, exclude_seen: bool, feelings: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Items and scores, both (users of the split, k), as ``top`` returns them."""
+    """Items int64 and scores float32, both (users of the split, k), best first; item 0 fills short lists.
+
+    feelings: (interactions, 2) as ``sealr.emotion.feelings`` makes them.
+    """
     part, label = sequences.split(split), f"candidates ({split})"
     if retriever.config.index == "approximate":
         blocks = user_blocks(retriever, sequences, part, feelings, BLOCK_USERS, label)
@@ -79,8 +59,9 @@ def _best(
     return np.concatenate(ids), np.concatenate(scores)
 
 
-def _table(sequences: Sequences, split: str, ids: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
-    row, column = np.nonzero(ids)  # padding fills short lists
+def candidates_table(sequences: Sequences, split: str, ids: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
+    """Table (user, item, rank from 1, score, split) of ``best_items``."""
+    row, column = np.nonzero(ids)
     return pd.DataFrame(
         {
             "user": pd.array(sequences.users, dtype="str").take(sequences.split(split).users[row]),
@@ -107,8 +88,8 @@ def write_candidates(
     """
     pool, frames, metrics = config.n_retrieved, [], {}
     for split in ("valid", "test"):
-        ids, scores = _best(retriever, sequences, split, pool, config.exclude_seen, feelings)
-        frames.append(_table(sequences, split, ids, scores))
+        ids, scores = best_items(retriever, sequences, split, pool, config.exclude_seen, feelings)
+        frames.append(candidates_table(sequences, split, ids, scores))
         part = sequences.split(split)
         tested = ~np.isin(part.users, list(learned))
         hits = (ids == part.targets[:, None]).any(1) & tested
@@ -131,10 +112,8 @@ def index_recall(retriever: Retriever, sequences: Sequences, split: str, feeling
     shares = [np.isin(wanted, found).mean() for (wanted, _), (found, _) in zip(*pools, strict=True) if len(wanted)]
     recall = float(np.mean(shares))
     if recall < LOW_RECALL:
-        log.warning(
-            "the approximate index finds only %.3f of the exact %d candidates; set retrieve.index=exact",
-            recall, config.n_retrieved,
-        )  # fmt: skip
+        text = "the approximate index finds only %.3f of the exact %d candidates; set retrieve.index=exact"
+        log.warning(text, recall, config.n_retrieved)
     return recall
 
 

@@ -11,12 +11,27 @@ from toy_sequences import make_sequences
 
 from sealr.data.tables import read_table
 from sealr.retrieve import candidates as module
-from sealr.retrieve.candidates import candidates, pools_for, ranks_among, target_ranks, top, top_lists, write_candidates
-from sealr.retrieve.index import ApproximateIndex
+from sealr.retrieve.candidates import (
+    best_items,
+    candidates_table,
+    pools_for,
+    ranks_among,
+    target_ranks,
+    write_candidates,
+)
+from sealr.retrieve.index import ApproximateIndex, top
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever
 from sealr.retrieve.train import popularity
 from sealr.settings import RetrieveConfig
+
+
+def candidates(retriever, sequences, split, *arguments):
+    return candidates_table(sequences, split, *best_items(retriever, sequences, split, *arguments))
+
+
+def top_lists(*arguments):
+    return best_items(*arguments)[0]
 
 
 @pytest.fixture
