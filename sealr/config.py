@@ -163,7 +163,10 @@ def _validated(cls: type, layers: list[tuple[str, dict[str, Any]]]) -> Any:
     mistakes = [(place, mistake) for place, values in layers for mistake in _unknown(values, section)]
     if not mistakes:
         try:
-            return TypeAdapter(cls).validate_python(functools.reduce(merged, (values for _, values in layers), {}))
+            given: dict[str, Any] = {}
+            for _, values in layers:
+                given = merged(given, values)
+            return TypeAdapter(cls).validate_python(given)
         except ValidationError as error:
             mistakes = [_describe(e, section, layers) for e in error.errors()]
     lines = [f"{place}: {mistake}" if place else mistake for place, mistake in mistakes]

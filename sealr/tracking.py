@@ -78,8 +78,8 @@ def stage(name: str, parent: str, config: Any) -> Iterator[None]:
     """The child run of a stage. ``config``, a dataclass or dict, becomes its parameters."""
     setup()
     experiment = mlflow.get_run(parent).info.experiment_id  # `mlflow run` may have chosen another experiment
-    options = {"experiment_id": experiment, "parent_run_id": parent, "nested": True, "tags": {"sealr.stage": name}}
-    with mlflow.start_run(run_name=name, **options):
+    tags = {"sealr.stage": name}
+    with mlflow.start_run(run_name=name, experiment_id=experiment, parent_run_id=parent, nested=True, tags=tags):
         plain = redacted(config if isinstance(config, dict) else to_dict(config))
         mlflow.log_params({k: v for k, v in flatten(plain).items() if v not in ("", None, {})})
         yield
@@ -117,7 +117,8 @@ def log_input(manifest: Manifest, table: str, data_name: str, source: str) -> No
     """Records a stage's table as input data set of the active run, with the table's digest."""
     frame: pd.DataFrame = read_table(manifest.path(f"{table}.parquet"), table)
     digest = manifest.files[f"{table}.parquet"][:16]
-    dataset = mlflow.data.from_pandas(frame.head(1000), source=source, name=f"{data_name}.{table}", digest=digest)
+    name = f"{data_name}.{table}"
+    dataset = mlflow.data.from_pandas(frame.head(1000), source=redact(source), name=name, digest=digest)  # type: ignore
     mlflow.log_input(dataset, context="training", tags={"rows": str(len(frame))})
 
 

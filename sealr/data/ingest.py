@@ -184,9 +184,7 @@ def _items(
             rejects.add(path.name, row.line, row.reason or "missing item", row.raw)
         elif item in known and not known[item]:
             known[item] = row.values or {}
-    rows = [
-        {"item": item} | {field: words(values.get(field)) for field in ITEM_FIELDS} for item, values in known.items()
-    ]
+    rows = [(item, *(words(values.get(field)) for field in ITEM_FIELDS)) for item, values in known.items()]
     if read and (missing := sum(not values for values in known.values())):
         log.warning("%s of %s items are not in %s: their titles are empty", missing, len(known), path.name)
     return pd.DataFrame(rows, columns=["item", *ITEM_FIELDS]), read, bad

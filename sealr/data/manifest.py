@@ -83,10 +83,7 @@ def run_stage(
     code: subpackages and modules of sealr that the result depends on, with the module that defines ``work``, e.g.
     ``("data", "evaluate/metrics.py", "pipeline/stages.py")``.
     """
-    if isinstance(config, dict):
-        plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in config.items()}
-    else:
-        plain = dataclasses.asdict(config)
+    plain = {k: _plain(v) for k, v in config.items()} if isinstance(config, dict) else _plain(config)
     digests = {name: i.digest if isinstance(i, Manifest) else file_digest(i) for name, i in sorted(inputs.items())}
     code_hash = code_digest(code)
     key = text_digest({"stage": stage, "config": plain, "inputs": digests, "code": code_hash})[:16]
@@ -122,6 +119,10 @@ def run_stage(
         write_json(values, done)
         shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)  # last: without a manifest, all progress is in there
         return manifest
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _load(folder: Path) -> Manifest:

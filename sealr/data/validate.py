@@ -134,7 +134,8 @@ def _project() -> Any:
     from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 
     memory = InMemoryStoreBackendDefaults()
-    return DataContextConfig(analytics_enabled=False, progress_bars={"globally": False}, store_backend_defaults=memory)
+    quiet: Any = {"globally": False}
+    return DataContextConfig(analytics_enabled=False, progress_bars=quiet, store_backend_defaults=memory)
 
 
 @contextmanager

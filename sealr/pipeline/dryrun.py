@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from sealr.config import load_config
-from sealr.data.download import data_dir
+from sealr.data.download import data_dir, local_path
 from sealr.data.ingest import ingest
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_table
@@ -28,7 +28,7 @@ def dry_run(data: str = "demo", base: str = "smollm2-135m", overrides: str = "")
 
 def local_tables(config: DataConfig) -> tuple[Sequences | None, pd.DataFrame | None]:
     """Sequences and items of a data set whose files are on this machine, else None twice."""
-    paths = {name: data_dir() / remote.path for name, remote in (("reviews", config.reviews), ("items", config.items))}
+    paths = {"reviews": local_path(config.reviews, data_dir()), "items": local_path(config.items, data_dir())}
     files = {name: path for name, path in paths.items() if path.is_file()} if config.source != "demo" else {}
     if config.source != "demo" and "reviews" not in files:
         return None, None

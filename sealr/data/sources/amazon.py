@@ -77,6 +77,6 @@ def _path(categories: Any) -> str | None:
     """``[["Beauty", "Hair Care"], ["Beauty"]]`` -> ``"Beauty > Hair Care"``: the first of the longest paths."""
     if not isinstance(categories, list):
         return clean(categories)
-    paths = [c for c in categories if isinstance(c, list)] or [categories]
-    names = [name for name in map(clean, max(paths, key=len)) if name]
-    return " > ".join(names) or None
+    paths: list[list[Any]] = [c for c in categories if isinstance(c, list)] or [categories]
+    longest = max(paths, key=len)
+    return " > ".join(name for name in map(clean, longest) if name) or None

@@ -93,7 +93,8 @@ class _Lines:
         self.start()
 
     def start(self) -> None:
-        self.first, self.raw, self.valid = 0, [], True
+        self.first, self.valid = 0, True
+        self.raw: list[str] = []
 
     def __iter__(self) -> _Lines:
         return self
