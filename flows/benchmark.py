@@ -14,9 +14,6 @@ import pandas as pd
 import torch
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from sealr.flows import steps
-from sealr.flows.job import external_failure, open_job
-from sealr.flows.retry import transient
 
 from sealr import tracking
 from sealr.data.manifest import state_dir
@@ -24,6 +21,9 @@ from sealr.data.tables import atomic_path, write_json
 from sealr.evaluate import comparison as comparing
 from sealr.evaluate.comparison import FULL, TIMES, Run
 from sealr.evaluate.report import Panel, markdown_table, plot
+from sealr.flows import steps
+from sealr.flows.job import external_failure, open_job
+from sealr.flows.retry import transient
 from sealr.pipeline.comparison import Bench, open_bench, read_comparisons, run_system, select_names
 
 log = logging.getLogger("sealr.flows")

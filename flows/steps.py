@@ -8,10 +8,10 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
-from sealr.flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 
 from sealr import tracking
 from sealr.data.manifest import Manifest
+from sealr.flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 from sealr.pipeline import registering, stages
 from sealr.pipeline.job import Job
 

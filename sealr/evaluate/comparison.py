@@ -75,7 +75,7 @@ def table(
             if protocol == FULL and baseline is not None:
                 difference = paired_bootstrap(per_user(ranks, "NDCG@10"), ndcg(baseline, 10), resamples, seed)
                 row["NDCG@10 minus retriever"] = shown(*difference)
-            if protocol == INJECTED:
+            if protocol == INJECTED and group[0].sizes is not None:
                 expected = chance(group[0].sizes, 10)[1]
                 difference = paired_bootstrap(per_user(ranks, "NDCG@10"), expected, resamples, seed)
                 row["NDCG@10 minus chance"] = shown(*difference)
@@ -117,18 +117,19 @@ def differences(
             continue
         shared = set.intersection(*({run.seed for run in systems[name]} for name in pair))
         for metric in ("HR@10", "NDCG@10"):
-            values = [per_user([r.ranks[FULL] for r in systems[name] if r.seed in shared], metric) for name in pair]
-            found = dict(zip(("mean", "low", "high"), paired_bootstrap(*values, resamples, seed), strict=True))
-            rows.append({"system": pair[0], "other": pair[1], "metric": metric, **found, "seeds": len(shared)})
+            a, b = ([r.ranks[FULL] for r in systems[name] if r.seed in shared] for name in pair)
+            mean, low, high = paired_bootstrap(per_user(a, metric), per_user(b, metric), resamples, seed)
+            row = {"system": pair[0], "other": pair[1], "metric": metric, "mean": mean, "low": low, "high": high}
+            rows.append(row | {"seeds": len(shared)})
     return pd.DataFrame(rows)
 
 
 def times_table(runs: Sequence[Run], users: int, prompts: int) -> pd.DataFrame:
     """Seconds per prompt and list, hours for an epoch of ``prompts`` and ``users`` lists, ratios to the first row."""
-    timed = [run for run in runs if run.times]
-    made = pd.DataFrame({"system": [run.system for run in timed]})
+    times = {run.system: run.times for run in runs if run.times}
+    made = pd.DataFrame({"system": list(times)})
     for place, (name, count) in enumerate((("training", prompts), ("inference", users))):
-        seconds = np.array([run.times[place] for run in timed])
+        seconds = np.array([each[place] for each in times.values()])
         made[f"{name}, s each"] = seconds
         made[f"{name}, hours for {count:,}"] = seconds * count / 3600
         made[f"{name}, times faster"] = seconds[:1] / seconds

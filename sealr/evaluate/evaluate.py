@@ -55,8 +55,8 @@ def evaluate(
     rows = full.rows()
     for row in rows:
         ranks = full.ranks[row["system"]]
-        for name, metric in (("satisfied HR@10", satisfied_hit_rate), ("regret@10", regret)):
-            values = metric(ranks, felt, TOP)
+        for name, share in (("satisfied HR@10", satisfied_hit_rate), ("regret@10", regret)):
+            values = share(ranks, felt, TOP)
             if len(values):  # else no user felt that way, or there are no labels
                 row[name] = float(values.mean())
     tested = retriever_ranks[~np.isin(split.users, list(learned))]
@@ -68,7 +68,7 @@ def evaluate(
     rows += injected.rows()
 
     differences = {}
-    chances = dict(zip(METRICS, chance(injected.sizes, TOP), strict=True))
+    chances = dict(zip(METRICS, chance((injected_pools > 0).sum(axis=1), TOP), strict=True))
     for name in names:
         for metric, values_of in METRICS.items():
             retriever, own = values_of(full.ranks[RETRIEVER], TOP), values_of(full.ranks[name], TOP)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Protocol:
         None  # (included users,) number of candidates, one of them the target; None: no chance line
     )
 
-    def rows(self, ks: Sequence[int] = (5, 10)) -> list[dict[str, object]]:
+    def rows(self, ks: Sequence[int] = (5, 10)) -> list[dict[str, Any]]:
         """One row per system and one for chance: protocol, ceiling, users, system and the metrics."""
         known = {"protocol": self.name, "ceiling": self.ceiling, "users": int(self.users.sum())}
         rows = [known | {"system": system} | summary(ranks, ks) for system, ranks in self.ranks.items()]

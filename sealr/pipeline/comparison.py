@@ -13,7 +13,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
@@ -43,7 +43,7 @@ class Comparison:
 
     title: str
     systems: dict[str, str | dict[str, Any]]
-    protocols: dict[Literal["full", "kept", "injected", "times"], str]  # and how to read their tables
+    protocols: dict[str, str]  # full, kept, injected or times, and how to read their tables
     configuration: str = ""  # name in configs/
     base: str = ""  # base model's configuration
     settings: str = ""  # overrides for all systems

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,9 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
             learned = retriever_sequences(job, sequences, config).whole
             return write_candidates(load(folder), sequences, config, folder, felt, learned)
 
-        inputs = {"reviews": reviews, "retriever": trained} | ({"labels": labels} if reads_feelings(config) else {})
+        inputs = {"reviews": reviews, "retriever": trained}
+        if labels is not None and reads_feelings(config):
+            inputs["labels"] = labels
         settings = {"retrieve": config} | split_key(job, config)
         code = ("data", "retrieve", "emotion/feelings.py", "evaluate/metrics.py", *split_code(config), *PIPELINE)
         manifest = run_stage("retrieve", job.name, settings, inputs, code, work)
@@ -156,18 +159,22 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
         def work(folder: Path) -> StageResult:
             given = ranking_inputs(job, reviews, labels, candidates)
             split = user_split(job, given.sequences)
-            parts = [given.sequences.rows(users).tolist() for users in (split.train, split.valid)]
+            train, valid = (given.sequences.rows(users).tolist() for users in (split.train, split.valid))
+            tune = partial(launch, processes=config.processes, on_epoch=tracking.log_epoch)
             if config.ranker == "scoring":
                 texts = np.load(inputs["content"].path("content.npy")) if "content" in inputs else None
-                felt = given.feelings if config.sentiment != "none" else None
-                arguments = (config, category, given.sequences, felt, tuple(parts), candidates.folder, texts, folder)
-                return launch(train_scoring, *arguments, processes=config.processes, on_epoch=tracking.log_epoch)
-            prompts = [finetuning_requests(rows, given.sequences, given.feelings, given.pools) for rows in parts]
+                felt, users = given.feelings if config.sentiment != "none" else None, (train, valid)
+                return tune(
+                    train_scoring, config, category, given.sequences, felt, users, candidates.folder, texts, folder
+                )
+            prompts, held_out = (
+                finetuning_requests(rows, given.sequences, given.feelings, given.pools) for rows in (train, valid)
+            )
             if config.ranker == "palr":
-                items = read_table(reviews.path("items.parquet"), "items")
-                return finetune_names(*prompts, config, category, items, folder, tracking.log_epoch, preferences_dir())
-            arguments = (*prompts, config, Encoder(load_tokenizer(config.base), config, category), folder)
-            return launch(finetune_adapter, *arguments, processes=config.processes, on_epoch=tracking.log_epoch)
+                items, cache = read_table(reviews.path("items.parquet"), "items"), preferences_dir()
+                return finetune_names(prompts, held_out, config, category, items, folder, tracking.log_epoch, cache)
+            encoder = Encoder(load_tokenizer(config.base), config, category)
+            return tune(finetune_adapter, prompts, held_out, config, encoder, folder)
 
         manifest = run_stage("finetune", job.name, settings, inputs, (*LLM_CODE, *PIPELINE), work)
         tracking.log_manifest(manifest, {ADAPTER: ADAPTER, "history.json": ""})
