@@ -53,12 +53,6 @@ class DataConfig:
 class LabelConfig:
     # auto: the hub model if it is reachable, else the embedded labeller; or a model name or folder
     model: str = "auto"
-    window_tokens: int = Field(128, ge=16)  # tokens per window of a long review
-    max_windows: int = Field(4, ge=1)  # windows read per review (504 tokens); the rest of the text is ignored
-    # int8 is faster on x86; auto: int8 if the labeller's card says that it costs under .005 macro-F1
-    precision: Literal["auto", "float32", "int8"] = "auto"
-    batch_tokens: int = Field(1024, ge=128)  # padded tokens per forward pass; more than the CPU cache holds is slower
-    part_rows: int = Field(512, ge=1)  # distinct texts per part; an interruption loses at most one part
     cache: bool = True  # cache probabilities by text hash, for all data sets, in label-cache/ of the state folder
     engine: Literal["local", "ray"] = "local"  # ray: workers of a Ray cluster (RAY_ADDRESS, else a local one)
     workers: int = Field(0, ge=0)  # concurrent batches or Ray workers; 0: one per thread, or 2 Ray workers

@@ -1,179 +1,120 @@
-"""Fine-tuning in ``rerank.processes`` processes, one a GPU, through ``accelerate launch``; in one process without it.
+"""Fine-tuning in several processes of one machine, one per GPU, with accelerate; without GPUs they use the CPU.
 
-The stage stays one piece of work in one process, which holds its lock and writes its manifest. Here it hands its inputs
-over in files and waits. The processes run the trainer on the same folder; number 0 writes checkpoints and
-adapter, so a run that was killed continues as one in a single process does.
+Every process holds the whole model and computes its part of each batch; gradients are summed after each step. Only
+trained weights are exchanged, some megabytes for a LoRA adapter, so one message per step suffices.
+
+The stage stays one process, which waits and forwards epochs. Process 0 writes checkpoints and the adapter.
 """
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
-import subprocess
-import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import PartialState
-from torch import distributed
+from torch import Tensor, nn
+from torch.multiprocessing import ProcessContext, start_processes
+from torch.multiprocessing.spawn import ProcessException
 
-from sealr.config import from_dict, to_dict
-from sealr.data.manifest import CHECKPOINT, StageResult
-from sealr.data.sequences import Sequences
-from sealr.data.tables import atomic_path, read_json, write_json
-from sealr.rerank.generative import finetune as trainer
-from sealr.rerank import parallel
-from sealr.rerank.scoring import train as scoring
-from sealr.rerank.fit import OnEpoch
-from sealr.rerank.llm import load_tokenizer
-from sealr.rerank.generative.prompts import RerankInput
-from sealr.retrieve.train import load
-from sealr.settings import RerankConfig
+from sealr.data.manifest import StageResult
+from sealr.trainer import OnEpoch, SingleProcess
 
-log = logging.getLogger(__name__)
-JOB, RESULT = "launch.json", "launched.json"  # in the checkpoint folder: what is to be done, and what came out
-LAST_WORDS = 30.0  # seconds that the processes have to end
+USER_ERRORS = (ValueError, FloatingPointError, OSError)  # raised again in the stage; others become ChildProcessError
 
 
-def finetune(
-    train: Sequence[RerankInput],
-    valid: Sequence[RerankInput],
-    config: RerankConfig,
-    category: str,
-    folder: Path,
-    on_epoch: OnEpoch | None = None,
+class Processes(SingleProcess):
+    """This process as one of those that share every batch."""
+
+    def __init__(self) -> None:
+        from accelerate import PartialState
+
+        state = PartialState()
+        self.rank, self.size = state.process_index, state.num_processes
+
+    def shard(self, batch: Sequence[Any]) -> Sequence[Any]:
+        return batch[self.rank :: self.size]
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
+        from accelerate.utils import reduce
+
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = reduce(torch.cat([g.flatten().float() for g in [*gradients, loss.detach()]]), "sum")
+        *parts, total = flat.split([g.numel() for g in gradients] + [1])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        return total[0]
+
+
+def launch(
+    work: Callable[..., StageResult], *arguments: Any, processes: int = 1, on_epoch: OnEpoch | None = None
 ) -> StageResult:
-    """`sealr.rerank.generative.finetune.finetune` with encoded ids, in as many processes as configured."""
-    if config.processes == 1:
-        return _generative(train, valid, config, category, folder, on_epoch)
-    prompts = {name: [vars(r) for r in part] for name, part in (("train", train), ("valid", valid))}
-    return _in_processes(config, category, folder, prompts, {}, on_epoch)
+    """``work(*arguments, on_epoch=..., processes=...)`` in that many processes; arguments must be picklable.
 
-
-def train_scoring(
-    config: RerankConfig,
-    category: str,
-    sequences: Sequences,
-    feelings: np.ndarray | None,
-    users: tuple[list[int], list[int]],
-    retriever: Path,
-    content: np.ndarray | None,
-    folder: Path,
-    on_epoch: OnEpoch | None = None,
-) -> StageResult:
-    """`sealr.rerank.scoring.train.train_scoring`, in as many processes as configured. retriever: the folder of a trained one."""
-    if config.processes == 1:
-        texts = None if content is None else torch.from_numpy(content)
-        return scoring.train_scoring(config, category, sequences, feelings, users, load(retriever), texts, folder, on_epoch)
-    arrays = {"flat": sequences.flat, "offsets": sequences.offsets, "items": np.array(sequences.items)}
-    arrays |= {name: values for name, values in (("feelings", feelings), ("content", content)) if values is not None}
-    return _in_processes(config, category, folder, {"users": users, "retriever": str(retriever)}, arrays, on_epoch)
-
-
-def _generative(
-    train: Sequence[RerankInput],
-    valid: Sequence[RerankInput],
-    config: RerankConfig,
-    category: str,
-    folder: Path,
-    on_epoch: OnEpoch | None = None,
-) -> StageResult:
-    encoder = trainer.Encoder(load_tokenizer(config.base), config, category)
-    return trainer.finetune(train, valid, config, encoder, folder, on_epoch)
-
-
-def _in_processes(
-    config: RerankConfig,
-    category: str,
-    folder: Path,
-    inputs: dict[str, Any],
-    arrays: dict[str, np.ndarray],
-    on_epoch: OnEpoch | None,
-) -> StageResult:
-    """Hands the work over in files and waits; epochs are reported at the end.
-
-    Raises what the processes raised, ValueError or FloatingPointError, and ChildProcessError where they ended without a word.
+    When one process fails, all end. Raises its error if that is one of USER_ERRORS, else ChildProcessError with its
+    traceback.
     """
-    if torch.cuda.is_available() and config.processes > torch.cuda.device_count():
-        raise ValueError(f"rerank.processes is {config.processes}, but this machine has {torch.cuda.device_count()} GPUs")
-    job, result = folder / CHECKPOINT / JOB, folder / CHECKPOINT / RESULT
-    result.unlink(missing_ok=True)
-    with atomic_path(job.with_suffix(".npz")) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-    write_json({"config": to_dict(config), "category": category, "folder": str(folder)} | inputs, job)
-    code = launch(config.processes, job)
-    said = read_json(result) if result.exists() else {}
-    for kind, error in (("error", ValueError), ("diverged", FloatingPointError)):
-        if kind in said:
-            raise error(said[kind])
-    if code or not said:
-        raise ChildProcessError(f"fine-tuning in {config.processes} processes ended with code {code}; what they said is above")
-    for epoch, scores in enumerate(read_json(folder / "history.json"), start=1):
-        if on_epoch:
-            on_epoch(epoch, scores)
-    return StageResult(**said)
+    if processes == 1:
+        return work(*arguments, on_epoch=on_epoch)
+    if torch.cuda.is_available() and processes > torch.cuda.device_count():
+        raise ValueError(f"rerank.processes is {processes}, but this machine has {torch.cuda.device_count()} GPUs")
+    messages = multiprocessing.get_context("spawn").SimpleQueue()
+    received: dict[str, Any] = {}
 
+    def receive() -> None:
+        while not messages.empty():
+            kind, value = messages.get()
+            received.setdefault(kind, value)  # of several errors, the first one caused the others
+            if kind == "epoch" and on_epoch:
+                on_epoch(*value)
 
-def launch(processes: int, job: Path) -> int:
-    """Runs `main` on a job in that many processes of this machine and returns the exit code. They end when this one does."""
-    options = {"num_processes": processes, "num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"}
-    # Port 0: a free one. Without a GPU the same option starts processes that talk over the CPU's backend (gloo)
-    flags = ["--multi_gpu", "--main_process_port=0", *(f"--{name}={value}" for name, value in options.items())]
-    arguments = [sys.executable, "-m", "accelerate.commands.launch", *flags, "-m", __name__, str(job)]
-    child = subprocess.Popen(arguments, stdin=subprocess.PIPE)
-    try:
-        return child.wait()
-    finally:
-        child.stdin.close()
+    with TemporaryDirectory() as folder:
+        given = (processes, Path(folder) / "rendezvous", messages, work, arguments)
+        group: ProcessContext = start_processes(_run, given, processes, join=False, start_method="spawn")
         try:
-            child.wait(LAST_WORDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
+            while not group.join(timeout=0.5):
+                receive()
+        except ProcessException as error:
+            receive()
+            raise received.get("error") or ChildProcessError(
+                f"fine-tuning in {processes} processes: {error}"
+            ) from error
+        finally:
+            for process in group.processes:
+                process.kill()
+    receive()
+    return received["result"]
 
 
-def leave_with_parent() -> None:
-    """Ends this process when the one that launched it has ended, even by SIGKILL: its end of the pipe is closed then."""
-    os.read(sys.stdin.fileno(), 1)
-    os._exit(1)
-
-
-def main(job: Path) -> None:
+def _run(
+    rank: int, size: int, rendezvous: Path, messages: Any, work: Callable[..., StageResult], arguments: Any
+) -> None:
     """One of the processes."""
-    threading.Thread(target=leave_with_parent, daemon=True, name="leave").start()
-    PartialState()  # joins the process group and chooses this process's GPU
-    if parallel.rank() == 0:
+    from accelerate import PartialState
+
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    state = PartialState(init_method=rendezvous.as_uri(), rank=rank, world_size=size)  # also selects the GPU
+    if rank == 0:
         logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
         logging.getLogger("sealr").setLevel(logging.INFO)
     try:
-        said = vars(work(job))
-    except (ValueError, FloatingPointError) as error:
-        said = {"error" if isinstance(error, ValueError) else "diverged": str(error)}
-    if parallel.rank() == 0:
-        write_json(said, job.with_name(RESULT))
-    distributed.destroy_process_group()
+        on_epoch = (lambda *epoch: messages.put(("epoch", epoch))) if rank == 0 else None
+        result = work(*arguments, on_epoch=on_epoch, processes=Processes())
+    except USER_ERRORS as error:
+        messages.put(("error", error))
+        raise
+    if rank == 0:
+        messages.put(("result", result))
+    state.destroy_process_group()
 
 
-def work(job: Path) -> StageResult:
-    """What was handed over, in this process."""
-    values = read_json(job)
-    config, category, folder = from_dict(RerankConfig, values["config"]), values["category"], Path(values["folder"])
-    if config.ranker != "scoring":
-        train, valid = ([RerankInput(**r) for r in values[name]] for name in ("train", "valid"))
-        return _generative(train, valid, config, category, folder)
-    with np.load(job.with_suffix(".npz"), allow_pickle=False) as file:
-        arrays = dict(file)
-    offsets = arrays["offsets"]
-    sequences = Sequences([str(u) for u in range(len(offsets) - 1)], arrays["items"].tolist(), arrays["flat"], offsets)
-    texts = torch.from_numpy(arrays["content"]) if "content" in arrays else None
-    retriever = load(Path(values["retriever"]))
-    return scoring.train_scoring(
-        config, category, sequences, arrays.get("feelings"), tuple(values["users"]), retriever, texts, folder
-    )
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def _exit_with_parent() -> None:
+    """Ends this process as soon as the stage ends, even by SIGKILL and while others are being waited for."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

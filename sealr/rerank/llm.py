@@ -1,43 +1,50 @@
-"""Loading the base LLM and its LoRA adapter (Section 2.3; LoRA: Hu et al. 2021; NF4: Dettmers et al. 2023)."""
+"""The base LLM and its LoRA adapter (Section 2.3; LoRA: Hu et al. 2021; NF4: Dettmers et al. 2023)."""
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers  # by attribute: it loads what is named, when it is named
+import transformers  # its classes are loaded on first use
 from torch import Tensor, nn
 
 from sealr import weights
+from sealr.data.tables import read_json, write_json
 from sealr.settings import RerankConfig
 
-if TYPE_CHECKING:  # peft and bitsandbytes are imported where they are used: that takes seconds, and most commands need neither
+if TYPE_CHECKING:
     from peft import PeftModel
+
+ADAPTER = "adapter"  # subfolder of the stage that holds the best epoch's adapter
 
 
 class AdapterError(ValueError):
-    """The adapter on disk is not the one at work in the model."""
+    """The adapter on disk has no effect in the model."""
 
 
 def load_tokenizer(base: str) -> Any:
-    """The base model's tokenizer, padding on the left so that prompts end at the same column."""
+    """The base model's tokenizer; it pads on the left so that all prompts end in the same column."""
     folder = weights.resolve(base)
     with weights.quiet():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # LLaMA has none; pads are masked, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token  # LLaMA has none; padding is masked, so any token works
     return tokenizer
 
 
 def load_base(config: RerankConfig) -> nn.Module:
-    """The base causal LM, cut to ``config.layers`` decoder layers and quantised as configured, frozen."""
-    from bitsandbytes.nn import Linear4bit
+    """The frozen base LLM, cut to ``config.layers`` decoder layers and quantized as configured, on `device`.
 
+    Raises ValueError when the model has fewer layers.
+    """
     options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     if config.quantization == "nf4":
+        # Without this, bitsandbytes warns on CPUs with bfloat16 about a kernel that has to be downloaded
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -50,34 +57,44 @@ def load_base(config: RerankConfig) -> nn.Module:
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
     if config.layers:
         if config.layers > len(model.model.layers):
-            raise ValueError(f"rerank.layers is {config.layers}, but {config.base} has {len(model.model.layers)} layers")
+            raise ValueError(
+                f"rerank.layers is {config.layers}, but {config.base} has {len(model.model.layers)} layers"
+            )
         model.model.layers = model.model.layers[: config.layers]
         model.config.num_hidden_layers = config.layers
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    model.requires_grad_(False)
+    if config.quantization == "none":
+        return model.to(device())
+    from bitsandbytes.nn import Linear4bit
+
     for module in model.modules():
-        # On CPUs with bfloat16, bitsandbytes packs 4-bit weights anew at the first pass without gradients. Packed ones have no
-        # backward pass, so that training after a validation would lose most of its gradients without a word
+        # On CPUs with bfloat16, bitsandbytes repacks 4-bit weights at the first pass without gradients. Repacked
+        # weights have no backward pass: after a validation most gradients would silently be lost
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-    return model if config.quantization == "nf4" else model.to(device())
+    return model
 
 
 def add_lora(config: RerankConfig) -> PeftModel:
-    """The base model with a fresh LoRA adapter (zero effect until trained)."""
+    """The base model with a fresh LoRA adapter, which has no effect until it is trained."""
     from peft import LoraConfig, get_peft_model
 
     lora = config.lora
     settings = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets), task_type="CAUSAL_LM"
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        task_type="CAUSAL_LM",
     )
     return get_peft_model(load_base(config), settings)
 
 
 def load_adapter(config: RerankConfig, folder: Path) -> PeftModel:
-    """The base model with a trained adapter. Raises AdapterError when adapter weights are missing or have no effect.
+    """The base model with a trained adapter, in eval mode.
 
-    A peft adapter whose keys do not match is otherwise only a warning, and the model silently the base model.
+    Raises AdapterError when adapter weights are missing or have no effect. peft only warns about keys that do not
+    match, and the model would be the bare base model.
     """
     from peft import PeftModel
 
@@ -93,14 +110,48 @@ def load_adapter(config: RerankConfig, folder: Path) -> PeftModel:
 
 
 @torch.inference_mode()
-def check_adapter(model: PeftModel, where: str) -> None:
-    """Raises AdapterError unless switching the adapter off changes the logits of a probe."""
+def check_adapter(model: PeftModel, source: str) -> None:
+    """Raises AdapterError, which names ``source``, unless disabling the adapter changes the logits of a probe."""
     probe = torch.arange(1, 9, device=next(model.parameters()).device)[None]  # (1, 8)
-    with_adapter = model(probe).logits
+    adapted = model(probe).logits
     with model.disable_adapter():
-        without = model(probe).logits
-    if torch.equal(with_adapter, without):
-        raise AdapterError(f"the adapter in {where} changes nothing: it was not trained, or not loaded")
+        plain = model(probe).logits
+    if torch.equal(adapted, plain):
+        raise AdapterError(f"the adapter in {source} changes nothing: it was not trained or not loaded")
+
+
+def adapter_state(model: PeftModel) -> dict[str, Tensor]:
+    """Copies of the adapter's weights on the CPU."""
+    from peft import get_peft_model_state_dict
+
+    # If not told that embeddings are not adapted, peft asks the hub whether the vocabulary was resized
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+
+def set_adapter_state(model: PeftModel, state: dict[str, Tensor]) -> None:
+    """Restores what ``adapter_state`` returned."""
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, state)
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Writes a trained adapter; equal adapters give equal bytes. Raises AdapterError when it has no effect."""
+    check_adapter(model, "memory")
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    settings = folder / "adapter_config.json"  # peft writes sets, whose order differs between processes
+    write_json({k: sorted(v) if isinstance(v, list) else v for k, v in read_json(settings).items()}, settings)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """``trainable_parameters`` and ``parameters``."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return {
+        "trainable_parameters": sum(n for n, trainable in sizes if trainable),
+        "parameters": sum(n for n, _ in sizes),
+    }
 
 
 def pad_left(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
@@ -112,5 +163,5 @@ def pad_left(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
 
 
 def device() -> str:
-    """The GPU of this process, else the CPU."""
+    """The current GPU, else the CPU."""
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"

@@ -23,11 +23,15 @@ from sealr.settings import RerankConfig
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 ADAPTER_BYTES = 4  # peft keeps adapters, and what enters them, in float32
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a 4-bit weight, its share of a block's 8-bit scale, and of the scale's scale
+NF4_BYTES = (
+    0.5 + 1 / 64 + 4 / (64 * 256)
+)  # a 4-bit weight, its share of a block's 8-bit scale, and of the scale's scale
 # Over what a step keeps. Five can be counted (written and read in the forward pass, read again, gradient written and read); what
 # is not kept, and dropout's random numbers, take as long again. Fitted to a step of SmolLM2 on a CPU: benchmarks/README.md
 PASSES = 12
-ATTENTION_BACKWARD = 2.5  # multiplications of attention's backward pass, by those of the forward: weights are computed again
+ATTENTION_BACKWARD = (
+    2.5  # multiplications of attention's backward pass, by those of the forward: weights are computed again
+)
 PROCESS_BYTES = 0.9e9  # Python with torch, transformers, peft, MLflow and Prefect
 
 
@@ -99,7 +103,9 @@ def shape_of(base: str) -> Shape:
     if base in SHAPES:
         return SHAPES[base]
     known = ", ".join(SHAPES)
-    raise ConfigError(f"rerank.base: the shape of {base} is not known; give a folder with config.json, or one of: {known}")
+    raise ConfigError(
+        f"rerank.base: the shape of {base} is not known; give a folder with config.json, or one of: {known}"
+    )
 
 
 def plan(config: RerankConfig, shape: Shape, work: Workload, rates: Rates) -> Plan:
@@ -122,7 +128,9 @@ def plan(config: RerankConfig, shape: Shape, work: Workload, rates: Rates) -> Pl
     head = 2 * work.answer * work.choices * work.width
     forward = batch * (2 * (linear + lora) * work.tokens + attention + head)
     backward = batch * (2 * (linear + 2 * lora) * work.tokens + ATTENTION_BACKWARD * attention + 2 * head)
-    unpacking = 2 * linear * (NF4_BYTES + e) / rates.bytes if config.quantization == "nf4" else 0.0  # in each of two passes
+    unpacking = (
+        2 * linear * (NF4_BYTES + e) / rates.bytes if config.quantization == "nf4" else 0.0
+    )  # in each of two passes
     step = (forward + backward) / rates.flops + PASSES * kept / rates.bytes + unpacking
     checking = forward / rates.flops + 2 * kept / rates.bytes + unpacking / 2
     steps = math.ceil(work.prompts / batch)
@@ -145,7 +153,10 @@ def kept_bytes(config: RerankConfig, shape: Shape, layers: int, batch: int, work
     e, h = DTYPE_BYTES[config.dtype], shape.hidden
     mask = 1 if device() == "cuda" else ADAPTER_BYTES  # dropout's mask: a byte where its kernel is fused
     inputs = [shape.linears()[name][0] for name in config.lora.targets if name in shape.linears()]
-    dropped = sum(inputs) * (ADAPTER_BYTES + (mask if config.lora.dropout else 0)) + len(inputs) * config.lora.r * ADAPTER_BYTES
+    dropped = (
+        sum(inputs) * (ADAPTER_BYTES + (mask if config.lora.dropout else 0))
+        + len(inputs) * config.lora.r * ADAPTER_BYTES
+    )
     norms = 2 * h * 4  # the input of each norm, in float32
     attention = 4 * h * e  # queries, keys and values repeated to all heads, and the result
     gated = 3 * shape.inner * e  # gate, its activation, and the up projection
@@ -194,10 +205,16 @@ def text(config: RerankConfig, made: Plan, work: Workload, rates: Rates) -> str:
     depth = f"first {config.layers} layers" if config.layers else "all layers"
     rows = [
         ("ranker", f"{config.ranker}, base {config.base}, {depth}, LoRA r {config.lora.r} alpha {config.lora.alpha}"),
-        ("parameters", f"{made.parameters:,}, {made.trainable:,} of them trained ({made.trainable / made.parameters:.2%})"),
+        (
+            "parameters",
+            f"{made.parameters:,}, {made.trainable:,} of them trained ({made.trainable / made.parameters:.2%})",
+        ),
         ("weights", f"{_bytes(made.weight_bytes)} ({kind})"),
         ("what is trained, gradients, optimizer", _bytes(made.adapter_bytes)),
-        ("kept for the backward pass", f"{_bytes(made.kept_bytes)} ({config.batch_size} prompts of {work.tokens:,.0f} tokens)"),
+        (
+            "kept for the backward pass",
+            f"{_bytes(made.kept_bytes)} ({config.batch_size} prompts of {work.tokens:,.0f} tokens)",
+        ),
         ("memory at its peak", f"about {_bytes(made.peak_bytes)}"),
         ("an epoch", f"{work.prompts:,} prompts, {made.tokens_an_epoch:,.0f} tokens; {work.source}"),
         ("this machine, when idle", f"{rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s ({rates.where})"),

@@ -15,9 +15,9 @@ from huggingface_hub import try_to_load_from_cache
 from sealr import weights
 from sealr.data.sequences import Sequences
 from sealr.evaluate.protocols import split_users
-from sealr.rerank.scoring.model import INSTRUCTION
 from sealr.rerank.generative.palr import PREFERENCE_TOKENS, QUESTION, item_names, name_prompt
 from sealr.rerank.generative.prompts import RerankInput, prompt
+from sealr.rerank.scoring.model import INSTRUCTION
 from sealr.rerank.scoring.train import VALID_USERS
 from sealr.settings import Config
 
@@ -42,7 +42,9 @@ class Workload:
     source: str  # how these were counted, for the reader
 
 
-def workload(config: Config, vocabulary: int, width: int, sequences: Sequences | None, items: pd.DataFrame | None) -> Workload:
+def workload(
+    config: Config, vocabulary: int, width: int, sequences: Sequences | None, items: pd.DataFrame | None
+) -> Workload:
     """Counts what the configured ranker reads. vocabulary, width: of the base model.
 
     sequences, items: of the data; None where they are not here: then users, items and lengths are those of the paper's Beauty.
@@ -73,7 +75,9 @@ def workload(config: Config, vocabulary: int, width: int, sequences: Sequences |
     tokens, answer = (float(np.mean([count(text) for text in texts])) for texts in (prompts, answers))
     written = float(np.mean([count(text) for text in questions])) + PREFERENCE_TOKENS if questions else 0.0
     known = PREFERENCE_TOKENS if questions else 0
-    return Workload(train, valid, tokens + known + answer, answer + 1, vocabulary, width, 0, written, f"{here}, tokens {how}")
+    return Workload(
+        train, valid, tokens + known + answer, answer + 1, vocabulary, width, 0, written, f"{here}, tokens {how}"
+    )
 
 
 def _sample(config: Config, sequences: Sequences, items: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:

@@ -39,7 +39,10 @@ def naive_list(model, ids, prompt, pool, top_k):
 def test_batched_cached_lists_equal_naive_decoding(llm):
     model, tokenizer = llm
     ids = IdTokens(tokenizer)
-    prompts = [tokenizer.encode(t) for t in ("Candidates: 1,12,123,2 ", "a much longer prompt than the first one: 7,77,8 ", "x ")]
+    prompts = [
+        tokenizer.encode(t)
+        for t in ("Candidates: 1,12,123,2 ", "a much longer prompt than the first one: 7,77,8 ", "x ")
+    ]
     pools = [[1, 12, 123, 2, 21, 3], [7, 77, 8, 78, 787], [5]]  # ids that are prefixes of each other, and a pool of one
     lists = generate_lists(model, ids, prompts, pools, top_k=4, pad=tokenizer.pad_token_id)
     with torch.inference_mode():
@@ -58,7 +61,13 @@ def test_an_item_that_another_one_begins_with_ends_where_the_model_would_end_the
 
         def forward(self, input_ids, **rest):
             logits = torch.full((len(input_ids), 1, len(llm[1])), -30.0)
-            for token, chance in ((ids.end, 0.9), (digit, 0.05), (ids.separator, 0.001), (ids.of(1)[0], 0.01), (ids.of(2)[0], 0.01)):
+            for token, chance in (
+                (ids.end, 0.9),
+                (digit, 0.05),
+                (ids.separator, 0.001),
+                (ids.of(1)[0], 0.01),
+                (ids.of(2)[0], 0.01),
+            ):
                 logits[..., token] = math.log(chance)
             return SimpleNamespace(logits=logits, past_key_values=None)
 

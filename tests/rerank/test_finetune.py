@@ -6,28 +6,30 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from sealr.rerank import training
 from sealr.rerank.generative.finetune import Encoder, answer_loss, finetune
-from sealr.rerank.fit import fit, schedule
+from sealr.rerank.generative.prompts import answer_tokens
 from sealr.rerank.llm import AdapterError, add_lora, load_adapter
-from sealr.rerank.generative.prompts import RerankInput
+from sealr.rerank.requests import RerankInput
+from sealr.rerank.training import schedule
 from sealr.settings import LoraSettings, RerankConfig
 from tests.toys import timeless
 
 
 def requests(n):
     """Users whose answer is always the candidate 7 after the history 3, 4: something to learn."""
-    return [RerankInput([3, 4, 10 + i % 5], [2, -1, 0], [7, 11, 12, 13, 20 + i % 9], answer=[7, 11]) for i in range(n)]
+    felt = [[2, 1.8], [-1, -1.2], [0, 0.1]]
+    return [RerankInput([3, 4, 10 + i % 5], felt, [7, 11, 12, 13, 20 + i % 9], answer=[7, 11]) for i in range(n)]
 
 
 @pytest.fixture
 def config(toy_llama):
-    return RerankConfig(base=str(toy_llama), lora=LoraSettings(r=8), lr=1e-2, batch_size=4, epochs=4, checkpoint_steps=1)
+    return RerankConfig(base=str(toy_llama), lora=LoraSettings(r=8), lr=1e-2, batch_size=4, epochs=4)
 
 
 def encoder(config):
@@ -36,7 +38,9 @@ def encoder(config):
 
 def test_loss_goes_down_and_the_adapter_round_trips(config, tmp_path):
     losses = []
-    output = finetune(requests(24), requests(6), config, encoder(config), tmp_path, lambda _, m: losses.append(m["valid_loss"]))
+    output = finetune(
+        requests(24), requests(6), config, encoder(config), tmp_path, lambda _, m: losses.append(m["valid_loss"])
+    )
     assert losses[-1] < losses[0] * 0.8
     assert output.metrics["valid_loss"] == min(losses)
     model = load_adapter(config, tmp_path / "adapter")
@@ -47,26 +51,27 @@ def test_loss_goes_down_and_the_adapter_round_trips(config, tmp_path):
 
 def test_only_answer_tokens_carry_loss(config):
     writer = encoder(config)
-    batch = [RerankInput([1], [0], [7, 8], answer=[7, 8]), RerankInput([1, 2], [0, 1], [123, 8], answer=[123])]
+    one, two = [[0, 0]], [[0, 0], [1, 1]]
+    batch = [RerankInput([1], one, [7, 8], answer=[7, 8]), RerankInput([1, 2], two, [123, 8], answer=[123])]
     ids, mask, labels = writer.batch(batch)
     torch.manual_seed(0)
     model = add_lora(config).eval()
     per_token = answer_loss(model, ids, mask, labels)
-    assert len(per_token) == len(writer.ids.answer([7, 8])) + len(writer.ids.answer([123]))
+    assert len(per_token) == len(answer_tokens(writer.ids, [7, 8])) + len(answer_tokens(writer.ids, [123]))
     with torch.no_grad():
         logits = model(input_ids=ids[1:], attention_mask=mask[1:]).logits.log_softmax(-1)
-    answer = writer.ids.answer([123])
+    answer = answer_tokens(writer.ids, [123])
     by_hand = [-logits[0, ids.shape[1] - len(answer) - 1 + i, token].item() for i, token in enumerate(answer)]
     assert per_token[-len(answer) :].tolist() == pytest.approx(by_hand, abs=1e-4)
 
 
 def test_candidate_order_hides_the_retriever(config):
-    """Shuffled orders change between epochs; the retriever's order is kept when asked for."""
-    request = RerankInput([1, 2], [0, 0], list(range(30, 50)))
-    shuffled = encoder(config)
-    assert shuffled.prompt(request, 0) == shuffled.prompt(request, 0) != shuffled.prompt(request, 1)
-    kept = encoder(replace(config, candidate_order="retriever"))
-    assert "Candidate list: " + ",".join(map(str, range(30, 50))) in kept.tokenizer.decode(kept.prompt(request))
+    """The order of a prompt changes between epochs, and only then."""
+    request = RerankInput([1, 2], [[0, 0], [0, 0]], list(range(30, 50)))
+    writer = encoder(config)
+    assert writer.prompt(request, 0) == writer.prompt(request, 0) != writer.prompt(request, 1)
+    orders = [writer.shuffled_pool(request, epoch) for epoch in range(3)]
+    assert all(sorted(order) == request.pool != order for order in orders)
 
 
 def test_untrained_adapter_is_refused(config, tmp_path):
@@ -91,7 +96,9 @@ def test_nothing_to_train_on_is_an_error(config, tmp_path):
 
 
 def test_four_bit_base_trains(config, tmp_path):
-    output = finetune(requests(8), requests(4), replace(config, quantization="nf4", epochs=2), encoder(config), tmp_path)
+    output = finetune(
+        requests(8), requests(4), replace(config, quantization="nf4", epochs=2), encoder(config), tmp_path
+    )
     assert output.metrics["valid_loss"] > 0 and (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
 
@@ -117,19 +124,34 @@ def test_schedule_warms_up_then_decays():
     assert values[0] == pytest.approx(0.1) and max(values) == 1.0 and values[9] == 1.0 and values[-1] < 0.15
 
 
-def test_a_gradient_that_is_not_finite_ends_the_training(tmp_path):
-    class Root:
-        model, weight_decay = torch.nn.Linear(1, 1, bias=False), 0.0
-
-        def batches(self, epoch):
-            return [np.arange(1)]
-
-        def loss(self, rows, batch, epoch):
-            return (0 * self.model.weight).sqrt().sum()  # 0, with a slope that is no number
-
+def test_a_loss_that_is_not_finite_names_the_setting(config, tmp_path):
     with pytest.raises(FloatingPointError, match="lower rerank.lr"):
-        fit(Root(), RerankConfig(), tmp_path)
-    assert not (tmp_path / "checkpoint").exists()
+        finetune(requests(24), requests(4), replace(config, lr=1e30), encoder(config), tmp_path)
+
+
+def test_a_run_that_is_interrupted_within_an_epoch_ends_with_the_same_adapter(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_STEPS", 2)
+    expected = finetune(requests(24), requests(6), config, encoder(config), tmp_path / "a")
+
+    class Interrupted(Encoder):
+        batches = 0
+
+        def batch(self, requests, epoch=0):
+            self.batches += 1
+            if (
+                self.batches == 12
+            ):  # the fourth step of the second epoch: six steps and two validation batches precede it
+                raise KeyboardInterrupt
+            return super().batch(requests, epoch)
+
+    tokenizer = AutoTokenizer.from_pretrained(config.base)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(requests(24), requests(6), config, Interrupted(tokenizer, config, "things"), tmp_path / "b")
+    assert torch.load(tmp_path / "b" / "checkpoint" / "finetune.pt")["progress"]["step"] == 8
+    again = finetune(requests(24), requests(6), config, encoder(config), tmp_path / "b")
+    assert timeless(again.metrics) == timeless(expected.metrics)
+    one, other = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in "ab")
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 KILLED = """
@@ -139,7 +161,7 @@ sys.path.insert(0, sys.argv[3])
 from sealr.settings import RerankConfig, LoraSettings
 from sealr.rerank.generative.finetune import finetune
 from tests.rerank.test_finetune import encoder, requests
-config = RerankConfig(base=sys.argv[1], lora=LoraSettings(r=8), lr=1e-2, batch_size=4, epochs=4, checkpoint_steps=1, patience=9)
+config = RerankConfig(base=sys.argv[1], lora=LoraSettings(r=8), lr=1e-2, batch_size=4, epochs=4, patience=9)
 output = finetune(requests(24), requests(6), config, encoder(config), Path(sys.argv[2]))
 print(json.dumps(output.metrics))
 """

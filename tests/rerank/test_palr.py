@@ -1,6 +1,7 @@
 import os
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -9,10 +10,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sealr.data.tables import write_json
 from sealr.rerank.generative.decoding import generate_lists
 from sealr.rerank.generative.palr import NameEncoder, NameTokens, Preferences, finetune_names, item_names
-from sealr.rerank.generative.prompts import RerankInput
+from sealr.rerank.generative.prompts import answer_tokens
 from sealr.rerank.rankers import PalrRanker
+from sealr.rerank.requests import RerankInput
 from sealr.settings import LoraSettings, RerankConfig
-from tests.rerank.test_generate import naive_list
+from tests.rerank.test_decoding import naive_list
 
 
 def table(rows):
@@ -25,15 +27,24 @@ ITEMS = table([(f"i{n:02}", ("red soap", "blue soap", "soap")[n % 3] + f" no {n 
 
 @pytest.fixture
 def config(toy_llama):
-    return RerankConfig(base=str(toy_llama), ranker="palr", lora=LoraSettings(r=8), lr=1e-2, epochs=2, top_k=4, decode_batch=3)
+    return RerankConfig(
+        base=str(toy_llama), ranker="palr", lora=LoraSettings(r=8), lr=1e-2, epochs=2, top_k=4, decode_batch=3
+    )
 
 
 def requests(n):
-    return [RerankInput([3, 4, 10 + i % 5], [2, -1, 0], [7, 11, 12, 13, 20 + i % 9], answer=[7, 11]) for i in range(n)]
+    return [
+        RerankInput([3, 4, 10 + i % 5], np.zeros((3, 2)), [7, 11, 12, 13, 20 + i % 9], answer=[7, 11]) for i in range(n)
+    ]
 
 
 def test_a_name_is_the_title_else_brand_and_categories_else_the_id():
-    rows = [("b", "Red\n soap", "X", "Y"), ("a", None, "Acme", "Soaps"), ("c", None, None, "Soaps"), ("d", None, None, None)]
+    rows = [
+        ("b", "Red\n soap", "X", "Y"),
+        ("a", None, "Acme", "Soaps"),
+        ("c", None, None, "Soaps"),
+        ("d", None, None, None),
+    ]
     items = table(rows)
     assert item_names(items) == ["", "Acme, Soaps", "Red soap", "Soaps", "d"]
 
@@ -51,7 +62,7 @@ def test_name_tokens_are_those_of_the_written_list(toy_llama):
     names = ["", "Acme, soap", "été 12", "x"]
     tokens = NameTokens(tokenizer, names)
     written = tokenizer.encode("\nAcme, soap\nété 12", add_special_tokens=False)
-    assert tokens.answer([1, 2]) == [*written[1:], tokenizer.eos_token_id] and tokens.separator == written[0]
+    assert answer_tokens(tokens, [1, 2]) == [*written[1:], tokenizer.eos_token_id] and tokens.separator == written[0]
 
 
 def test_lists_of_names_equal_naive_decoding_and_hold_only_candidates(toy_llama):
@@ -64,7 +75,9 @@ def test_lists_of_names_equal_naive_decoding_and_hold_only_candidates(toy_llama)
     lists = generate_lists(model, tokens, prompts, pools, top_k=4, pad=tokenizer.pad_token_id)
     with torch.inference_mode():
         assert lists == [naive_list(model, tokens, p, pool, 4) for p, pool in zip(prompts, pools, strict=True)]
-    assert all(len(set(items)) == len(items) and set(items) <= set(pool) for items, pool in zip(lists, pools, strict=True))
+    assert all(
+        len(set(items)) == len(items) and set(items) <= set(pool) for items, pool in zip(lists, pools, strict=True)
+    )
 
 
 def test_the_prompt_has_preference_history_and_every_candidate(config):
@@ -113,7 +126,7 @@ def test_preferences_are_written_once_and_kept_on_disk(config, tmp_path):
 def test_a_killed_run_goes_on_after_the_last_batch_with_the_same_texts(config, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(config.base)
     model = AutoModelForCausalLM.from_pretrained(config.base).eval()
-    histories = [RerankInput([i, i + 1], [0, 0], [7, 8]) for i in range(1, 8)]
+    histories = [RerankInput([i, i + 1], np.zeros((2, 2)), [7, 8]) for i in range(1, 8)]
     whole = Preferences(tokenizer, config, "soaps", item_names(ITEMS), tmp_path / "a")
     whole.write(histories, lambda: model)
     killed = Preferences(tokenizer, config, "soaps", item_names(ITEMS), tmp_path / "b")

@@ -8,9 +8,9 @@ from transformers import AutoTokenizer
 from sealr.config import ConfigError
 from sealr.data.sequences import Sequences
 from sealr.rerank.generative.finetune import Encoder, answer_loss
+from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.llm import add_lora
 from sealr.rerank.plan import SHAPES, Rates, Shape, kept_bytes, machine_rates, plan, shape_of, text
-from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.workload import Workload, local_folder, token_counter, workload
 from sealr.settings import Config, DataConfig, LoraSettings, RerankConfig
 
@@ -19,7 +19,15 @@ LLAMA = "meta-llama/Llama-2-7b-hf"
 
 
 def work(**changes):
-    values = {"prompts": 100, "valid_prompts": 5, "tokens": 300.0, "answer": 10.0, "choices": 32000, "width": 4096, "soft": 0}
+    values = {
+        "prompts": 100,
+        "valid_prompts": 5,
+        "tokens": 300.0,
+        "answer": 10.0,
+        "choices": 32000,
+        "width": 4096,
+        "soft": 0,
+    }
     return Workload(**(values | {"read_once": 0.0, "source": "a test"} | changes))
 
 
@@ -79,7 +87,9 @@ def test_time_and_memory_grow_with_the_work():
     assert plan(replace(config, layers=15), shape, work(), RATES).step_seconds < 0.6 * small.step_seconds
     assert plan(config, shape, work(read_once=200.0), RATES).hours > small.hours
     with_table = plan(config, shape, work(soft=10**6), RATES)
-    assert with_table.trainable == small.trainable + 10**6 and with_table.adapter_bytes == small.adapter_bytes + 16 * 10**6
+    assert (
+        with_table.trainable == small.trainable + 10**6 and with_table.adapter_bytes == small.adapter_bytes + 16 * 10**6
+    )
 
 
 def test_a_base_that_is_neither_here_nor_known_is_an_error():
@@ -105,14 +115,21 @@ def data(users=60):
 
 def test_workload_counts_the_prompts_that_training_reads(config):
     def of(**changes):
-        return workload(Config(DataConfig("d"), rerank=replace(config, finetune_share=0.5, n_reranked=10, **changes)), 360, 32, *data())
+        return workload(
+            Config(DataConfig("d"), rerank=replace(config, finetune_share=0.5, n_reranked=10, **changes)),
+            360,
+            32,
+            *data(),
+        )
 
     ids, names, soft = of(), of(ranker="palr"), of(ranker="scoring")
     assert (ids.prompts, ids.valid_prompts) == (28, 2) and of(max_users=8).prompts == 8
     assert names.tokens > 2 * ids.tokens > 10 * soft.tokens
     assert soft.choices == 40 and soft.soft > 41 * 64 and names.read_once > 32
     assert "by the tokenizer" in ids.source
-    later = of(ranker="scoring", user_split="transductive")  # histories of 5 items as a rule, of 3 without the two held out
+    later = of(
+        ranker="scoring", user_split="transductive"
+    )  # histories of 5 items as a rule, of 3 without the two held out
     assert (later.prompts, later.answer, soft.answer) == (60, 3, 5)
 
 

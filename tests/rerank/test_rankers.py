@@ -5,15 +5,17 @@ import pandas as pd
 import pytest
 
 from sealr.data.sequences import Sequences
-from sealr.rerank.generative.prompts import RerankInput
-from sealr.rerank.rankers import Scored, fuse, order, standardise, target_rank, tune_weight
-from sealr.rerank.requests import Pools, finetuning_requests, inject, ranking_request, sentiment_values
+from sealr.rerank.rankers import Scored, fuse, order, target_rank, tune_weight
+from sealr.rerank.requests import Pools, RerankInput, finetuning_requests, inject, ranking_request
 from sealr.rerank.rerank import rerank, score_parts
 
 
-def test_standardise_by_hand():
-    assert standardise(np.array([1.0, 2.0, 3.0])) == pytest.approx([-1.2247, 0, 1.2247], abs=1e-4)
-    assert standardise(np.array([5.0, 5.0])).tolist() == [0, 0]
+def test_fusion_by_hand():
+    """z-scores of 1, 2, 3 are -1.2247, 0, 1.2247; equal scores count as 0."""
+    assert fuse(np.array([1.0, 2.0, 3.0]), np.array([7.0, 7.0, 7.0]), 2) == pytest.approx(
+        [-1.2247, 0, 1.2247], abs=1e-4
+    )
+    assert fuse(np.array([5.0, 5.0]), np.array([1.0, 3.0]), 0.5).tolist() == [-0.5, 0.5]
 
 
 def test_fusion_weight_moves_between_the_two_orders():
@@ -32,7 +34,7 @@ def test_target_rank():
 
 
 def requests(n=20):
-    return [RerankInput([1], [0], [5, 6, 7], [3.0, 2.0, 1.0]) for _ in range(n)]
+    return [RerankInput([1], [[0, 0]], [5, 6, 7], [3.0, 2.0, 1.0]) for _ in range(n)]
 
 
 def test_weight_is_zero_when_the_llm_adds_nothing():
@@ -70,44 +72,32 @@ def pools(sequences):
     return Pools(frame, sequences, 3)
 
 
-SENTIMENTS = np.array([2, -2, 0, 1, -1, 0, 1, 2, -2])
+FEELINGS = np.array([2, -2, 0, 1, -1, 0, 1, 2, -2])[:, None] * [1, 0.8]
 
 
 def test_histories_stop_before_the_target(sequences, pools):
-    valid = ranking_request(1, "valid", sequences, SENTIMENTS, pools)
-    assert (valid.history, valid.sentiments, valid.pool) == ([4, 3, 2], [-1, 0, 1], [6, 7, 8])
-    test = ranking_request(1, "test", sequences, SENTIMENTS, pools)
-    assert (test.history, test.sentiments, test.pool) == ([4, 3, 2, 1], [-1, 0, 1, 2], [5, 6, 7])
+    valid = ranking_request(1, "valid", sequences, FEELINGS, pools)
+    assert (valid.history, valid.pool) == ([4, 3, 2], [6, 7, 8])
+    assert valid.feelings.tolist() == [[-1, -0.8], [0, 0], [1, 0.8]]
+    test = ranking_request(1, "test", sequences, FEELINGS, pools)
+    assert (test.history, test.feelings[:, 0].tolist(), test.pool) == ([4, 3, 2, 1], [-1, 0, 1, 2], [5, 6, 7])
 
 
 def test_finetuning_answers_are_last_then_second_to_last_and_in_the_pool(sequences, pools):
-    first, second = finetuning_requests([0, 1], sequences, SENTIMENTS, pools)
-    assert (first.history, first.answer, first.pool) == ([1, 2], [4, 3], [3, 4, 5])  # both were retrieved: nothing changes
+    first, second = finetuning_requests([0, 1], sequences, FEELINGS, pools)
+    assert (first.history, first.answer, first.pool) == (
+        [1, 2],
+        [4, 3],
+        [3, 4, 5],
+    )  # both were retrieved: nothing changes
     assert (second.history, second.answer) == ([4, 3, 2], [5, 1])
     assert sorted(second.pool) == [1, 5, 6]  # neither was retrieved: the worst two candidates made room
 
 
 def test_injection_replaces_the_last_candidate_only_when_needed(sequences, pools):
-    request = ranking_request(0, "test", sequences, SENTIMENTS, pools)
+    request = ranking_request(0, "test", sequences, FEELINGS, pools)
     assert inject(request, 4).pool == [5, 6, 4]
     assert inject(request, 6).pool == [5, 6, 7]
-
-
-def test_shuffled_sentiments_keep_their_distribution(sequences):
-    labels = pd.DataFrame(
-        {
-            "user": ["u1"] * 4 + ["u2"] * 5,
-            "position": [0, 1, 2, 3, 0, 1, 2, 3, 4],
-            "sentiment": pd.array([2, -2, None, 1, -1, 0, 1, 2, -2], dtype="Int8"),
-            "expected": [1.5, -1.5, np.nan, 0.5, -0.5, 0.1, 0.6, 1.6, -1.6],
-        }
-    )
-    true, expected = sentiment_values(labels, sequences)
-    assert true.tolist() == SENTIMENTS.tolist()  # the null counts as neutral
-    shuffled, moved = sentiment_values(labels, sequences, placebo_seed=1)
-    assert sorted(shuffled) == sorted(true) and shuffled.tolist() != true.tolist()
-    together = sorted(map(str, zip(shuffled, moved, strict=True)))  # class and expected sentiment of a review
-    assert together == sorted(map(str, zip(true, expected, strict=True)))
 
 
 class Backwards:
@@ -131,7 +121,7 @@ def test_finished_parts_are_not_ranked_again(tmp_path):
 
 
 def test_rerank_writes_every_split_and_tunes_on_validation(sequences, pools, tmp_path):
-    output = rerank(Backwards(), [0, 1], [0, 1], sequences, SENTIMENTS, pools, 2, tmp_path)
+    output = rerank(Backwards(), [0, 1], [0, 1], sequences, FEELINGS, pools, 2, tmp_path)
     table = pd.read_parquet(tmp_path / "rankings.parquet")
     lists = {key: g.sort_values("rank")["item"].tolist() for key, g in table.groupby(["split", "ranker", "user"])}
     assert lists["test", "backwards", "u1"] == ["g", "f", "e"]
@@ -144,5 +134,5 @@ def test_rerank_writes_every_split_and_tunes_on_validation(sequences, pools, tmp
 def test_the_time_of_a_list_is_that_of_the_test_lists(sequences, pools, tmp_path, monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr("sealr.rerank.rerank.time", SimpleNamespace(monotonic=lambda: 7 * next(clock)))
-    output = rerank(Backwards(), [0, 1], [0, 1], sequences, SENTIMENTS, pools, 1, tmp_path)
+    output = rerank(Backwards(), [0, 1], [0, 1], sequences, FEELINGS, pools, 1, tmp_path)
     assert output.metrics["seconds_a_list"] == 7 and next(clock) == 4  # two lists, begun and ended

@@ -19,7 +19,9 @@ def test_a_trial_is_what_its_overrides_say():
 
 def test_the_first_trial_is_what_is_set():
     config = load_config(
-        "demo", "", "rerank.layers=4 rerank.lora.r=8 rerank.scoring.negative_source=hard rerank.scoring.n_hard_negatives=100"
+        "demo",
+        "",
+        "rerank.layers=4 rerank.lora.r=8 rerank.scoring.negative_source=hard rerank.scoring.n_hard_negatives=100",
     ).rerank
     first = tune.current(config)
     assert first["scoring.pools"] == 5 and first["lr"] == config.lr
@@ -28,7 +30,9 @@ def test_the_first_trial_is_what_is_set():
 
 
 def test_fewer_hard_negatives_than_candidates_are_refused():
-    with pytest.raises(ConfigError, match=r"rerank.scoring.n_hard_negatives \(10\) is less than rerank.n_reranked \(20\)"):
+    with pytest.raises(
+        ConfigError, match=r"rerank.scoring.n_hard_negatives \(10\) is less than rerank.n_reranked \(20\)"
+    ):
         load_config("demo", "", "rerank.scoring.negative_source=hard rerank.scoring.n_hard_negatives=10")
 
 

@@ -1,17 +1,18 @@
 """The instruction template of the paper (Figure 3) and encoded item ids (Section 2.3).
 
-An item's encoded id is its index in the catalogue, written in digits: ``"17"``. Lists are comma-separated. The code
-below checks, for the tokenizer at hand, that digits and commas are tokens of their own, so that the tokens of an id
-are the same wherever it stands; constrained decoding relies on that.
+An item's encoded id is its catalogue index in digits, such as ``"17"``; lists are comma-separated. Constrained decoding
+needs an id to have the same tokens everywhere, so `IdTokens` checks that digits and commas are tokens of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from sealr.emotion.sentiment import CLASS_NAMES
+from sealr.rerank.requests import RerankInput
 
 TEMPLATE = (
     "Instruction: Recommend ten {category} from the candidate list based on user's interaction history and sentiment "
@@ -24,49 +25,40 @@ TEMPLATE_WITHOUT_SENTIMENT = (
 )
 
 
-@dataclass(frozen=True)
-class RerankInput:
-    """One list to re-rank. Items are catalogue indices from 1."""
-
-    history: Sequence[int]  # oldest first
-    sentiments: Sequence[int]  # -2..2, aligned with history; a review without a label counts as 0
-    pool: Sequence[int]  # candidates in the retriever's order
-    pool_scores: Sequence[float] = ()  # the retriever's scores, aligned with pool
-    answer: Sequence[int] = ()  # training only: the items to recommend, best first
-    expected: Sequence[float] = ()  # expected sentiments aligned with history, NaN without a label; empty: not known
-
-
 def prompt(request: RerankInput, order: Sequence[int], category: str, max_history: int, use_sentiment: bool) -> str:
-    """Figure 3 filled in. order: the pool in the order in which the prompt shows it."""
-    history = request.history[-max_history:]
+    """Figure 3 filled in. order: the pool in the order in which the prompt lists it.
+
+    A review without a label is written as "Neutral".
+    """
+    history, feelings = request.newest(max_history)
     fields = {"category": category, "history": ",".join(map(str, history)), "candidates": ",".join(map(str, order))}
     if not use_sentiment:
         return TEMPLATE_WITHOUT_SENTIMENT.format(**fields)
-    names = ",".join(CLASS_NAMES[s] for s in request.sentiments[-max_history:])
-    return TEMPLATE.format(sentiments=names, **fields)
+    classes = np.nan_to_num(feelings[:, 0]).astype(int)
+    return TEMPLATE.format(sentiments=",".join(CLASS_NAMES[c] for c in classes), **fields)
 
 
 class ListTokens(Protocol):
-    """How a list of items is written in tokens: each item's own, then a separator that is in no item's; ``end`` after the last."""
+    """How a list is tokenized: each item's tokens, then a separator that no item contains; ``end`` comes last."""
 
     separator: int
     end: int
 
-    def of(self, item: int) -> list[int]: ...
+    def of(self, item: int) -> list[int]:
+        """Tokens of one item, without the separator."""
+        ...
 
-    def answer(self, items: Sequence[int]) -> list[int]: ...
 
-
-def written(items: ListTokens, answer: Sequence[int], end: int) -> list[int]:
+def answer_tokens(tokens: ListTokens, answer: Sequence[int]) -> list[int]:
     """Tokens of a training answer: items, separators between them, end of sequence."""
-    tokens: list[int] = []
+    written: list[int] = []
     for item in answer:
-        tokens += [*items.of(item), items.separator]
-    return [*tokens[:-1], end]
+        written += [*tokens.of(item), tokens.separator]
+    return [*written[:-1], tokens.end]
 
 
 class IdTokens:
-    """Token sequences of encoded item ids under one tokenizer.
+    """Tokens of encoded item ids under one tokenizer.
 
     Raises ValueError when the tokenizer does not split numbers into digits (GPT-2's does not, LLaMA's does).
     """
@@ -79,18 +71,15 @@ class IdTokens:
         self.digits = [encode("," + digit)[len(lead) :] for digit in "0123456789"]
         between = encode("1,2")
         self.separator = between[-2] if len(between) > 2 else -1
-        probe = encode(",90,1234567805")[len(lead) :]
-        if any(len(d) != 1 for d in self.digits) or probe != self.of(90) + [self.separator] + self.of(1234567805):
-            raise ValueError(
-                f"the tokenizer of {getattr(tokenizer, 'name_or_path', 'this model')} does not write numbers digit by "
-                "digit, which encoded item ids need; use a LLaMA-family base model"
-            )
         self.end = tokenizer.eos_token_id
+        probe = encode(",90,1234567805")[len(lead) :]
+        if any(len(d) != 1 for d in self.digits) or probe != [*self.of(90), self.separator, *self.of(1234567805)]:
+            name = getattr(tokenizer, "name_or_path", "this model")
+            raise ValueError(
+                f"the tokenizer of {name} does not split numbers digit by digit, which encoded item ids need: "
+                "use a LLaMA-family model as rerank.base"
+            )
 
     def of(self, item: int) -> list[int]:
-        """Tokens of one encoded id, without separator."""
-        return [self.digits[int(c)][0] for c in str(item)]
-
-    def answer(self, items: Sequence[int]) -> list[int]:
-        """Tokens of a training answer."""
-        return written(self, items, self.end)
+        """Tokens of one encoded id, without the separator."""
+        return [self.digits[int(digit)][0] for digit in str(item)]

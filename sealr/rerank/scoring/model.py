@@ -1,10 +1,15 @@
-"""Items and feelings as soft tokens of the LLM: the model of the scoring ranker (ours).
+"""The model of the scoring ranker (ours): items and feelings are soft tokens of the LLM.
 
-The paper writes an item as an encoded id, several tokens long, and lets the LLM write a list. Here an item is one token: its
-embedding in the retriever, through a learned projection, plus an embedding of how the user felt about it. The hidden state at
-an item is projected back and compared with the embeddings of all items, so that one pass scores every candidate. LoRA adapts
-the LLM; projections and feelings are trained fully. The instruction in words stands before the history, and its keys and
-values are computed once for all users.
+The paper writes an item as an encoded id of several tokens and lets the LLM write a list. Here an item is one token,
+and one pass scores every candidate. For item i with text embedding c, sentiment class s and expected sentiment v:
+
+    e = E[i] + W_content c                    item embedding; E starts as the retriever's table
+    x = W_in e + S[s] + w v                   soft token
+    h = LLM(instruction, x_1 ... x_t)         hidden state after t items
+    score(j) = (W_out norm(h) + b) . e_j      for every item j
+
+LoRA adapts the LLM; all other weights are trained fully. The LLM reads the instruction once for all users and keeps its
+keys and values.
 """
 
 from __future__ import annotations
@@ -19,62 +24,61 @@ from torch import Tensor, nn
 
 from sealr.data.tables import atomic_path
 from sealr.rerank.llm import device, load_tokenizer
+from sealr.retrieve.models.embedding import SentimentEmbedding
 from sealr.settings import RerankConfig
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-SOFT_TOKENS = "soft_tokens.safetensors"  # beside the adapter
-INSTRUCTION = "Recommend {category} based on user's interaction history and sentiment label from the reviews.\nInteraction history: "
-NOT_KNOWN = 3.0  # class of an item without a label, beside -2..2
+SOFT_TOKENS = "soft_tokens.safetensors"  # file beside the adapter
+INSTRUCTION = (
+    "Recommend {category} based on user's interaction history and sentiment label from the reviews.\n"
+    "Interaction history: "
+)
 
 
 class ItemTokens(nn.Module):
-    """Embeddings of items and feelings on the way in, and what a hidden state is compared with on the way out.
+    """Soft tokens of items and feelings, and the projection of hidden states back to item embeddings.
 
-    table (n_items + 1, D): item embeddings to start from, row 0 for padding. content: (n_items + 1, C) text embeddings or None.
-    width: H of the LLM. scale: standard deviation of the LLM's own token embeddings, which the soft ones start with.
+    table (n_items + 1, D): initial item embeddings, row 0 is padding. content (n_items + 1, C): text embeddings or
+    None. width: H of the LLM. scale: standard deviation of the LLM's token embeddings, which soft tokens start with.
     """
 
     def __init__(self, config: RerankConfig, table: Tensor, content: Tensor | None, width: int, scale: float) -> None:
         super().__init__()
-        settings, inner = config.scoring, table.shape[1]
-        self.items = nn.Embedding.from_pretrained(table.clone(), freeze=settings.item_embeddings == "frozen")
-        self.into = nn.Linear(inner, width, bias=False)
+        inner = table.shape[1]
+        self.items = nn.Embedding.from_pretrained(table.clone(), freeze=False)
+        self.in_proj = nn.Linear(inner, width, bias=False)
         spread = float(table[1:].std()) if len(table) > 1 else 0.0
-        nn.init.normal_(self.into.weight, std=scale / max(spread * inner**0.5, 1e-6))
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)  # a cut LLM's last state has no known size
-        self.out = nn.Linear(width, inner)
-        self.dropout = nn.Dropout(settings.dropout)
-        self.project = self.felt = self.expected = None
+        nn.init.normal_(self.in_proj.weight, std=scale / max(spread * inner**0.5, 1e-6))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)  # the last state of a cut LLM has no fixed scale
+        self.out_proj = nn.Linear(width, inner)
+        self.dropout = nn.Dropout(config.scoring.dropout)
+        self.content_proj = self.sentiment = None
         if content is not None:
             self.register_buffer("content", content.float())
-            self.project = nn.Linear(content.shape[1], inner, bias=False)
-            nn.init.zeros_(self.project.weight)  # starts as the retriever sees the item
+            self.content_proj = nn.Linear(content.shape[1], inner, bias=False)
+            nn.init.zeros_(self.content_proj.weight)  # training starts from the retriever's embeddings
         if config.sentiment != "none":
-            self.felt = nn.Embedding(6, width)  # classes -2..2, and one for none
-            self.expected = nn.Linear(1, width, bias=False)
-            nn.init.normal_(self.felt.weight, std=scale)
-            nn.init.normal_(self.expected.weight, std=scale)
+            self.sentiment = SentimentEmbedding(width)
+            for part in (self.sentiment.classes, self.sentiment.expected):
+                nn.init.normal_(part.weight, std=scale)
 
     def table(self) -> Tensor:
         """(n_items + 1, D) embeddings of all items."""
-        return self.items.weight if self.project is None else self.items.weight + self.project(self.content)
+        return self.items.weight if self.content_proj is None else self.items.weight + self.content_proj(self.content)
 
     def forward(self, items: Tensor, feelings: Tensor | None) -> Tensor:
-        """Items (B, T), feelings (B, T, 2) class and expected sentiment, NaN where not known -> (B, T, H)."""
+        """Items (B, T), feelings (B, T, 2) class and expected sentiment, NaN if unknown -> soft tokens (B, T, H)."""
         x = self.items(items)
-        if self.project is not None:
-            x = x + self.project(self.content[items])
-        x = self.into(x)
-        if self.felt is not None:
-            known = feelings if feelings is not None else x.new_full((*items.shape, 2), torch.nan)
-            x = x + self.felt(known[..., 0].nan_to_num(NOT_KNOWN).long() + 2) + self.expected(known[..., 1:].nan_to_num(0.0))
-        return self.dropout(x)
+        if self.content_proj is not None:
+            x = x + self.content_proj(self.content[items])
+        x = self.in_proj(x)
+        return self.dropout(x if self.sentiment is None else self.sentiment(x, feelings))
 
     def queries(self, hidden: Tensor) -> Tensor:
-        """Hidden states (..., H) -> (..., D), to be multiplied with ``table``."""
-        return self.out(self.dropout(self.norm(hidden.float())))
+        """Hidden states (..., H) -> (..., D); their products with ``table`` are the scores."""
+        return self.out_proj(self.dropout(self.norm(hidden.float())))
 
 
 class ScoringModel(nn.Module):
@@ -84,35 +88,39 @@ class ScoringModel(nn.Module):
         super().__init__()
         self.llm, self.tokens = llm, tokens
         self.register_buffer("prefix", torch.tensor([prefix]), persistent=False)  # (1, P)
-        self.cache_prefix = True  # False: the instruction goes through the LLM with every user, for comparison
+        self.cache_prefix = True  # False: the instruction passes through the LLM with every user, for comparison
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def train(self, mode: bool = True) -> ScoringModel:
-        self._kept = []  # the adapter changes what the instruction's keys and values are
+        self._kept = []  # a changed adapter changes the keys and values of the instruction
         return super().train(mode)
 
     def forward(self, items: Tensor, feelings: Tensor | None = None) -> Tensor:
-        """Items (B, T), oldest first, zeros to the right; feelings (B, T, 2) -> queries (B, T, D). Padding's are without meaning."""
+        """Items (B, T), oldest first, zeros on the right; feelings (B, T, 2) -> queries (B, T, D).
+
+        Queries at padding are undefined.
+        """
         backbone = self.llm.get_base_model().model
-        x = self.tokens(items, feelings)
+        x = self.tokens(items, feelings).to(backbone.embed_tokens.weight.dtype)  # (B, T, H)
         rows, words = len(x), self.prefix.shape[1]
-        x = x.to(backbone.embed_tokens.weight.dtype)
         if not self.cache_prefix:
             x = torch.cat([backbone.embed_tokens(self.prefix).expand(rows, -1, -1), x], 1)
-            return self.tokens.queries(backbone(inputs_embeds=x, use_cache=False).last_hidden_state[:, words:])
+            hidden = backbone(inputs_embeds=x, use_cache=False).last_hidden_state
+            return self.tokens.queries(hidden[:, words:])
         cache = transformers.DynamicCache()
         for layer, (keys, values) in enumerate(self._prefix()):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
-        # Windows are padded on the right and attention is causal, so no real position sees padding and no mask is needed
-        return self.tokens.queries(backbone(inputs_embeds=x, past_key_values=cache, use_cache=True).last_hidden_state)
+        # Padding is on the right and attention is causal: no position sees padding, and no mask is needed
+        hidden = backbone(inputs_embeds=x, past_key_values=cache, use_cache=True).last_hidden_state
+        return self.tokens.queries(hidden)
 
     def last(self, items: Tensor, feelings: Tensor | None = None) -> Tensor:
-        """(B, T) -> (B, D), the query after each row's newest item."""
+        """(B, T) -> (B, D), the query after the newest item of each row."""
         rows = torch.arange(len(items), device=items.device)
         return self(items, feelings)[rows, (items > 0).sum(1) - 1]
 
     def _prefix(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the instruction by layer, (1, heads, P, width of a head) each."""
+        """Keys and values of the instruction for each layer, both (1, heads, P, head width)."""
         if self._kept:
             return self._kept
         cache = self.llm.get_base_model().model(input_ids=self.prefix, use_cache=True).past_key_values
@@ -124,8 +132,8 @@ class ScoringModel(nn.Module):
 
 def build(config: RerankConfig, llm: PeftModel, category: str, table: Tensor, content: Tensor | None) -> ScoringModel:
     """A model with fresh soft tokens on the LLM's device."""
-    # Windows are short: plain matrix products take as long as the fused kernel, and in bfloat16 on a CPU the backward pass of the whole
-    # model less than half as long
+    # Sequences are short: eager attention is as fast as the fused kernel. In bfloat16 on a CPU, the backward pass of
+    # the whole model takes less than half the time
     llm.get_base_model().set_attn_implementation("eager")
     words = llm.get_input_embeddings().weight
     tokens = ItemTokens(config, table, content, words.shape[1], float(words.float().std()))
@@ -139,7 +147,7 @@ def save_tokens(tokens: ItemTokens, folder: Path) -> None:
 
 
 def load_model(config: RerankConfig, llm: PeftModel, category: str, folder: Path) -> ScoringModel:
-    """The model of a folder that ``save_tokens`` wrote into. Raises ValueError when it does not fit the configuration."""
+    """The model saved by ``save_tokens``, in eval mode. Raises ValueError when it does not fit the configuration."""
     path = folder / SOFT_TOKENS
     if not path.is_file():
         raise ValueError(f"{path} is missing: the adapter in {folder} was not trained with rerank.ranker: scoring")

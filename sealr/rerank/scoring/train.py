@@ -1,7 +1,14 @@
-"""Fine-tuning the scoring ranker: next item at every position of a history, against the whole catalogue or hard negatives.
+"""Training the scoring ranker to predict the next item at every position of a history.
 
-Inductive: all items of the fine-tuning users, the last two included, and a loss over all positions of the validation users.
-Transductive: the histories of all users without their last two items; validated on the last but one item of a sample of users.
+With q the query after t items of a user and e_j the embedding of item j (see `sealr.rerank.scoring.model`):
+
+    loss = -1/N * sum over users and positions t of log( exp(q . e_target) / sum over j of exp(q . e_j) )
+
+N is the number of positions in the batch, and the target is item t + 1. j runs over the whole catalogue (``full``), or
+over the target and the items that the retriever ranks highest at that position (``hard``).
+
+Inductive: trains on all items of the fine-tuning users and validates on the last two items of other users.
+Transductive: trains on everyone's items except the last two and validates on the second-to-last item of some users.
 """
 
 from __future__ import annotations
@@ -18,28 +25,29 @@ from torch.nn import functional as F
 
 from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences
-from sealr.data.tables import write_json
 from sealr.evaluate.metrics import ndcg
-from sealr.rerank import parallel
-from sealr.rerank.generative.finetune import ADAPTER, adapter_state, check_users, count_parameters, save_adapter, set_adapter_state, sizes
-from sealr.rerank.fit import OnEpoch, fit, shuffled
+from sealr.rerank.llm import ADAPTER, adapter_state, add_lora, count_parameters, save_adapter, set_adapter_state
+from sealr.rerank.requests import check_users
 from sealr.rerank.scoring.model import ScoringModel, build, save_tokens
-from sealr.rerank.llm import add_lora
+from sealr.rerank.training import shuffled
+from sealr.rerank.training import train as run_training
 from sealr.retrieve.candidates import ranks_among
 from sealr.retrieve.loss import softmax_loss
 from sealr.retrieve.models.base import Packed, SequenceModel
-from sealr.retrieve.retriever import Retriever
+from sealr.retrieve.retriever import Retriever, load
 from sealr.retrieve.start import cooccurrence_embeddings
 from sealr.settings import RerankConfig
+from sealr.trainer import OnEpoch, SingleProcess
 
 log = logging.getLogger(__name__)
-VALID_USERS = 2000  # of the transductive setting, at most
-FEW = 50  # validation items by which no epoch can be told from the next
+VALID_USERS = 2000  # maximum in the transductive setting
+FEW = 50  # with fewer validation items, differences between epochs are mostly chance
+WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Stretches of ``Sequences.flat``: row i reads flat[starts[i] : ends[i] - 1] and learns or predicts what comes after each item."""
+    """Slices of ``Sequences.flat``. Window i reads flat[starts[i] : ends[i] - 1]; positions predict the next item."""
 
     starts: np.ndarray
     ends: np.ndarray
@@ -49,23 +57,27 @@ class Windows:
 
     @property
     def lengths(self) -> np.ndarray:
+        """Positions of each window."""
         return self.ends - self.starts - 1
 
 
-def training_rows(sequences: Sequences, train: list[int], valid: list[int], config: RerankConfig) -> tuple[Windows, Windows]:
-    """Windows to train on and to validate on. train, valid: rows of ``sequences.users``, not used in the transductive setting."""
+def training_windows(
+    sequences: Sequences, train: Sequence[int], valid: Sequence[int], config: RerankConfig
+) -> tuple[Windows, Windows]:
+    """Windows to train and to validate on. train, valid: rows of ``sequences.users``, only used if inductive."""
+
+    def newest(starts: np.ndarray, ends: np.ndarray) -> Windows:
+        long = ends - starts >= 2
+        starts, ends = starts[long], ends[long]
+        return Windows(np.maximum(starts, ends - config.max_history - 1), ends)
+
     if config.user_split == "inductive":
-        return tuple(_rows(sequences.offsets[u], sequences.offsets[np.array(u) + 1], config) for u in (train, valid))
-    split = sequences.split("train")
-    held_out = sequences.split("valid")
+        parts = (np.asarray(rows, dtype=np.int64) for rows in (train, valid))
+        train_part, valid_part = (newest(sequences.offsets[rows], sequences.offsets[rows + 1]) for rows in parts)
+        return train_part, valid_part
+    split, held_out = sequences.split("train"), sequences.split("valid")
     drawn = np.sort(np.random.default_rng(config.seed).permutation(len(held_out))[:VALID_USERS])
-    return (_rows(split.starts, split.ends, config), _rows(held_out.starts[drawn], held_out.ends[drawn] + 1, config))
-
-
-def _rows(starts: np.ndarray, ends: np.ndarray, config: RerankConfig) -> Windows:
-    long = ends - starts >= 2
-    starts, ends = starts[long], ends[long]
-    return Windows(np.maximum(starts, ends - config.max_history - 1), ends)
+    return newest(split.starts, split.ends), newest(held_out.starts[drawn], held_out.ends[drawn] + 1)
 
 
 def train_scoring(
@@ -73,35 +85,45 @@ def train_scoring(
     category: str,
     sequences: Sequences,
     feelings: np.ndarray | None,
-    users: tuple[list[int], list[int]],
-    retriever: Retriever,
-    content: Tensor | None,
+    users: tuple[Sequence[int], Sequence[int]],
+    retriever: Path,
+    content: np.ndarray | None,
     folder: Path,
     on_epoch: OnEpoch | None = None,
+    processes: SingleProcess | None = None,
 ) -> StageResult:
     """Trains and writes adapter and soft tokens of the best epoch to ``folder/adapter``.
 
-    feelings: (interactions, 2) class and expected sentiment, aligned with ``sequences.flat``, None without sentiment. users: rows
-    of ``sequences.users`` to train and to validate on in the inductive setting. content: (n_items + 1, C) where configured.
-    Raises ValueError when there is nothing to train or to validate on.
+    feelings: (interactions, 2) aligned with ``sequences.flat``, None without sentiment. users: rows of
+    ``sequences.users`` to train and to validate on, if inductive. retriever: folder of a trained one. content:
+    (n_items + 1, C) text embeddings, if configured. Raises ValueError when there is nothing to train or validate on.
     """
-    train, valid = training_rows(sequences, *users, config)
+    train, valid = training_windows(sequences, *users, config)
     check_users(len(train), len(valid))
-    judged = len(valid) if config.user_split == "transductive" else 2 * len(valid)
+    transductive = config.user_split == "transductive"
+    judged = len(valid) if transductive else 2 * len(valid)
     if judged < FEW:
-        more = "these data have too few users" if config.user_split == "transductive" else "raise rerank.valid_share"
-        log.warning("the epoch to keep is chosen by %d validation items, which is nearly by chance: %s", judged, more)
+        remedy = "these data have too few users" if transductive else "raise rerank.valid_share"
+        log.warning("the best epoch is chosen by %d validation items, which is close to chance: %s", judged, remedy)
+    first_stage, texts = load(retriever), None if content is None else torch.from_numpy(content)
     torch.manual_seed(config.seed)
-    model = build(config, add_lora(config), category, item_table(retriever, sequences), content)
-    task = NextItems(model, config, sequences, feelings, train, valid, hard_model(retriever), retriever.config.exclude_seen)
-    rows = {"train_users": len(train), "valid_users": len(valid), "positions": int(train.lengths.sum())} | count_parameters(model)
-    log.info("fine-tuning %s of %s parameters on %d positions, seed %d", *sizes(rows), rows["positions"], config.seed)
-    done = fit(task, config, folder, on_epoch)
-    if parallel.rank() == 0:
+    model = build(config, add_lora(config), category, item_table(first_stage, sequences), texts)
+    hard, exclude_seen = hard_model(first_stage), first_stage.config.exclude_seen
+    task = NextItems(model, config, sequences, feelings, train, valid, hard, exclude_seen)
+    rows = {"train_users": len(train), "valid_users": len(valid), "positions": int(train.lengths.sum())}
+    rows |= count_parameters(model)
+    log.info(
+        "fine-tuning %s of %s parameters on %d positions, seed %d",
+        f"{rows['trainable_parameters']:,}",
+        f"{rows['parameters']:,}",
+        rows["positions"],
+        config.seed,
+    )
+    progress = run_training(task, config, folder, on_epoch, processes, WEIGHT_DECAY)
+    if processes is None or processes.rank == 0:
         save_adapter(model.llm, folder / ADAPTER)
         save_tokens(model.tokens, folder / ADAPTER)
-        write_json(done.history, folder / "history.json")
-    return StageResult(rows, done.metrics("valid_loss", "valid_ndcg@10"))
+    return StageResult(rows, progress.metrics("valid_loss", "valid_ndcg@10"))
 
 
 def sequence_model(retriever: Retriever) -> SequenceModel | None:
@@ -110,7 +132,7 @@ def sequence_model(retriever: Retriever) -> SequenceModel | None:
 
 
 def hard_model(retriever: Retriever) -> SequenceModel | None:
-    """The same where hard negatives come from it: it must not see, at a position, what comes later."""
+    """The neural retriever or part that supplies hard negatives: one that reads only the items before a position."""
     return next((part for part in _neural(retriever) if part.causal), None)
 
 
@@ -121,7 +143,7 @@ def _neural(retriever: Retriever) -> Iterator[SequenceModel]:
 
 @torch.inference_mode()
 def item_table(retriever: Retriever, sequences: Sequences) -> Tensor:
-    """(n_items + 1, D) item embeddings of the retriever; from co-occurrence where it has none."""
+    """(n_items + 1, D) item embeddings of the retriever, or from co-occurrence if it has none."""
     model = sequence_model(retriever)
     if model is None:
         return cooccurrence_embeddings(sequences, retriever.config.hidden)
@@ -131,7 +153,7 @@ def item_table(retriever: Retriever, sequences: Sequences) -> Tensor:
 
 
 class NextItems:
-    """The task of ``fit``: at every position, the item after it."""
+    """Task of `sealr.trainer`: the next item at every position of the windows."""
 
     def __init__(
         self,
@@ -146,135 +168,129 @@ class NextItems:
     ) -> None:
         if config.scoring.negative_source == "hard" and retriever is None:
             raise ValueError(
-                "rerank.scoring.negative_source: hard needs a neural retriever, or a fusion with one, that only reads the past: not bert4rec, "
-                "nor bsarec with retrieve.objective=last"
+                "rerank.scoring.negative_source=hard needs a neural retriever, or a fusion with one, that reads only "
+                "past items: bert4rec reads both directions"
             )
         self.model, self.config, self.feelings = model, config, feelings
         self.flat, self.offsets = sequences.flat, sequences.offsets
         self.train, self.valid, self.retriever, self.exclude_seen = train, valid, retriever, exclude_seen
-        self.weight_decay = config.scoring.weight_decay
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         return shuffled(len(self.train), self.config.batch_size, self.config.seed, epoch, self.train.lengths)
 
-    def loss(self, rows: Sequence[int], batch: np.ndarray, epoch: int) -> Tensor:
-        items, targets, felt = self._batch(self.train, np.asarray(rows))
+    def loss(self, shard: np.ndarray, batch: np.ndarray, epoch: int) -> tuple[Tensor, float]:
+        items, targets, feelings = self.tensors(self.train, shard)
         real = targets > 0  # (B, T)
-        query, wanted = self.model(items, felt[..., 0, :])[real], targets[real]  # (N, D), (N,)
-        value = felt[..., 1, :][real]  # (N, 2) how the user felt about the target
-        mode = self.config.scoring.target_feeling
-        bad = value[:, 0] < 0 if mode == "negative" else torch.zeros_like(wanted, dtype=torch.bool)
-        weights = 1 + value[:, 1].nan_to_num(0.0) / 2 if mode == "weight" else torch.ones_like(query[:, 0])
-        table = self.model.tokens.table()
-        losses = torch.zeros((), device=query.device)
-        if (~bad).any():
-            losses = losses + self._likely(query[~bad], table, wanted[~bad], weights[~bad], items, felt, targets, ~bad)
-        if bad.any():
-            share = (query[bad] @ table[1:].T).log_softmax(1).gather(1, wanted[bad, None] - 1)  # (n, 1) log p
-            losses = losses - torch.log1p(-share.exp().clamp(max=1 - 1e-4)).sum()
-        return losses / int(self.train.lengths[batch].sum())
-
-    def _likely(
-        self,
-        query: Tensor,
-        table: Tensor,
-        wanted: Tensor,
-        weights: Tensor,
-        items: Tensor,
-        felt: Tensor,
-        targets: Tensor,
-        kept: Tensor,
-    ) -> Tensor:
-        """Sum of weighted -log softmax of the targets, over the catalogue or over the retriever's best items there."""
-        if self.config.scoring.negative_source == "full":
-            if self.config.scoring.target_feeling != "weight":
-                return softmax_loss(query, table[1:], wanted - 1) * len(wanted)
-            return (F.cross_entropy(query @ table[1:].T, wanted - 1, reduction="none") * weights).sum()
-        against = self._hard(items, felt[..., 0, :])[targets > 0][kept]  # (N, K)
-        chosen = torch.cat([wanted[:, None], against], 1)  # (N, K + 1), the target first
-        logits = torch.einsum("nd,nkd->nk", query, table[chosen])
-        logits = logits.masked_fill(F.pad(against == wanted[:, None], (1, 0)), -torch.inf)
-        return (F.cross_entropy(logits, torch.zeros_like(wanted), reduction="none") * weights).sum()
+        query, wanted = self.model(items, feelings)[real], targets[real]  # (N, D), (N,)
+        hard = self.hard_negatives(items, feelings)[real] if self.config.scoring.negative_source == "hard" else None
+        total = softmax_term(query, wanted, self.model.tokens.table(), hard)
+        return total / int(self.train.lengths[batch].sum()), 1.0
 
     @torch.no_grad()
-    def _hard(self, items: Tensor, felt: Tensor) -> Tensor:
-        """(B, T), (B, T, 2) -> (B, T, K) the items that the retriever ranks highest after each position; zeros at padding.
+    def hard_negatives(self, items: Tensor, feelings: Tensor) -> Tensor:
+        """(B, T), (B, T, 2) -> (B, T, K) items that the retriever ranks highest after each position, 0 at padding.
 
-        Without those of the row so far where ``retrieve.exclude_seen``. felt: what the LLM knows of the feelings.
+        With ``retrieve.exclude_seen``, items of the window so far are left out.
         """
         count = min(self.config.scoring.n_hard_negatives, len(self.model.tokens.items.weight) - 1)
         packed = Packed(items)
-        scores = self.retriever(packed, felt) @ self.retriever.item_weights().T  # (N, items + 1)
+        scores = self.retriever(packed, feelings) @ self.retriever.item_weights().T  # (N, n_items + 1)
         scores[:, 0] = -torch.inf
         if self.exclude_seen:
-            _mask_seen(scores, items, packed.row, packed.column)
-        best = scores.topk(count, dim=1).indices
+            mask_seen(scores, items, packed.row, packed.column)
+        best = scores.topk(count, dim=1).indices  # (N, K)
         out = items.new_zeros((*items.shape, count))
         out[packed.row, packed.column] = best
         return out
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Loss and NDCG@10 in the whole catalogue, of the positions that no retriever has learned: a row's last two (inductive), or one.
+        """Loss and NDCG@10 over the catalogue at held-out positions: a window's last two (inductive) or its last one.
 
-        As in the evaluation, items before a position are not ranked there where ``retrieve.exclude_seen``, those that a long history has
-        before the row's start included.
+        Only these were not trained on by a retriever. As in the evaluation, with ``retrieve.exclude_seen`` items of the
+        history are not ranked, even if they lie before the window.
         """
         table, losses, ranks = self.model.tokens.table(), [], []
+        held_out = 1 if self.config.user_split == "transductive" else 2
         by_length, size = np.argsort(self.valid.lengths, kind="stable"), 4 * self.config.batch_size
         for start in range(0, len(self.valid), size):
             chosen = by_length[start : start + size]
-            items, targets, felt = self._batch(self.valid, chosen)
-            real = targets > 0
-            real &= real.flip(1).cumsum(1).flip(1) <= (1 if self.config.user_split == "transductive" else 2)
-            logits = F.pad(self.model(items, felt[..., 0, :])[real] @ table[1:].T, (1, 0), value=-torch.inf)  # (N, items + 1)
+            items, targets, feelings = self.tensors(self.valid, chosen)
+            real = targets > 0  # (B, T)
+            real &= real.flip(1).cumsum(1).flip(1) <= held_out
+            logits = self.model(items, feelings)[real] @ table[1:].T  # (N, n_items)
+            logits = F.pad(logits, (1, 0), value=-torch.inf)  # (N, n_items + 1)
             losses.append(F.cross_entropy(logits, targets[real], reduction="none"))
             if self.exclude_seen:
                 row, column = real.nonzero(as_tuple=True)
-                _mask_seen(logits, items, row, column)
-                logits.scatter_(1, self._older(self.valid.starts[chosen]).to(items.device)[row], -torch.inf)
+                mask_seen(logits, items, row, column)
+                logits.scatter_(1, self.older(self.valid.starts[chosen]).to(items.device)[row], -torch.inf)
             ranks.append(ranks_among(logits, targets[real]))
         return {
             "valid_loss": torch.cat(losses).mean().item(),
             "valid_ndcg@10": float(ndcg(torch.cat(ranks).cpu().numpy(), 10).mean()),
         }
 
-    def _batch(self, rows: Windows, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Items and targets, (B, T) with zeros to the right, and feelings (B, T, 2, 2): of the item and of the target."""
-        starts, ends = rows.starts[chosen], rows.ends[chosen]
-        where = starts[:, None] + np.arange((ends - starts).max())  # (B, T + 1)
-        real = where < ends[:, None]
-        where = np.minimum(where, len(self.flat) - 1)
-        items = np.where(real, self.flat[where], 0)
-        felt = np.full((*where.shape, 2), np.nan, np.float32) if self.feelings is None else self.feelings[where]
-        targets = items[:, 1:]
-        inputs = np.where(targets > 0, items[:, :-1], 0)
-        device = self.model.prefix.device
-        both = np.stack([felt[:, :-1], felt[:, 1:]], axis=2).astype(np.float32)
-        return tuple(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (inputs, targets, both))
+    def tensors(self, windows: Windows, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Items and targets (B, T), feelings about the items (B, T, 2).
 
-    def _older(self, starts: np.ndarray) -> Tensor:
-        """(B, W) items of each row's user that lie before its start in ``flat``, zeros to the right."""
+        Padding on the right has item 0 and arbitrary feelings.
+        """
+        starts, ends = windows.starts[chosen], windows.ends[chosen]
+        places = starts[:, None] + np.arange((ends - starts).max())  # (B, T + 1) indices into flat
+        real = places < ends[:, None]
+        places = np.minimum(places, len(self.flat) - 1)
+        items = np.where(real, self.flat[places], 0)
+        inputs, targets = np.where(real[:, 1:], items[:, :-1], 0), items[:, 1:].copy()
+        feelings = np.full((*inputs.shape, 2), np.nan, np.float32)
+        if self.feelings is not None:
+            feelings = self.feelings[places[:, :-1]].astype(np.float32)
+        items, targets, feelings = (
+            torch.from_numpy(values).to(self.model.prefix.device) for values in (inputs, targets, feelings)
+        )
+        return items, targets, feelings
+
+    def older(self, starts: np.ndarray) -> Tensor:
+        """(B, W) items of each window's user that lie before the window, zeros on the right."""
         begins = self.offsets[np.searchsorted(self.offsets, starts, side="right") - 1]
-        where = begins[:, None] + np.arange((starts - begins).max())  # (B, W)
-        items = self.flat[np.minimum(where, len(self.flat) - 1)]  # what is beyond is not before a start
-        return torch.from_numpy(np.where(where < starts[:, None], items, 0))
+        places = begins[:, None] + np.arange((starts - begins).max())  # (B, W)
+        items = self.flat[np.minimum(places, len(self.flat) - 1)]
+        return torch.from_numpy(np.where(places < starts[:, None], items, 0))
 
     def judge(self, scores: dict[str, float]) -> float:
-        """By NDCG: the order still gets better when the loss, which also wants honest probabilities, has begun to rise."""
+        """NDCG, because the order still improves after the loss has begun to rise from overconfidence."""
         return -scores["valid_ndcg@10"]
 
     def state(self) -> dict[str, Tensor]:
-        soft = {f"tokens.{n}": p.detach().cpu().clone() for n, p in self.model.tokens.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in self.model.tokens.named_parameters() if p.requires_grad}
+        soft = {f"tokens.{name}": p.detach().cpu().clone() for name, p in trained.items()}
         return adapter_state(self.model.llm) | soft
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        soft = {n.removeprefix("tokens."): t for n, t in state.items() if n.startswith("tokens.")}
-        self.model.tokens.load_state_dict(soft, strict=False)  # frozen embeddings and texts are there already
-        set_adapter_state(self.model.llm, {n: t for n, t in state.items() if not n.startswith("tokens.")})
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        soft = {name.removeprefix("tokens."): t for name, t in state.items() if name.startswith("tokens.")}
+        self.model.tokens.load_state_dict(soft, strict=False)  # the state has no buffers
+        set_adapter_state(self.model.llm, {name: t for name, t in state.items() if not name.startswith("tokens.")})
 
 
-def _mask_seen(scores: Tensor, items: Tensor, row: Tensor, column: Tensor) -> None:
-    """Puts what a row of items (B, T) has up to a column at -inf, in place. scores (N, items + 1) of the positions row, column (N,)."""
+def softmax_term(query: Tensor, wanted: Tensor, table: Tensor, hard: Tensor | None) -> Tensor:
+    """Sum of -log softmax of the targets. query (N, D), wanted (N,), table (n_items + 1, D) with padding in row 0.
+
+    hard: (N, K) items that each target is compared with; None: the whole catalogue.
+    """
+    if hard is None:
+        return softmax_loss(query, table[1:], wanted - 1) * len(wanted)
+    candidates = torch.cat([wanted[:, None], hard], 1)  # (N, K + 1), the target first
+    logits = torch.einsum("nd,nkd->nk", query, table[candidates])
+    logits = logits.masked_fill(
+        F.pad(hard == wanted[:, None], (1, 0)), -torch.inf
+    )  # the target is not its own negative
+    return F.cross_entropy(logits, torch.zeros_like(wanted), reduction="none").sum()
+
+
+def mask_seen(scores: Tensor, items: Tensor, row: Tensor, column: Tensor) -> None:
+    """Sets the scores of items up to each position to -inf, in place.
+
+    scores (N, n_items + 1) of the positions (row, column), both (N,), of items (B, T).
+    """
     so_far = torch.arange(items.shape[1], device=items.device) <= column[:, None]  # (N, T)
-    scores.scatter_(1, items[row] * so_far, -torch.inf)  # what is later lands on padding, which is at -inf already
+    scores.scatter_(1, items[row] * so_far, -torch.inf)  # later items become padding, which is -inf already
