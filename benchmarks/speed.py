@@ -12,6 +12,7 @@ share of its batches unless ``--full``, and its epoch is extrapolated from that;
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import sys
@@ -23,12 +24,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from benchmarks.machine import ROOT, child, child_of, gemm_gflops, peak_mb, processor
 from sealr.config import load_config
 from sealr.data.download import data_dir
-from sealr.data.sequences import Sequences, read_sequences
+from sealr.data.sequences import SequenceError, Sequences
 from sealr.evaluate.metrics import hit_rate, ndcg
 from sealr.evaluate.statistics import paired_bootstrap
 from sealr.pipeline.dryrun import local_tables
@@ -107,6 +109,32 @@ def worker(task: dict[str, Any]) -> dict[str, Any]:
     return speed(
         sequences, RetrieveConfig(batch_size=size, seed=task["seed"], item_init=task["start"]), task["accuracy"]
     )
+
+
+def read_sequences(path: Path) -> Sequences:
+    """Sequences of a text file with one line per user, ``user item item ...``, oldest first; gzip if it ends in .gz.
+
+    Users keep their order. Items are sorted, by number if all are whole numbers: then an item of 1..n is its own id.
+    Raises SequenceError, which names the line.
+    """
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as file:
+        lines = [(number, fields) for number, line in enumerate(file, start=1) if (fields := line.split())]
+    if not lines:
+        raise SequenceError(f"{path} holds no sequences")
+    seen: set[str] = set()
+    for number, fields in lines:
+        if len(fields) < 2 or fields[0] in seen:
+            what = "a user without items" if len(fields) < 2 else f"user {fields[0]!r} again"
+            raise SequenceError(f"{path} line {number}: {what}; expected lines of the form: user item item ...")
+        seen.add(fields[0])
+    codes, items = pd.factorize(np.array([item for _, fields in lines for item in fields[1:]], dtype=object))
+    names = [str(item) for item in items]
+    numbers = all(name.isdecimal() for name in names)
+    order = sorted(range(len(names)), key=(lambda i: (int(names[i]), names[i])) if numbers else names.__getitem__)
+    ids = np.empty(len(names), dtype=np.int64)
+    ids[order] = np.arange(1, len(names) + 1)
+    offsets = np.concatenate(([0], np.cumsum([len(fields) - 1 for _, fields in lines]))).astype(np.int64)
+    return Sequences([fields[0] for _, fields in lines], [names[i] for i in order], ids[codes], offsets)
 
 
 def speed(sequences: Sequences, config: RetrieveConfig, accuracy: int) -> dict[str, Any]:

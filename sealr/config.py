@@ -35,25 +35,21 @@ RENAMED = {
     "registry.drift_activity": "registry.drift.activity",
     "registry.drift_volume": "registry.drift.volume",
 }
-REMOVED = {
-    "label.window_tokens": "windows have a fixed length",
-    "label.max_windows": "the number of windows per review is fixed",
-    "label.batch_tokens": "the batch size is fixed",
-    "label.part_rows": "the size of a part is fixed",
+REMOVED = dict.fromkeys(
+    (
+        "label.window_tokens", "label.max_windows", "label.batch_tokens", "label.part_rows", "retrieve.probe",
+        "retrieve.caser", "retrieve.bert4rec", "retrieve.ease.neighbours", "retrieve.cooccurrence.neighbours",
+        "rerank.scoring.weight_decay", "rerank.checkpoint_steps",
+    ),
+    "its value is fixed",
+) | {
     "label.precision": "the labeller's card decides",
     "retrieve.objective": "every position is a training target",
     "retrieve.weight_decay": "retrievers train without weight decay",
-    "retrieve.probe": "the searched share of an approximate index is fixed",
-    "retrieve.caser": "the sizes of Caser's filters are fixed",
-    "retrieve.bert4rec": "the share of masked items is fixed",
-    "retrieve.ease.neighbours": "the number of weights kept per item is fixed",
-    "retrieve.cooccurrence.neighbours": "the number of neighbours kept per item is fixed",
     "rerank.scoring.item_embeddings": "the item table is always trained",
     "rerank.scoring.target_feeling": "it showed no benefit",
-    "rerank.scoring.weight_decay": "the weight decay is fixed",
     "rerank.candidate_order": "candidates are always shuffled",
-    "rerank.checkpoint_steps": "the number of steps between checkpoints is fixed",
-}
+}  # fmt: skip
 
 
 class ConfigError(ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,12 +65,16 @@ def _in_default_experiment(run_id: str) -> mlflow.entities.Run | None:
 
 
 def _move(run: mlflow.entities.Run) -> None:
-    """Copies what `mlflow run` recorded to the active run, and deletes the original. MLflow cannot move a run."""
+    """Copies what `mlflow run` recorded to the active run; the original points there. MLflow cannot move a run.
+
+    The original stays, because `mlflow run` sets its status at the end and fails on a deleted one.
+    """
     mlflow.log_params(run.data.params)
     mlflow.set_tags({k: v for k, v in run.data.tags.items() if k.startswith(("mlflow.source.", "mlflow.project."))})
     client = mlflow.MlflowClient()
-    client.set_terminated(run.info.run_id)  # `mlflow run` leaves a run alone that has ended
-    client.delete_run(run.info.run_id)
+    target = mlflow.active_run().info.run_id
+    client.set_tag(run.info.run_id, "mlflow.runName", f"see experiment {EXPERIMENT}")
+    client.set_tag(run.info.run_id, DESCRIPTION, f"The job's run is {link(target)}.")
 
 
 @contextmanager
@@ -125,31 +129,17 @@ def log_input(manifest: Manifest, table: str, data_name: str, source: str) -> No
 def stage_keys(jobs: int) -> set[str]:
     """Keys of the stage folders that the ``jobs`` newest jobs of each data set used, in all experiments."""
     setup()
-    client = mlflow.MlflowClient()
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    newest = ["attributes.start_time DESC"]
-    keys, seen = set(), Counter[str]()
-    parents = _all(client, experiments, "tags.`sealr.job` != ''", newest)
-    children: dict[str, set[str]] = {}
-    for run in _all(client, experiments, "tags.`sealr.key` != ''", newest):
-        children.setdefault(run.data.tags.get("mlflow.parentRunId", ""), set()).add(run.data.tags["sealr.key"])
-    for run in parents:
+    newest: dict[str, Any] = {"search_all_experiments": True, "order_by": ["attributes.start_time DESC"]}
+    children: dict[str, set[str]] = defaultdict(set)
+    for run in mlflow.search_runs(filter_string="tags.`sealr.key` != ''", output_format="list", **newest):
+        children[run.data.tags.get("mlflow.parentRunId", "")].add(run.data.tags["sealr.key"])
+    keys, seen = set[str](), Counter[str]()
+    for run in mlflow.search_runs(filter_string="tags.`sealr.job` != ''", output_format="list", **newest):
         data = run.data.tags.get("sealr.data", "")
         seen[data] += 1
         if seen[data] <= jobs:
-            keys |= children.get(run.info.run_id, set())
+            keys |= children[run.info.run_id]
     return keys
-
-
-def _all(client: mlflow.MlflowClient, experiments: list[str], condition: str, order: list[str]) -> Iterator[Any]:
-    """The runs of all pages of a search."""
-    token = None
-    while True:
-        page = client.search_runs(experiments, condition, max_results=1000, order_by=order, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def log_file(path: Path, run_id: str) -> None:

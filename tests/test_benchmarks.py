@@ -1,11 +1,14 @@
 """Scripts of benchmarks/ that need no training of note, on the toy model: what must hold whatever the speed."""
 
+import gzip
 import re
 import sys
 
 import pytest
 
 from benchmarks import efficiency, plan
+from benchmarks.speed import read_sequences
+from sealr.data.sequences import SequenceError
 
 SMALL = "data.demo_users=80 rerank.layers=0 rerank.max_history=5"
 
@@ -44,3 +47,25 @@ def test_the_plan_beside_a_real_training(ran, ranker):
     rows = {row[0]: row[1:] for row in cells(text)[2:]}
     assert rows["parameters"][0] == rows["parameters"][1] and rows["trained"][0] == rows["trained"][1]
     assert all(float(re.split(r" ", value)[0]) > 0 for value in rows["peak memory, GB"])
+
+
+def test_read_sequences(tmp_path):
+    path = tmp_path / "s.txt.gz"
+    path.write_bytes(gzip.compress(b"2 10 9 1\n\n1 9 2\n"))
+    sequences = read_sequences(path)
+    assert sequences.users == ["2", "1"] and sequences.items == ["1", "2", "9", "10"]
+    assert sequences.flat.tolist() == [4, 3, 1, 3, 2] and sequences.offsets.tolist() == [0, 3, 5]
+    plain = tmp_path / "s.txt"
+    plain.write_text("u b a\n")
+    assert read_sequences(plain).items == ["a", "b"] and read_sequences(plain).flat.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("1 2\n3\n", "line 2: a user without items"), ("1 2\n1 3\n", "line 2: user '1' again"), ("\n", "no sequences")],
+)
+def test_bad_sequence_files(tmp_path, text, message):
+    path = tmp_path / "s.txt"
+    path.write_text(text)
+    with pytest.raises(SequenceError, match=message):
+        read_sequences(path)

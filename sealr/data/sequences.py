@@ -9,11 +9,9 @@ all but the last two. Users with under three items, and ``whole`` users, appear 
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -162,29 +160,3 @@ def build(reviews: pd.DataFrame) -> Sequences:
     if wrong.any():
         raise SequenceError(f"positions of user {users[codes[order][np.argmax(wrong)]]!r} are not 0, 1, 2 ...")
     return Sequences(list(users), list(items), (item_codes[order] + 1).astype(np.int64), offsets)
-
-
-def read_sequences(path: Path) -> Sequences:
-    """Sequences of a text file with one line per user, ``user item item ...``, oldest first; gzip if it ends in .gz.
-
-    Users keep their order. Items are sorted, by number if all are whole numbers: then an item of 1..n is its own id.
-    Raises SequenceError, which names the line.
-    """
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as file:
-        lines = [(number, fields) for number, line in enumerate(file, start=1) if (fields := line.split())]
-    if not lines:
-        raise SequenceError(f"{path} holds no sequences")
-    seen: set[str] = set()
-    for number, fields in lines:
-        if len(fields) < 2 or fields[0] in seen:
-            what = "a user without items" if len(fields) < 2 else f"user {fields[0]!r} again"
-            raise SequenceError(f"{path} line {number}: {what}; expected lines of the form: user item item ...")
-        seen.add(fields[0])
-    codes, items = pd.factorize(np.array([item for _, fields in lines for item in fields[1:]], dtype=object))
-    names = [str(item) for item in items]
-    numbers = all(name.isdecimal() for name in names)
-    order = sorted(range(len(names)), key=(lambda i: (int(names[i]), names[i])) if numbers else names.__getitem__)
-    ids = np.empty(len(names), dtype=np.int64)
-    ids[order] = np.arange(1, len(names) + 1)
-    offsets = np.concatenate(([0], np.cumsum([len(fields) - 1 for _, fields in lines]))).astype(np.int64)
-    return Sequences([fields[0] for _, fields in lines], [names[i] for i in order], ids[codes], offsets)

@@ -1,11 +1,10 @@
-import gzip
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sealr.data.sequences import SequenceError, build, read_sequences
+from sealr.data.sequences import SequenceError, build
 
 REVIEWS = pd.DataFrame(
     [
@@ -101,28 +100,6 @@ def test_build_refuses_gaps_and_nothing():
         build(REVIEWS.drop(index=3))
     with pytest.raises(SequenceError, match="empty"):
         build(REVIEWS.iloc[:0])
-
-
-def test_read_sequences(tmp_path):
-    path = tmp_path / "s.txt.gz"
-    path.write_bytes(gzip.compress(b"2 10 9 1\n\n1 9 2\n"))
-    sequences = read_sequences(path)
-    assert sequences.users == ["2", "1"] and sequences.items == ["1", "2", "9", "10"]
-    assert sequences.flat.tolist() == [4, 3, 1, 3, 2] and sequences.offsets.tolist() == [0, 3, 5]
-    plain = tmp_path / "s.txt"
-    plain.write_text("u b a\n")
-    assert read_sequences(plain).items == ["a", "b"] and read_sequences(plain).flat.tolist() == [2, 1]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("1 2\n3\n", "line 2: a user without items"), ("1 2\n1 3\n", "line 2: user '1' again"), ("\n", "no sequences")],
-)
-def test_bad_sequence_files(tmp_path, text, message):
-    path = tmp_path / "s.txt"
-    path.write_text(text)
-    with pytest.raises(SequenceError, match=message):
-        read_sequences(path)
 
 
 def test_three_hundred_thousand_interactions_build_fast():
