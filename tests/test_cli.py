@@ -238,3 +238,23 @@ def test_tracking_and_doctor_mean_the_same_database():
     from sealr import tracking
 
     assert tracking.DEFAULT_URI == doctor.DEFAULT_URI
+
+
+def test_a_run_of_mlflow_without_an_experiment_lands_in_sealr(site, monkeypatch):
+    import mlflow
+
+    from sealr import tracking
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{site}/mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{site}/mlflow.db")
+    given = client.create_run("0", tags={"mlflow.project.entryPoint": "main"}).info.run_id
+    client.log_param(given, "data", "demo")
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    with tracking.job("finetune", load_config("demo")) as run_id:
+        pass
+    client.set_terminated(given)  # as `mlflow run` does
+    run = client.get_run(run_id)
+    assert run.info.experiment_id == client.get_experiment_by_name("sealr").experiment_id
+    assert run.data.params == {"data": "demo"} and run.data.tags["mlflow.project.entryPoint"] == "main"
+    assert run_id in client.get_run(given).data.tags["mlflow.note.content"]
+    mlflow.set_tracking_uri(None)
