@@ -1,8 +1,8 @@
-"""What a list costs by what an item is written as: ``python -m benchmarks.efficiency --data demo --users 64``.
+"""Cost of a list by how items are written: ``python -m benchmarks.efficiency --data demo --users 64``.
 
-Names (PALR), encoded ids (the paper's) and soft tokens (ours) rank the same users' candidates with the same LLM, one after the
-other in one process, and once more in the other order. Prints Markdown. Adapters are fine-tuned on a few users, for the
-cost of a list does not depend on what was learned. Counted are positions that go through the LLM, padding included.
+Names (PALR), encoded ids (the paper) and soft tokens (ours) rank the same users' candidates with the same LLM in one
+process, in two rounds of opposite order. Prints Markdown. Adapters are fine-tuned on a few users, because the cost of a
+list does not depend on what was learned. Counted positions go through the LLM, padding included.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sealr.flows.dryrun import local_tables
 from sealr.config import load_config
 from sealr.data.sequences import Sequences
 from sealr.evaluate.report import markdown_table
-from sealr.rerank.generative.finetune import ADAPTER, Encoder, finetune
-from sealr.rerank.llm import load_tokenizer
+from sealr.pipeline.dryrun import local_tables
+from sealr.rerank.generative.finetune import Encoder, finetune
 from sealr.rerank.generative.palr import finetune_names
+from sealr.rerank.llm import ADAPTER, load_tokenizer
 from sealr.rerank.plan import busy_seconds
-from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.rankers import Ranker, load_ranker
+from sealr.rerank.requests import RerankInput
 from sealr.rerank.scoring.train import train_scoring
-from sealr.retrieve.train import load, train
+from sealr.retrieve.train import train
 from sealr.settings import Config, RerankConfig, RetrieveConfig
 
 RANKERS = {"palr": "names", "generative": "encoded ids", "scoring": "soft tokens"}
@@ -92,7 +92,7 @@ def requests(config: Config, sequences: Sequences, count: int) -> list[RerankInp
         pool = rng.choice(sequences.n_items, size, replace=False) + 1
         pool[:2] = [last, second] if last != second else pool[:2]
         pool = list(dict.fromkeys(pool.tolist()))
-        made.append(RerankInput(history, rng.integers(-2, 3, len(history)).tolist(), pool, answer=pool[:2]))
+        made.append(RerankInput(history, rng.integers(-2, 3, (len(history), 2)), pool, answer=pool[:2]))
     return made
 
 
@@ -110,10 +110,13 @@ def prepare(
             finetune(few, few[:1], rerank, Encoder(load_tokenizer(rerank.base), rerank, category), where)
         else:
             train(RetrieveConfig(model="popularity", hidden=config.retrieve.hidden), sequences, folder / "retriever")
-            users = ([int(u) for u in sequences.split("test").users[:TRAINED]], [int(sequences.split("test").users[TRAINED])])
+            users = (
+                [int(u) for u in sequences.split("test").users[:TRAINED]],
+                [int(sequences.split("test").users[TRAINED])],
+            )
             felt = np.random.default_rng(0).integers(-2, 3, (len(sequences.flat), 2)).astype(np.float32)
             known = felt if rerank.sentiment != "none" else None
-            train_scoring(rerank, category, sequences, known, users, load(folder / "retriever"), None, where)
+            train_scoring(rerank, category, sequences, known, users, folder / "retriever", None, where)
         made[name] = where / ADAPTER
     return made
 
@@ -164,7 +167,9 @@ def positions(ranker: Ranker) -> Iterator[list[int]]:
         hook.remove()
 
 
-def report(config: Config, options: argparse.Namespace, rows: list[dict[str, object]], again: list[dict[str, object]]) -> str:
+def report(
+    config: Config, options: argparse.Namespace, rows: list[dict[str, object]], again: list[dict[str, object]]
+) -> str:
     """One table: means of both rounds, and how many times faster and shorter than encoded ids and names in the same batch."""
     frame = pd.concat([pd.DataFrame(rows), pd.DataFrame(again)])
     key = ["items as", "batch", "weights"]
@@ -182,12 +187,12 @@ def report(config: Config, options: argparse.Namespace, rows: list[dict[str, obj
     rerank: RerankConfig = config.rerank
     depth = f"first {rerank.layers} layers" if rerank.layers else "all layers"
     lines = [
-        f"{options.users} users of {config.data.name}, {options.candidates} candidates, lists of {rerank.top_k}, histories of at most "
-        f"{rerank.max_history} items; {rerank.base}, {depth}, float32 unless said. {os.cpu_count()} cores ({platform.machine()}), "
-        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the end. Means of two rounds, the second in reverse "
-        f"order; the largest ratio between the two is {spread.max():.2f}. Users a second are by the clock; ms a user, and how many times "
-        f"faster, by the processor's time a thread, which other work does not change (with a GPU, by the clock). Ratios are to a batch "
-        f"of {options.batch}.\n",
+        f"{options.users} users of {config.data.name}, {options.candidates} candidates, lists of {rerank.top_k}, "
+        f"histories of at most {rerank.max_history} items; {rerank.base}, {depth}, float32 unless noted. "
+        f"{os.cpu_count()} cores ({platform.machine()}), {torch.get_num_threads()} threads, load "
+        f"{os.getloadavg()[0]:.1f} at the end. Means of two rounds of opposite order, which differ by a factor of at "
+        f"most {spread.max():.2f}. Users per second are wall-clock; ms per user and speed-ups are CPU time per thread "
+        f"(wall-clock with a GPU). Ratios refer to a batch of {options.batch}.\n",
         markdown_table(mean),
     ]
     return "\n".join(lines)

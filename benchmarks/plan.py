@@ -1,7 +1,9 @@
-"""What `--dry-run` says beside a real short training: ``python -m benchmarks.plan --data demo --set "rerank.ranker=generative"``.
+"""``sealr run --dry-run`` against a short real training, for the rankers that write lists.
 
-Prints a Markdown table: parameters, seconds a step and peak memory of the process, predicted and measured in this process, one
-after the other. For the rankers that write lists. On a CPU seconds are the processor's, by thread, as the prediction's are.
+    python -m benchmarks.plan --data demo --set "rerank.ranker=generative"
+
+Prints a Markdown table with predicted and measured parameters, seconds per step and peak memory of the process. On a CPU,
+seconds are CPU time per thread.
 """
 
 from __future__ import annotations
@@ -14,16 +16,15 @@ import time
 import numpy as np
 import torch
 
-from sealr.flows.dryrun import local_tables
 from sealr.config import load_config
 from sealr.evaluate.protocols import split_users
-from sealr.rerank.generative.finetune import Encoder, Instructions, count_parameters
-from sealr.rerank.fit import CLIP
-from sealr.rerank.llm import add_lora, load_base, load_tokenizer
+from sealr.pipeline.dryrun import local_tables
+from sealr.rerank.generative.finetune import Encoder, Instructions
 from sealr.rerank.generative.palr import NameEncoder, item_names
-from sealr.rerank.plan import busy_seconds, machine_rates, plan, shape_of
-from sealr.rerank.generative.prompts import RerankInput
-from sealr.rerank.workload import workload
+from sealr.rerank.llm import add_lora, count_parameters, load_base, load_tokenizer
+from sealr.rerank.plan import busy_seconds, machine_rates, plan, shape_of, workload
+from sealr.rerank.requests import RerankInput
+from sealr.rerank.training import CLIP
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
     seconds, wall = [], []
     for rows in task.batches(0):
         started = time.perf_counter(), busy_seconds()
-        task.loss(rows, rows, 0).backward()
+        task.loss(rows, rows, 0)[0].backward()
         torch.nn.utils.clip_grad_norm_(trained, CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -65,26 +66,34 @@ def main() -> None:
     counted = count_parameters(task.model)
     kept = [plan(rerank, shape, work, rates) for rates in (before, after)]
     steps = " to ".join(f"{s:.2f}" for s in sorted(p.step_seconds for p in kept))
-    print(f"{rerank.base}, {rerank.ranker}, {rerank.dtype}, quantization {rerank.quantization}, batch {rerank.batch_size}, ", end="")
-    print(f"{work.tokens:.0f} tokens a prompt; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, ", end="")
-    print(f"{np.median(wall[1:]):.2f} s a step by the clock\n")
+    print(
+        f"{rerank.base}, {rerank.ranker}, {rerank.dtype}, quantization {rerank.quantization}, batch {rerank.batch_size}, ",
+        end="",
+    )
+    print(
+        f"{work.tokens:.0f} tokens per prompt; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, ",
+        end="",
+    )
+    print(f"{np.median(wall[1:]):.2f} s per step by the clock\n")
     print("| | predicted | measured |\n|---|---:|---:|")
     print(f"| parameters | {kept[0].parameters:,} | {counted['parameters']:,} |")
     print(f"| trained | {kept[0].trainable:,} | {counted['trainable_parameters']:,} |")
-    print(f"| seconds a step | {steps} | {np.median(seconds[1:]):.2f} ({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f}) |")
+    print(
+        f"| seconds a step | {steps} | {np.median(seconds[1:]):.2f} ({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f}) |"
+    )
     print(f"| peak memory, GB | {kept[0].peak_bytes / 1e9:.2f} | {peak / 1e9:.2f} |")
 
 
 def requests(config, sequences) -> list[RerankInput]:
-    """Training requests of the inductive split; candidates at random, for only their number matters here."""
+    """Training requests of the inductive split; candidates are random because only their number matters."""
     names = [sequences.users[u] for u in sequences.split("test").users]
-    rows, rng = {u: i for i, u in enumerate(sequences.users)}, np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     split = split_users(names, config.rerank.finetune_share, config.rerank.valid_share, config.evaluate.seed)
     made = []
-    for user in split.train:
-        *history, second, last = sequences.sequence(rows[user]).tolist()
+    for row in sequences.rows(split.train):
+        *history, second, last = sequences.sequence(row).tolist()
         pool = rng.choice(sequences.n_items, min(config.rerank.n_reranked, sequences.n_items), replace=False) + 1
-        made.append(RerankInput(history, [2] * len(history), pool.tolist(), answer=[last, second]))
+        made.append(RerankInput(history, np.full((len(history), 2), 2), pool.tolist(), answer=[last, second]))
     return made
 
 

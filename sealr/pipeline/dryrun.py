@@ -1,4 +1,4 @@
-"""``python -m sealr.flows.finetune --dry-run``: what fine-tuning would take, without downloading, training or tracking anything."""
+"""``sealr run --dry-run``: what fine-tuning takes, without downloading, training or tracking anything."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from sealr.data.download import data_dir, local_path
 from sealr.data.ingest import ingest
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_table
-from sealr.rerank.plan import machine_rates, plan, shape_of, text
-from sealr.rerank.workload import workload
+from sealr.rerank.plan import machine_rates, plan, shape_of, text, workload
 from sealr.settings import DataConfig
 
 
 def dry_run(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
-    """Prints parameters, memory, tokens and hours of fine-tuning under a configuration. Raises ConfigError."""
+    """Prints parameters, memory, tokens and hours of fine-tuning. Raises ConfigError."""
     config = load_config(data, base, overrides)
     shape = shape_of(config.rerank.base)
     work = workload(config, shape.vocabulary, shape.hidden, *local_tables(config.data))
@@ -27,7 +26,7 @@ def dry_run(data: str = "demo", base: str = "smollm2-135m", overrides: str = "")
 
 
 def local_tables(config: DataConfig) -> tuple[Sequences | None, pd.DataFrame | None]:
-    """Sequences and items of a data set whose files are on this machine, else None twice."""
+    """Sequences and items of a data set, or (None, None) if its files are not on this machine."""
     paths = {"reviews": local_path(config.reviews, data_dir()), "items": local_path(config.items, data_dir())}
     files = {name: path for name, path in paths.items() if path.is_file()} if config.source != "demo" else {}
     if config.source != "demo" and "reviews" not in files:

@@ -41,10 +41,10 @@ def load_base(config: RerankConfig) -> nn.Module:
 
     Raises ValueError when the model has fewer layers.
     """
+    # peft imports bitsandbytes, which warns on CPUs with bfloat16 about a kernel that has to be downloaded
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     if config.quantization == "nf4":
-        # Without this, bitsandbytes warns on CPUs with bfloat16 about a kernel that has to be downloaded
-        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -77,9 +77,9 @@ def load_base(config: RerankConfig) -> nn.Module:
 
 def add_lora(config: RerankConfig) -> PeftModel:
     """The base model with a fresh LoRA adapter, which has no effect until it is trained."""
+    base, lora = load_base(config), config.lora
     from peft import LoraConfig, get_peft_model
 
-    lora = config.lora
     settings = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -87,7 +87,7 @@ def add_lora(config: RerankConfig) -> PeftModel:
         target_modules=list(lora.targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(load_base(config), settings)
+    return get_peft_model(base, settings)
 
 
 def load_adapter(config: RerankConfig, folder: Path) -> PeftModel:
@@ -96,12 +96,13 @@ def load_adapter(config: RerankConfig, folder: Path) -> PeftModel:
     Raises AdapterError when adapter weights are missing or have no effect. peft only warns about keys that do not
     match, and the model would be the bare base model.
     """
+    base = load_base(config)
     from peft import PeftModel
 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         try:
-            model = PeftModel.from_pretrained(load_base(config), str(folder))
+            model = PeftModel.from_pretrained(base, str(folder))
         except Warning as warning:
             raise AdapterError(f"the adapter in {folder} does not fit {config.base}: {warning}") from None
     model.eval()

@@ -1,64 +1,70 @@
-"""What fine-tuning will take, computed from the architecture's shapes before anything is downloaded.
+"""Estimates parameters, memory, tokens and hours of fine-tuning before anything is downloaded.
 
-Parameters and bytes are counted, not measured: a LLaMA layer's frozen weights, LoRA's weights with their gradients and two
-moments, and what autograd keeps of a step (`kept_bytes`, one term an operation). Time is arithmetic over the rates of this
-machine (`machine_rates`, about two seconds): multiplications at the rate of a matrix product of the same width, and everything
-else at the rate of memory. What the estimate gave beside real training is in benchmarks/README.md.
+Parameters and bytes are counted from the architecture: frozen weights, LoRA's weights with gradients and two moments,
+and what autograd keeps of a step. Time follows from two measured rates of this machine: that of a matrix product for
+multiplications, and that of memory for all else. benchmarks/README.md compares estimates with real training.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
+import transformers
+from huggingface_hub import try_to_load_from_cache
 
+from sealr import weights
 from sealr.config import ConfigError
+from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json
+from sealr.evaluate.protocols import split_users
+from sealr.rerank.generative.palr import PREFERENCE_TOKENS, item_names, name_prompt, question
+from sealr.rerank.generative.prompts import prompt
 from sealr.rerank.llm import device
-from sealr.rerank.workload import Workload, local_folder
-from sealr.settings import RerankConfig
+from sealr.rerank.requests import RerankInput
+from sealr.rerank.scoring.model import INSTRUCTION
+from sealr.rerank.scoring.train import VALID_USERS
+from sealr.settings import Config, RerankConfig
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
-ADAPTER_BYTES = 4  # peft keeps adapters, and what enters them, in float32
-NF4_BYTES = (
-    0.5 + 1 / 64 + 4 / (64 * 256)
-)  # a 4-bit weight, its share of a block's 8-bit scale, and of the scale's scale
-# Over what a step keeps. Five can be counted (written and read in the forward pass, read again, gradient written and read); what
-# is not kept, and dropout's random numbers, take as long again. Fitted to a step of SmolLM2 on a CPU: benchmarks/README.md
-PASSES = 12
-ATTENTION_BACKWARD = (
-    2.5  # multiplications of attention's backward pass, by those of the forward: weights are computed again
-)
-PROCESS_BYTES = 0.9e9  # Python with torch, transformers, peft, MLflow and Prefect
+ADAPTER_BYTES = 4  # adapters and their inputs are float32
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a 4-bit weight and its share of two levels of scales
+PASSES = 12  # over kept bytes in a step; fitted to SmolLM2 on a CPU
+ATTENTION_BACKWARD = 2.5  # multiplications relative to the forward pass: attention weights are computed again
+PROCESS_BYTES = 0.9e9  # Python with all libraries
+SAMPLE = 64  # prompts whose tokens are counted
+CONTENT = 384  # width of text embeddings
+BEAUTY = (22_363, 12_101, 9)  # users, items and length in the paper's Table 1, if the data are missing
+PIECES = re.compile(r"\d|[^\W\d_]{1,6}|[^\w\s]|_|\n")  # roughly the tokens of a LLaMA tokenizer
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A LLaMA architecture: widths, depth and vocabulary."""
+    """A LLaMA architecture."""
 
     vocabulary: int
     hidden: int
-    inner: int  # width of the feed-forward part
+    inner: int  # width of the feed-forward layer
     layers: int
     heads: int
     kv_heads: int
     tied: bool  # the output layer is the embedding
 
-    @property
-    def kv(self) -> int:
-        return self.hidden // self.heads * self.kv_heads
-
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of the linear layers of one decoder layer."""
-        h, i, kv = self.hidden, self.inner, self.kv
+        """(inputs, outputs) of the linear layers of a decoder layer."""
+        h, i, kv = self.hidden, self.inner, self.hidden // self.heads * self.kv_heads
         attention = {"q_proj": (h, h), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (h, h)}
         return attention | {"gate_proj": (h, i), "up_proj": (h, i), "down_proj": (i, h)}
 
 
-SHAPES = {  # of models that may not be here; others are read from their config.json
+SHAPES = {  # other models are read from their config.json
     "HuggingFaceTB/SmolLM2-135M-Instruct": Shape(49152, 576, 1536, 30, 9, 3, True),
     "meta-llama/Llama-2-7b-hf": Shape(32000, 4096, 11008, 32, 32, 32, False),
 }
@@ -66,75 +72,141 @@ SHAPES = {  # of models that may not be here; others are read from their config.
 
 @dataclass(frozen=True)
 class Rates:
-    """Of this machine."""
+    flops: float  # multiplications and additions per second in a matrix product
+    bytes: float  # bytes per second moved by one pass over memory
+    machine: str
 
-    flops: float  # float multiplications and additions a second, in a matrix product
-    bytes: float  # bytes a second that one pass over memory moves
-    where: str
+
+@dataclass(frozen=True)
+class Workload:
+    """What an epoch reads, as means over prompts."""
+
+    prompts: int
+    valid_prompts: int
+    tokens: float  # with the answer; for the scoring ranker soft tokens and instruction
+    answer: float  # positions with a loss
+    choices: int  # logits of such a position
+    width: int  # of the vectors that make a logit
+    soft: int  # trained parameters beside the adapter
+    read_once: float  # tokens read before training, for written preferences
+    source: str  # how this was counted
 
 
 @dataclass(frozen=True)
 class Plan:
     parameters: int  # with the adapter
-    trainable: int  # adapter and soft tokens
+    trainable: int
     weight_bytes: float
     adapter_bytes: float  # weights, gradients, two moments
-    kept_bytes: float  # of one training step, for the backward pass
+    kept_bytes: float  # of one step for the backward pass
     tokens_an_epoch: float
     step_seconds: float
-    hours: float  # of all epochs, with validation
+    hours: float  # of all epochs with validation
 
     @property
     def peak_bytes(self) -> float:
         return PROCESS_BYTES + self.weight_bytes + self.adapter_bytes + self.kept_bytes
 
 
-def shape_of(base: str) -> Shape:
-    """Architecture of a base model: its config.json where it is on this machine, else SHAPES. Asks no hub.
+def local_folder(base: str) -> Path | None:
+    """Folder of a base model that is on this machine."""
+    hub = try_to_load_from_cache(base, "config.json") if weights.REPOSITORY.fullmatch(base) else None
+    folders = [Path(base).expanduser(), weights.weights_cache() / base.replace("/", "--")]
+    folders += [Path(hub).parent] if isinstance(hub, str) else []
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
-    Raises ConfigError for a model that is neither here nor known.
-    """
-    folder = local_folder(base)
-    if folder is not None:
+
+def shape_of(base: str) -> Shape:
+    """From config.json if the model is on this machine, else from SHAPES. Raises ConfigError for unknown models."""
+    if (folder := local_folder(base)) is not None:
         c = read_json(folder / "config.json")
         heads = c["num_attention_heads"]
         sizes = (c["vocab_size"], c["hidden_size"], c["intermediate_size"], c["num_hidden_layers"], heads)
         return Shape(*sizes, c.get("num_key_value_heads") or heads, bool(c.get("tie_word_embeddings", False)))
-    if base in SHAPES:
-        return SHAPES[base]
-    known = ", ".join(SHAPES)
-    raise ConfigError(
-        f"rerank.base: the shape of {base} is not known; give a folder with config.json, or one of: {known}"
-    )
+    if base not in SHAPES:
+        known = ", ".join(SHAPES)
+        raise ConfigError(f"rerank.base: the shape of {base} is not known: set a folder with config.json, or {known}")
+    return SHAPES[base]
+
+
+def token_counter(base: str) -> tuple[Callable[[str], int], str]:
+    """Counts the tokens of a text, and says how."""
+    folder = local_folder(base)
+    if folder is not None and any((folder / name).is_file() for name in weights.TOKENIZERS):
+        with weights.quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return lambda text: len(tokenizer.encode(text)), "by the tokenizer"
+    return lambda text: len(PIECES.findall(text)), "estimated, the tokenizer is not here"
+
+
+def workload(
+    config: Config, vocabulary: int, width: int, sequences: Sequences | None, items: pd.DataFrame | None
+) -> Workload:
+    """Counts what the ranker reads. vocabulary, width: of the base model. Without data: sizes of the paper's Beauty."""
+    source = "counted on the data" if sequences is not None else "the data are not here: sizes of the paper's Beauty"
+    if sequences is None or items is None:
+        users, n, length = BEAUTY
+        flat, ids = np.random.default_rng(0).integers(1, n + 1, users * length), [f"B{i:09}" for i in range(n)]
+        sequences = Sequences([str(u) for u in range(users)], ids, flat, np.arange(users + 1) * length)
+        items = pd.DataFrame({"item": ids, "title": None, "brand": None, "categories": None})
+    rerank, rows, category = config.rerank, sequences.split("test").users, config.data.category
+    transductive = rerank.user_split == "transductive"
+    held_out = 3 if transductive else 1  # items of a user without a loss: the first one, and those held out
+    if transductive:
+        train, valid = int((sequences.lengths > held_out).sum()), min(len(rows), VALID_USERS)
+    else:
+        users = [sequences.users[row] for row in rows]
+        split = split_users(users, rerank.finetune_share, rerank.valid_share, config.evaluate.seed)
+        train, valid = len(split.train[: rerank.max_users or None]), len(split.valid)
+    count, how = token_counter(rerank.base)
+    if rerank.ranker == "scoring":
+        lengths = sequences.lengths[rows] - held_out
+        length = np.minimum(lengths[lengths > 0], rerank.max_history).mean()
+        instruction = count(INSTRUCTION.format(category=category)) / rerank.batch_size  # read once per step
+        inner, n = config.retrieve.hidden, sequences.n_items
+        soft = 2 * inner * width + inner + (n + 1) * inner
+        soft += (7 * width if rerank.sentiment != "none" else 0) + (CONTENT * inner if rerank.scoring.content else 0)
+        choices = n if rerank.scoring.negative_source == "full" else rerank.scoring.n_hard_negatives + 1
+        return Workload(train, valid, length + instruction, length, choices, inner, soft, 0.0, source)
+    rng, palr = np.random.default_rng(0), rerank.ranker == "palr"
+    names, counted = item_names(items) if palr else [], []  # tokens of prompt, answer and question
+    for row in rng.choice(rows, min(SAMPLE, len(rows)), replace=False):
+        *history, second, last = sequences.sequence(row).tolist()
+        pool = (rng.choice(sequences.n_items, min(rerank.n_reranked, sequences.n_items), replace=False) + 1).tolist()
+        request = RerankInput(history, np.full((len(history), 2), 2), pool)
+        if palr:
+            text = name_prompt(request, pool, category, "", names, rerank.max_history)
+            texts = [text, f"{names[last]}\n{names[second]}", question(request, category, names, rerank.max_history)]
+        else:
+            text = prompt(request, pool, category, rerank.max_history, rerank.sentiment != "none")
+            texts = [text, f"{last},{second}"]
+        counted.append([count(text) for text in texts])
+    tokens, answer, *asked = np.mean(counted, axis=0).tolist()
+    known = PREFERENCE_TOKENS if palr else 0
+    written = asked[0] + known if palr else 0.0
+    source = f"{source}, tokens {how}"
+    return Workload(train, valid, tokens + known + answer, answer + 1, vocabulary, width, 0, written, source)
 
 
 def plan(config: RerankConfig, shape: Shape, work: Workload, rates: Rates) -> Plan:
-    """Everything of `Plan` by arithmetic. Prompts of a step count as equally long."""
+    """Arithmetic only. Treats the prompts of a step as equally long."""
     layers = min(config.layers, shape.layers) if config.layers else shape.layers
-    linear = layers * sum(a * b for a, b in shape.linears().values())
-    embedding = shape.vocabulary * shape.hidden
-    norms = (2 * layers + 1) * shape.hidden
-    other = embedding * (1 if shape.tied else 2) + norms
-    adapted = [shape.linears()[name] for name in config.lora.targets if name in shape.linears()]
-    lora = layers * sum((a + b) * config.lora.r for a, b in adapted)
-    e = DTYPE_BYTES[config.dtype]
-    weight_bytes = other * e + linear * (NF4_BYTES if config.quantization == "nf4" else e)
-    if config.quantization == "nf4":
-        weight_bytes += max(a * b for a, b in shape.linears().values()) * e  # the layer at work, unpacked
+    sizes, e, nf4 = shape.linears(), DTYPE_BYTES[config.dtype], config.quantization == "nf4"
+    linear = layers * sum(a * b for a, b in sizes.values())
+    other = shape.vocabulary * shape.hidden * (1 if shape.tied else 2) + (2 * layers + 1) * shape.hidden
+    lora = layers * sum(sum(sizes[name]) * config.lora.r for name in config.lora.targets if name in sizes)
+    weight_bytes = other * e + linear * (NF4_BYTES if nf4 else e)
+    weight_bytes += max(a * b for a, b in sizes.values()) * e if nf4 else 0  # the layer that is unpacked
 
     batch = min(config.batch_size, work.prompts)
     kept = kept_bytes(config, shape, layers, batch, work)
-    attention = 4 * layers * shape.hidden * work.tokens**2
-    head = 2 * work.answer * work.choices * work.width
+    attention, head = 4 * layers * shape.hidden * work.tokens**2, 2 * work.answer * work.choices * work.width
     forward = batch * (2 * (linear + lora) * work.tokens + attention + head)
     backward = batch * (2 * (linear + 2 * lora) * work.tokens + ATTENTION_BACKWARD * attention + 2 * head)
-    unpacking = (
-        2 * linear * (NF4_BYTES + e) / rates.bytes if config.quantization == "nf4" else 0.0
-    )  # in each of two passes
+    unpacking = 2 * linear * (NF4_BYTES + e) / rates.bytes if nf4 else 0.0  # in each of two passes
     step = (forward + backward) / rates.flops + PASSES * kept / rates.bytes + unpacking
     checking = forward / rates.flops + 2 * kept / rates.bytes + unpacking / 2
-    steps = math.ceil(work.prompts / batch)
-    epoch = steps * step + math.ceil(work.valid_prompts / batch) * checking
+    epoch = math.ceil(work.prompts / batch) * step + math.ceil(work.valid_prompts / batch) * checking
     once = (work.prompts + work.valid_prompts) * work.read_once * 2 * linear / rates.flops
     return Plan(
         parameters=linear + other + lora + work.soft,
@@ -149,48 +221,38 @@ def plan(config: RerankConfig, shape: Shape, work: Workload, rates: Rates) -> Pl
 
 
 def kept_bytes(config: RerankConfig, shape: Shape, layers: int, batch: int, work: Workload) -> float:
-    """What autograd keeps of one step: a term an operation. Frozen weights need no inputs kept, adapters do."""
-    e, h = DTYPE_BYTES[config.dtype], shape.hidden
-    mask = 1 if device() == "cuda" else ADAPTER_BYTES  # dropout's mask: a byte where its kernel is fused
-    inputs = [shape.linears()[name][0] for name in config.lora.targets if name in shape.linears()]
-    dropped = (
-        sum(inputs) * (ADAPTER_BYTES + (mask if config.lora.dropout else 0))
-        + len(inputs) * config.lora.r * ADAPTER_BYTES
-    )
-    norms = 2 * h * 4  # the input of each norm, in float32
-    attention = 4 * h * e  # queries, keys and values repeated to all heads, and the result
-    gated = 3 * shape.inner * e  # gate, its activation, and the up projection
-    logits = 3 * work.answer * work.choices * 4  # as computed, their logarithms, and the gradient
-    return batch * (layers * work.tokens * (dropped + norms + attention + gated) + logits)
+    """What autograd keeps of a step. Adapters keep their inputs; frozen weights need none."""
+    e, h, sizes = DTYPE_BYTES[config.dtype], shape.hidden, shape.linears()
+    mask = 1 if device() != "cpu" else ADAPTER_BYTES  # of dropout; a byte if its kernel is fused
+    inputs = [sizes[name][0] for name in config.lora.targets if name in sizes]
+    adapters = sum(inputs) * (ADAPTER_BYTES + (mask if config.lora.dropout else 0))
+    adapters += len(inputs) * config.lora.r * ADAPTER_BYTES
+    layer = adapters + 2 * h * 4 + 4 * h * e + 3 * shape.inner * e  # norms, attention, feed-forward
+    logits = 3 * work.answer * work.choices * 4  # logits, their logarithms, the gradient
+    return batch * (layers * work.tokens * layer + logits)
 
 
 def machine_rates(config: RerankConfig, shape: Shape, tokens: int = 256, seconds: float = 1.0) -> Rates:
-    """Measures a matrix product (tokens, hidden) x (hidden, inner) and a copy in memory, ``seconds`` each.
-
-    On a CPU by the processor time of a thread, so that other work on the machine does not count: the estimate is for an idle one.
-    """
-    where, dtype = device(), getattr(torch, config.dtype)
-    inner = min(shape.inner, 1536)  # of a wide layer a part: the rate is the same, the wait is not
-    a = torch.randn(tokens, shape.hidden, device=where, dtype=dtype)
-    b = torch.randn(shape.hidden, inner, device=where, dtype=dtype)
-    product = _rate(lambda: a @ b, seconds)
-    block = torch.zeros(2**24, device=where)  # 64 MiB: larger than any cache
+    """Measures a product (tokens, hidden) x (hidden, inner) and a copy in memory, ``seconds`` each."""
+    options, inner = {"device": device(), "dtype": getattr(torch, config.dtype)}, min(shape.inner, 1536)
+    a, b = torch.randn(tokens, shape.hidden, **options), torch.randn(shape.hidden, inner, **options)
+    block = torch.zeros(2**24, device=device())  # 64 MiB: larger than any cache
     target = torch.empty_like(block)
-    copies = _rate(lambda: target.copy_(block), seconds)
-    name = torch.cuda.get_device_name() if where == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return Rates(2 * tokens * shape.hidden * inner * product, 4 * block.numel() * copies, name)
+    products, copies = _rate(lambda: a @ b, seconds), _rate(lambda: target.copy_(block), seconds)
+    machine = f"CPU, {torch.get_num_threads()} threads" if device() == "cpu" else torch.cuda.get_device_name()
+    return Rates(2 * tokens * shape.hidden * inner * products, 4 * block.numel() * copies, machine)
 
 
 def busy_seconds() -> float:
-    """A clock of work done: the processor's seconds by thread, which other work does not change; with a GPU the clock's."""
-    if device() == "cuda":
+    """CPU time per thread, which other programs do not change; with a GPU, wall-clock time."""
+    if device() != "cpu":
         torch.cuda.synchronize()
         return time.perf_counter()
     return time.process_time() / torch.get_num_threads()
 
 
 def _rate(work: Callable[[], object], seconds: float) -> float:
-    """Calls a second."""
+    """Calls per second."""
     work()
     calls, started = 0, busy_seconds()
     while (passed := busy_seconds() - started) < seconds or not calls:
@@ -200,29 +262,22 @@ def _rate(work: Callable[[], object], seconds: float) -> float:
 
 
 def text(config: RerankConfig, made: Plan, work: Workload, rates: Rates) -> str:
-    """For the terminal."""
-    kind = "NF4" if config.quantization == "nf4" else config.dtype
-    depth = f"first {config.layers} layers" if config.layers else "all layers"
-    rows = [
-        ("ranker", f"{config.ranker}, base {config.base}, {depth}, LoRA r {config.lora.r} alpha {config.lora.alpha}"),
-        (
-            "parameters",
-            f"{made.parameters:,}, {made.trainable:,} of them trained ({made.trainable / made.parameters:.2%})",
-        ),
-        ("weights", f"{_bytes(made.weight_bytes)} ({kind})"),
-        ("what is trained, gradients, optimizer", _bytes(made.adapter_bytes)),
-        (
-            "kept for the backward pass",
-            f"{_bytes(made.kept_bytes)} ({config.batch_size} prompts of {work.tokens:,.0f} tokens)",
-        ),
-        ("memory at its peak", f"about {_bytes(made.peak_bytes)}"),
-        ("an epoch", f"{work.prompts:,} prompts, {made.tokens_an_epoch:,.0f} tokens; {work.source}"),
-        ("this machine, when idle", f"{rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s ({rates.where})"),
-        ("a step", f"about {made.step_seconds:.2f} s"),
-        (f"fine-tuning, {config.epochs} epochs at most", f"about {made.hours:.2f} hours"),
-    ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+    """The plan for a terminal."""
+    depth, lora = f"first {config.layers} layers" if config.layers else "all layers", config.lora
+    kind, share = "NF4" if config.quantization == "nf4" else config.dtype, made.trainable / made.parameters
+    rows = {
+        "ranker": f"{config.ranker}, base {config.base}, {depth}, LoRA r {lora.r} alpha {lora.alpha}",
+        "parameters": f"{made.parameters:,}, {made.trainable:,} of them trained ({share:.2%})",
+        "weights": f"{_bytes(made.weight_bytes)} ({kind})",
+        "trained weights, gradients, optimizer": _bytes(made.adapter_bytes),
+        "kept for the backward pass": f"{_bytes(made.kept_bytes)}, {config.batch_size} x {work.tokens:,.0f} tokens",
+        "peak memory": f"about {_bytes(made.peak_bytes)}",
+        "one epoch": f"{work.prompts:,} prompts, {made.tokens_an_epoch:,.0f} tokens; {work.source}",
+        "this machine": f"{rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s ({rates.machine})",
+        "one step": f"about {made.step_seconds:.2f} s",
+        f"fine-tuning, {config.epochs} epochs": f"at most about {made.hours:.2f} hours",
+    }
+    return "\n".join(f"{name:37}  {value}" for name, value in rows.items())
 
 
 def _bytes(count: float) -> str:

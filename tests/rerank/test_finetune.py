@@ -167,6 +167,7 @@ print(json.dumps(output.metrics))
 """
 
 
+@pytest.mark.slow
 def test_sigkill_in_the_middle_then_the_same_adapter(toy_llama, tmp_path):
     root = str(Path(__file__).resolve().parents[2])
 

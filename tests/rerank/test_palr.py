@@ -145,6 +145,7 @@ def test_of_two_texts_for_one_user_the_first_one_written_counts(config, tmp_path
     assert Preferences(tokenizer, config, "soaps", item_names(ITEMS), tmp_path).texts == {"a question": "first"}
 
 
+@pytest.mark.slow
 def test_finetuning_on_names_learns_and_the_ranker_gives_valid_lists(config, tmp_path):
     losses = []
     longer = replace(config, epochs=4)

@@ -10,8 +10,20 @@ from sealr.data.sequences import Sequences
 from sealr.rerank.generative.finetune import Encoder, answer_loss
 from sealr.rerank.generative.prompts import RerankInput
 from sealr.rerank.llm import add_lora
-from sealr.rerank.plan import SHAPES, Rates, Shape, kept_bytes, machine_rates, plan, shape_of, text
-from sealr.rerank.workload import Workload, local_folder, token_counter, workload
+from sealr.rerank.plan import (
+    SHAPES,
+    Rates,
+    Shape,
+    Workload,
+    kept_bytes,
+    local_folder,
+    machine_rates,
+    plan,
+    shape_of,
+    text,
+    token_counter,
+    workload,
+)
 from sealr.settings import Config, DataConfig, LoraSettings, RerankConfig
 
 RATES = Rates(1e11, 1e10, "a test")
@@ -59,7 +71,7 @@ def test_parameters_are_those_of_the_model(config, layers):
 def test_kept_bytes_are_what_autograd_keeps(config):
     """Frozen weights, which are kept as well, are there anyway and do not count."""
     encoder = Encoder(AutoTokenizer.from_pretrained(config.base), config, "things")
-    batch = [RerankInput(list(range(1, 30)), [0] * 29, list(range(40, 90)), answer=[41, 42])] * 4
+    batch = [RerankInput(list(range(1, 30)), [[0, 0]] * 29, list(range(40, 90)), answer=[41, 42])] * 4
     ids, mask, labels = encoder.batch(batch)
     model = add_lora(config).train()
     weights, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}

@@ -77,6 +77,7 @@ def fitted(config, folder, felt=None, users=48, **changes):
     return train(replace(config, **changes), sequences, feelings, chosen, folder).metrics
 
 
+@pytest.mark.slow
 def test_feelings_help_and_shuffled_ones_do_not(config, tmp_path):
     """Who knows the feeling knows the next item; without it two are equally likely: a loss of log 2 at best."""
     true = fitted(config, tmp_path / "true", users=400)
@@ -86,6 +87,7 @@ def test_feelings_help_and_shuffled_ones_do_not(config, tmp_path):
     assert min(shuffled["valid_loss"], without["valid_loss"]) > 0.65
 
 
+@pytest.mark.slow
 def test_on_the_demo_the_gain_is_there_and_vanishes_under_shuffling(toy_llama, tmp_path):
     """The demo's own feelings, as drawn by its generator, on users whom nobody was trained on."""
     reviews, _, truth = generate(seed=7)
@@ -210,6 +212,7 @@ def test_few_validation_items_are_said_to_be_few(config, tmp_path, caplog):
         assert (f"chosen by {2 * count} validation items" in caplog.text) == said
 
 
+@pytest.mark.slow
 def test_transductive_training_validates_on_the_last_but_one_item(config, tmp_path):
     sequences, feelings = walks(300)
     settings = replace(config, user_split="transductive", epochs=6)
@@ -220,8 +223,10 @@ def test_transductive_training_validates_on_the_last_but_one_item(config, tmp_pa
 
 @pytest.mark.parametrize("cut", [0, 4])
 def test_validation_ranks_the_last_two_items_and_not_what_was_seen(config, cut):
-    """Earlier items stand in the retriever's training. As in the evaluation, a user's rank counts the better items that are not
-    in the history, and a seen target is missed. cut: items of the history that are too old for the LLM to read, but were seen."""
+    """A rank counts better items that are not in the history, and a seen target is a miss.
+
+    cut: items of the history that are too old for the LLM to read.
+    """
     made = task(config)
     made.exclude_seen, made.valid = True, Windows(made.valid.starts[:3] + cut, made.valid.ends[:3])
     items, targets, felt = made.tensors(made.valid, np.arange(3))
