@@ -84,7 +84,8 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
         if len(reviews):
             items, read_items, bad_items = _items(source, config, files, reviews["item"], rejects)
     if reviews.empty:  # raised here, so that rejected.parquet exists and shows the reasons
-        raise IngestError(_nothing_left(path, read, counts, config))
+        advice = f"; lower data.k_core (now {config.k_core})" if counts["k-core"] else ""
+        raise IngestError(f"{path}: no review is left: read {read:,}, rejected: {_counted(counts)}{advice}")
     write_table(reviews, folder / "reviews.parquet", "reviews")
     write_table(items, folder / "items.parquet", "items")
     if counts:
@@ -200,8 +201,3 @@ def _warn_of_many(counts: Counter[str], read: int) -> None:
 
 def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{reason} {n:,}" for reason, n in counts.most_common())
-
-
-def _nothing_left(path: Path, read: int, counts: Counter[str], config: DataConfig) -> str:
-    advice = f"; lower data.k_core (now {config.k_core})" if counts["k-core"] else ""
-    return f"{path}: no review left: read {read:,}, rejected: {_counted(counts)}{advice}"

@@ -179,7 +179,7 @@ def test_duplicates_do_not_count_for_k_core(case):
 
 def test_one_user(case):
     case.write(*(record("a", f"i{n}", START + n) for n in range(6)))
-    with pytest.raises(IngestError, match="no review left: read 6, rejected: k-core 6; lower data.k_core"):
+    with pytest.raises(IngestError, match="no review is left: read 6, rejected: k-core 6; lower data.k_core"):
         case.run(k_core=5)
     assert case.run(k_core=1).rows["users"] == 1
 
@@ -187,7 +187,7 @@ def test_one_user(case):
 def test_nothing_usable(case):
     case.write("{", record(user=None))
     with pytest.raises(
-        IngestError, match=r"reviews.json: no review left: read 2, rejected: not JSON 1, missing user 1$"
+        IngestError, match=r"reviews.json: no review is left: read 2, rejected: not JSON 1, missing user 1$"
     ):
         case.run()
     case.write("", "  ")
