@@ -32,7 +32,7 @@ def drift(job: Job, reviews: Manifest, labels: Manifest) -> tuple[str, str]:
         if champion is None:
             log.info("drift: there is no champion to compare with")
             return "", ""
-        old = gate.read_statistics(promote.uri(config.name, champion))
+        old = gate.read_note(promote.uri(config.name, champion), gate.STATISTICS, drifting.Statistics)
         if old is None:
             return f"version {champion} carries no statistics of its data, so drift cannot be checked", ""
         new = _statistics(reviews, labels)

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
 import numpy as np
@@ -22,11 +23,11 @@ from sealr.data.tables import read_json
 from sealr.evaluate.metrics import ndcg
 from sealr.evaluate.statistics import paired_bootstrap, shown
 from sealr.redact import redact
-from sealr.registry.drift import Statistics
 from sealr.serving.recommender import Recommender, ResolvedRequest
 from sealr.serving.request import MAX_HISTORY, Options
 
 log = logging.getLogger(__name__)
+Note = TypeVar("Note")
 TOP = 10  # depth of the compared lists
 MIN_KNOWN = 0.5  # least share of histories with an item that the champion knows; below, it cannot be judged
 NOTES = "notes"  # folder of a model's artifacts with the files below
@@ -126,23 +127,11 @@ def rescore(
     return [a["items"].index(t) + 1 if t in a["items"] else 0 for a, t in zip(answers, targets, strict=True)], share
 
 
-def read_evidence(uri: str) -> Evidence | None:
-    """The evidence that a version carries; None if it has none."""
-    values = _read_note(uri, EVIDENCE)
-    return Evidence(**values) if values else None
-
-
-def read_statistics(uri: str) -> Statistics | None:
-    """The statistics of a version's training data; None if it has none."""
-    values = _read_note(uri, STATISTICS)
-    return Statistics(**values) if values else None
-
-
 def _champion_ranks(
     challenger: Evidence, uri: str, sequences: Sequences, feelings: np.ndarray
 ) -> tuple[list[str], list[int], float]:
     """(comparable users, the champion's ranks of their validation items, share of histories that it knows)."""
-    kept = read_evidence(uri)
+    kept = read_note(uri, EVIDENCE, Evidence)
     if kept and kept.validation == challenger.validation and kept.users == challenger.users:
         return kept.users, kept.ranks, 1.0
     log.info("users or reviews are not the champion's: scoring %s on the new validation users", uri)
@@ -154,12 +143,13 @@ def _champion_ranks(
         return users, *rescore(model, users, sequences, feelings)
 
 
-def _read_note(uri: str, name: str) -> dict | None:
-    found = [f.path for f in mlflow.artifacts.list_artifacts(f"{uri}/artifacts/{NOTES}")]
-    if not any(path.endswith(name) for path in found):
+def read_note(uri: str, name: str, kind: type[Note]) -> Note | None:
+    """What a version carries in a file of NOTES, such as its Evidence; None if it has no such file."""
+    if not any(f.path.endswith(name) for f in mlflow.artifacts.list_artifacts(f"{uri}/artifacts/{NOTES}")):
         return None
     with tempfile.TemporaryDirectory(prefix="sealr-gate-") as scratch:
-        return read_json(Path(mlflow.artifacts.download_artifacts(f"{uri}/artifacts/{NOTES}/{name}", dst_path=scratch)))
+        path = mlflow.artifacts.download_artifacts(f"{uri}/artifacts/{NOTES}/{name}", dst_path=scratch)
+        return kind(**read_json(Path(path)))
 
 
 def _targets(sequences: Sequences, users: Sequence[str]) -> np.ndarray:

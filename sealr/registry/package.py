@@ -63,63 +63,51 @@ def register_model(
     retriever), adapter, rankings and results. evidence, statistics: stored with the model for later challengers.
     hold: why no version may be promoted now.
     """
-    name = config.registry.name
     content = text_digest(
         {name: manifest.digest for name, manifest in stages.items()}
         # Of the section registry, only include_base changes the model
         | {"config": to_dict(config) | {"registry": config.registry.include_base}, "code": code_digest((".",))}
     )
-    version = promote.find(name, content)
+    version = promote.find(config.registry.name, content)
     if version:
         log.info("register: unchanged, reusing version %s", version)
     else:
-        version = _log_and_create(config, sequences, feelings, evidence, statistics, stages, content)
+        fusion, metrics = read_json(stages["rankings"].path("fusion.json")), stages["rankings"].metrics
+        known = histories(sequences, feelings)
+        results = stages["results"].path("results.md").read_text(encoding="utf-8")
+        about = card.model_card(config, stages, fusion, results, statistics, len(known))
+        with tempfile.TemporaryDirectory() as temporary:
+            packed, notes = Path(temporary) / "model", Path(temporary) / gate.NOTES
+            folders = stages["candidates"].folder, stages["adapter"].folder
+            pack(packed, config, fusion["weight"], *folders, stages["reviews"].path("items.parquet"), known)
+            write_json(asdict(evidence), notes / gate.EVIDENCE)
+            write_json(asdict(statistics), notes / gate.STATISTICS)
+            (notes / gate.CARD).write_text(about, encoding="utf-8")
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(PACKAGE / "serving" / "pyfunc.py"),
+                artifacts={"sealr": str(packed), gate.NOTES: str(notes)},
+                code_paths=[str(PACKAGE)],
+                pip_requirements=requirements(config, fusion["weight"]),
+                signature=signature(config.retrieve.exclude_seen),
+                input_example=(example(sequences.items), {"top_k": 5}),
+                metadata={"data": config.data.name, "base": config.rerank.base},
+            )
+        tags = {
+            promote.METRIC: str(metrics["valid_ndcg@10"]),
+            promote.DATA: config.data.name,
+            promote.CONTENT: content,
+            "sealr.base": config.rerank.base,
+            "sealr.fusion_weight": str(fusion["weight"]),
+        }
+        tags |= {promote.DIGEST + made: manifest.digest[:16] for made, manifest in stages.items()}
+        tags |= {promote.STAGE + manifest.stage: manifest.key for manifest in stages.values()}
+        run_id, name = mlflow.active_run().info.run_id, config.registry.name
+        version = promote.create(name, logged.model_uri, run_id, tags, card.description(about), logged.model_id)
     mlflow.set_tags({"sealr.version": version})
     resamples = config.evaluate.bootstrap
     judge = partial(gate.judge, evidence, sequences=sequences, feelings=feelings, resamples=resamples, hold=hold)
-    return promote.assign_aliases(name, version, judge)
-
-
-def _log_and_create(
-    config: Config,
-    sequences: Sequences,
-    feelings: np.ndarray,
-    evidence: gate.Evidence,
-    statistics: Statistics,
-    stages: Mapping[str, Manifest],
-    content: str,
-) -> str:
-    fusion, metrics = read_json(stages["rankings"].path("fusion.json")), stages["rankings"].metrics
-    results = stages["results"].path("results.md").read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as temporary:
-        packed, notes = Path(temporary) / "model", Path(temporary) / gate.NOTES
-        items, known = stages["reviews"].path("items.parquet"), histories(sequences, feelings)
-        pack(packed, config, fusion["weight"], stages["candidates"].folder, stages["adapter"].folder, items, known)
-        described = card.model_card(config, stages, fusion, results, statistics, len(known))
-        write_json(asdict(evidence), notes / gate.EVIDENCE)
-        write_json(asdict(statistics), notes / gate.STATISTICS)
-        (notes / gate.CARD).write_text(described, encoding="utf-8")
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(PACKAGE / "serving" / "pyfunc.py"),
-            artifacts={"sealr": str(packed), gate.NOTES: str(notes)},
-            code_paths=[str(PACKAGE)],
-            pip_requirements=requirements(config, fusion["weight"]),
-            signature=signature(config.retrieve.exclude_seen),
-            input_example=(example(sequences.items), {"top_k": 5}),
-            metadata={"data": config.data.name, "base": config.rerank.base},
-        )
-    tags = {
-        promote.METRIC: str(metrics["valid_ndcg@10"]),
-        promote.DATA: config.data.name,
-        promote.CONTENT: content,
-        "sealr.base": config.rerank.base,
-        "sealr.fusion_weight": str(fusion["weight"]),
-    }
-    tags |= {promote.DIGEST + made: manifest.digest[:16] for made, manifest in stages.items()}
-    tags |= {promote.STAGE + manifest.stage: manifest.key for manifest in stages.values()}
-    run_id, about = mlflow.active_run().info.run_id, card.description(described)
-    return promote.create(config.registry.name, info.model_uri, run_id, tags, about, info.model_id)
+    return promote.assign_aliases(config.registry.name, version, judge)
 
 
 def example(items: list[str]) -> pd.DataFrame:
