@@ -170,7 +170,7 @@ def positions(ranker: Ranker) -> Iterator[list[int]]:
 def report(
     config: Config, options: argparse.Namespace, rows: list[dict[str, object]], again: list[dict[str, object]]
 ) -> str:
-    """One table: means of both rounds, and how many times faster and shorter than encoded ids and names in the same batch."""
+    """One table: means of both rounds, and speed and length relative to encoded ids and names in the same batch."""
     frame = pd.concat([pd.DataFrame(rows), pd.DataFrame(again)])
     key = ["items as", "batch", "weights"]
     spread = frame.groupby(key)["ms a user"].agg(lambda v: v.max() / v.min())

@@ -2,8 +2,8 @@
 
     python -m benchmarks.plan --data demo --set "rerank.ranker=generative"
 
-Prints a Markdown table with predicted and measured parameters, seconds per step and peak memory of the process. On a CPU,
-seconds are CPU time per thread.
+Prints a Markdown table with predicted and measured parameters, seconds per step and peak memory of the process. On a
+CPU, seconds are CPU time per thread.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def main() -> None:
     kept = [plan(rerank, shape, work, rates) for rates in (before, after)]
     steps = " to ".join(f"{s:.2f}" for s in sorted(p.step_seconds for p in kept))
     print(
-        f"{rerank.base}, {rerank.ranker}, {rerank.dtype}, quantization {rerank.quantization}, batch {rerank.batch_size}, ",
+        f"{rerank.base}, {rerank.ranker}, {rerank.dtype}, quantization {rerank.quantization}, "
+        f"batch {rerank.batch_size}, ",
         end="",
     )
     print(
@@ -79,7 +80,8 @@ def main() -> None:
     print(f"| parameters | {kept[0].parameters:,} | {counted['parameters']:,} |")
     print(f"| trained | {kept[0].trainable:,} | {counted['trainable_parameters']:,} |")
     print(
-        f"| seconds a step | {steps} | {np.median(seconds[1:]):.2f} ({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f}) |"
+        f"| seconds per step | {steps} | {np.median(seconds[1:]):.2f} "
+        f"({min(seconds[1:]):.2f} to {max(seconds[1:]):.2f}) |"
     )
     print(f"| peak memory, GB | {kept[0].peak_bytes / 1e9:.2f} | {peak / 1e9:.2f} |")
 
