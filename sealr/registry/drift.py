@@ -159,17 +159,9 @@ def plot(old: Statistics, new: Statistics, path: Path, version: str) -> None:
     x, y = _shares(old.items, items), _shares(new.items, items)
     popularity.scatter(x, y, s=8, alpha=0.5, color="C2")
     popularity.axline((0, 0), slope=1, color="grey", linewidth=1)
-    popularity.set(
-        title="popularity of an item", xlabel="share of the champion's reviews", ylabel="share of the new reviews"
-    )
-    activity.set_xscale("log")
-    activity.set(
-        title="reviews per user",
-        ylim=(0, 1.02),
-        xlim=(1, most * 1.2),
-        xlabel="at most this many reviews",
-        ylabel="share of users",
-    )
+    popularity.set(title="popularity of an item", xlabel="share of the champion's reviews", ylabel="of the new reviews")
+    activity.set(title="reviews per user", xlabel="at most this many reviews", ylabel="share of users")
+    activity.set(xscale="log", xlim=(1, most * 1.2), ylim=(0, 1.02))
     months.set(title="reviews per month", ylim=(0, None))
     figure.legend(loc="outside lower center", ncols=2)
     with atomic_path(path) as temporary:
@@ -210,7 +202,6 @@ def _distribution(name: str, old: Counts, new: Counts, threshold: float) -> Chec
 
 def _activity(old: Counts, new: Counts, threshold: float) -> Check:
     samples = [np.repeat([int(n) for n in side], list(side.values())) for side in (old, new)]
-    found = ks_2samp(*samples, method="asymp")
-    return Check(
-        "reviews per user, Kolmogorov-Smirnov distance", float(found.statistic), threshold, float(found.pvalue)
-    )
+    test = ks_2samp(*samples, method="asymp")
+    name = "reviews per user, Kolmogorov-Smirnov distance"
+    return Check(name, float(test.statistic), threshold, float(test.pvalue))

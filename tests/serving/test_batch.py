@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from sealr.serving import batch
 
+pytestmark = pytest.mark.slow
 HISTORY = [{"item": "i01", "text": "I love it, it works great"}, {"item": "i04", "sentiment": -2}]
 PARAMS = {"top_k": 4, "exclude_seen": True}
 

@@ -25,6 +25,7 @@ print(json.dumps(answers.to_dict("records")))
 """
 
 
+@pytest.mark.slow
 def test_a_model_with_its_base_answers_in_a_clean_process_without_the_original(parts, tmp_path):
     base = parts.base
     parts.pack(tmp_path / "model")

@@ -115,6 +115,7 @@ def test_hostile_calls(client, call):
     assert not (why := hostile.wrong(answer.status_code, answer.headers["content-type"], answer.content)), (why, call)
 
 
+@pytest.mark.slow
 def test_giants(client):
     slowest = 0.0
     for call in hostile.giants():
