@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import httpx
-import requests
 from prefect.runtime import deployment
 
 from sealr import tracking
@@ -14,7 +13,6 @@ from sealr.data.download import DownloadFailed
 
 RETRIES = 3
 FIRST_WAIT = 15.0  # seconds, doubled each time; MLflow's own client retries for minutes before
-AWAY = (requests.ConnectionError, requests.Timeout, httpx.TransportError)
 # MLflow has one exception for everything. A 4xx means that the request was wrong; the other failures may pass
 TRACKING_AWAY = re.compile(
     r"API request to .* failed (?!with error code 4)|database is locked|TEMPORARILY_UNAVAILABLE", re.DOTALL
@@ -35,4 +33,4 @@ def transient(error: Any, scheduled: bool) -> bool:
         return scheduled
     if isinstance(error, tracking.TrackingError):
         return bool(TRACKING_AWAY.search(str(error)))
-    return isinstance(error, AWAY)
+    return isinstance(error, httpx.TransportError)

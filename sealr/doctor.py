@@ -131,11 +131,11 @@ def check_server(url: str, page: str, variable: str, start: str) -> None:
 
 def check_files(config: Config) -> None:
     """Raises MissingFile or WeightsError for what is not here and cannot be downloaded."""
-    from sealr.data.download import data_dir
+    from sealr.data.download import data_dir, local_path
 
     reviews = config.data.reviews
     local = not reviews.url and "://" not in reviews.path
-    if config.data.source != "demo" and local and not (data_dir() / reviews.path).is_file():
+    if config.data.source != "demo" and local and not local_path(reviews, data_dir()).is_file():
         from sealr.data.ingest import input_files
 
         input_files(config.data)
