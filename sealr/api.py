@@ -21,6 +21,7 @@ import pandas as pd
 from sealr.config import load_config
 from sealr.data import frames
 from sealr.data.tables import read_json
+from sealr.flows import NOISY
 
 if TYPE_CHECKING:  # these modules import torch, transformers and MLflow
     from sealr.data.manifest import Manifest
@@ -31,7 +32,6 @@ if TYPE_CHECKING:  # these modules import torch, transformers and MLflow
 ANSWER = ["user", "item", "title", "rank", "score", "reason"]
 METRICS = ["protocol", "system", "users", "HR@5", "HR@10", "NDCG@5", "NDCG@10"]  # the first columns of `evaluate`
 BATCH = 256  # users ranked together
-NOISY = ("alembic", "great_expectations", "huggingface_hub", "matplotlib", "mlflow", "transformers", "urllib3")
 
 
 class Model:
