@@ -90,7 +90,9 @@ def table(
     if not rows:
         return pd.DataFrame(columns=["system", *metrics])
     made = pd.DataFrame(rows).astype({c: "Int64" for c in ("seeds", "seconds") if any(c in row for row in rows)})
-    return made[[c for c in made if c != "note"] + [c for c in made if c == "note"]].dropna(axis=1, how="all")
+    ends = ["system", "seeds"], ["seconds", "note"]
+    order = [*ends[0], *(c for c in made if c not in ends[0] + ends[1]), *ends[1]]
+    return made.reindex(columns=order).dropna(axis=1, how="all")
 
 
 def _chance_rows(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict[str, Any]]:
@@ -138,8 +140,8 @@ def times_table(runs: Sequence[Run], users: int, prompts: int) -> pd.DataFrame:
 
 
 def by_system(runs: Any) -> dict[str, list[Run]]:
-    """Runs grouped by system, in the order in which the systems first appear."""
-    grouped: dict[str, list[Run]] = {}
+    """Runs by system, in the order of their first appearance. Chains repeat rows of reference: one per seed counts."""
+    grouped: dict[str, dict[int, Run]] = {}
     for run in runs:
-        grouped.setdefault(run.system, []).append(run)
-    return grouped
+        grouped.setdefault(run.system, {}).setdefault(run.seed, run)
+    return {system: list(group.values()) for system, group in grouped.items()}

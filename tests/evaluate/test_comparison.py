@@ -59,9 +59,14 @@ def test_a_row_stands_beside_the_retriever_that_the_llm_reranks():
 
 def test_under_injection_every_row_stands_beside_chance_for_its_pool():
     runs = [injected("Can50", [1, 7, 50, 50]), injected("Can20", [1, 7, 20, 20], 20), injected("other", [2] * 4)]
+    runs.append(runs[0])  # every chain brings the rows of reference with it
     made = table(runs, INJECTED).set_index("system")
     assert made.index.tolist() == ["chance, Can20", "chance, Can50", "Can50", "Can20", "other"]
-    assert made.loc["chance, Can50", "HR@10"] == 0.2 and made.loc["chance, Can20", "NDCG@5"] == chance(20, 5)[1]
+    assert (
+        made.loc["Can50", "seeds"] == 1
+        and made.loc["chance, Can50", "HR@10"] == 0.2
+        and made.loc["chance, Can20", "NDCG@5"] == chance(20, 5)[1]
+    )
     mean = (1 + 1 / 3) / 4 - chance(50, 10)[1]
     assert made.loc["Can50", "NDCG@10 minus chance"].startswith(f"{mean:+.4f} (")
     assert "coverage@10" not in made and "NDCG@10 minus retriever" not in made
@@ -76,7 +81,7 @@ def test_published_figures_follow_the_row_of_their_name_and_a_missing_row_says_w
     assert made["HR@10"].tolist()[2::3] == [0.1922, 0.12] and math.isnan(made["NDCG@5"][2])
     assert made["note"].tolist()[3:5] == ["weight 0", "not run: x"] and pd.isna(made["HR@10"][4])
     few = table(runs[:1], INJECTED, ["HR@10"], published)
-    assert list(few) == ["system", "HR@10", "seeds", "NDCG@10 minus chance"]  # no note, no column
+    assert list(few) == ["system", "seeds", "HR@10", "NDCG@10 minus chance"]  # no note, no column
     assert table(runs, FULL)["system"].tolist() == ["PALR"]  # the others have no figures under this protocol
 
 
