@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.server import Server
-from sealr.data.sources.demo_texts import FEELINGS
+from sealr.data.sources.demo_texts import grammar
 from sealr.data.tables import read_json
 
 KINDS = ("known", "new", "mixed")
@@ -74,8 +74,9 @@ def text(generator: random.Random) -> str:
         "who": "a friend",
         "span": f"{generator.randint(2, 90)} days",
     }
+    feelings = grammar()["feelings"]
     return " ".join(
-        generator.choice(FEELINGS[generator.choice(list(FEELINGS))]).format_map(Slots(fill)) for _ in range(2)
+        generator.choice(feelings[generator.choice(list(feelings))]).format_map(Slots(fill)) for _ in range(2)
     )
 
 

@@ -145,7 +145,7 @@ def code_digest(parts: tuple[str, ...]) -> str:
     code = []
     for part in sorted(parts):
         path = PACKAGE / part
-        files = sorted(path.rglob("*.py")) if path.is_dir() else [path] if path.is_file() else []
+        files = sorted([*path.rglob("*.py"), *path.rglob("*.yaml")]) if path.is_dir() else [path] if path.is_file() else []
         if not files:
             raise ValueError(f"there is no code in sealr/{part}")
         code += [(str(file.relative_to(PACKAGE)), _parsed(file)) for file in files]
@@ -155,7 +155,8 @@ def code_digest(parts: tuple[str, ...]) -> str:
 @functools.cache
 def _parsed(file: Path) -> str:
     """Read once per process: edits made meanwhile are not the code that runs."""
-    return ast.dump(ast.parse(file.read_text(encoding="utf-8")))
+    text = file.read_text(encoding="utf-8")
+    return ast.dump(ast.parse(text)) if file.suffix == ".py" else text
 
 
 def text_digest(values: Any) -> str:

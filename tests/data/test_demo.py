@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from sealr.data.sources.demo import CATALOGUE, generate
-from sealr.data.sources.demo_texts import FEELINGS
+from sealr.data.sources.demo import generate
+from sealr.data.sources.demo_texts import grammar
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_texts_are_sentences_that_seldom_repeat_and_name_no_product(demo):
     assert not reviews["text"].str.contains(r"[{}]").any() and reviews["text"].str.match(r"[A-Z].*[.?!]$").all()
     names = {*items["brand"], *items["title"]}
     assert not reviews["text"].map(lambda text: any(name in text for name in names)).any()
-    assert set(truth["emotion"]) == set(FEELINGS)
+    assert set(truth["emotion"]) == set(grammar()["feelings"])
 
 
 def test_feelings_are_balanced_independent_of_items_and_agree_with_stars(demo):
@@ -104,7 +104,8 @@ def test_the_feeling_decides_with_the_stated_probability(demo):
     for steps in histories(demo, truth["sentiment"]):
         for (_, (category, brand), sign), (item, _, _) in zip(steps[:-1], steps[1:], strict=True):
             _, department, name = category.split(" > ")
-            brands, categories = CATALOGUE[department]
+            sold = grammar()["catalogue"][department]
+            brands, categories = sold["brands"], sold["categories"]
             if sign == 1:
                 names = list(categories)
                 wanted = (f"Beauty > {department} > {names[(names.index(name) + 1) % 3]}", brand)

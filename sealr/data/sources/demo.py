@@ -35,7 +35,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sealr.data.sources.demo_texts import HAIR, SKIN, compose
+from sealr.data.sources.demo_texts import compose, grammar
 from sealr.data.sources.lines import Row
 from sealr.settings import DataConfig
 
@@ -48,46 +48,6 @@ GOOD = ("love", "joy", "admiration", "gratitude", "relief", "approval")
 NEUTRAL = ("neutral",)
 BAD = ("disappointment", "annoyance", "anger", "sadness", "disgust", "confusion")
 FEELINGS = ((1, GOOD, 0.42), (0, NEUTRAL, 0.16), (-1, BAD, 0.42))
-
-# department -> (two brands, {category: (word for one product, ten product names)})
-CATALOGUE: dict[str, tuple[tuple[str, str], dict[str, tuple[str, tuple[str, ...]]]]] = {
-    "Skin Care": (
-        ("Lumora", "Verdane"),
-        {
-            "Cleansers": ("cleanser", (
-                "Foaming Gel Cleanser", "Oat Milk Cleanser", "Rice Powder Cleanser", "Cleansing Balm", "Micellar Water",
-                "Clay Cleanser", "Green Tea Cleanser", "Cream Cleanser", "Cleansing Oil", "Sensitive Skin Face Wash",
-            )),
-            "Serums": ("serum", (
-                "Vitamin C Serum", "Hyaluronic Serum", "Niacinamide Drops", "Night Repair Serum", "Peptide Serum",
-                "Calming Centella Serum", "Rosehip Serum", "Brightening Ampoule", "Squalane Drops",
-                "Pore Refining Serum",
-            )),
-            "Moisturizers": ("moisturizer", (
-                "Daily Moisture Lotion", "Rich Night Cream", "Water Gel Cream", "Ceramide Cream", "Shea Butter Cream",
-                "Day Cream SPF 30", "Aloe Gel", "Barrier Balm", "Oil-Free Moisturizer", "Overnight Mask",
-            )),
-        },
-    ),
-    "Hair Care": (
-        ("Tindral", "Oakmere"),
-        {
-            "Shampoos": ("shampoo", (
-                "Daily Shampoo", "Volume Shampoo", "Anti-Dandruff Shampoo", "Argan Shampoo", "Purple Shampoo",
-                "Curl Shampoo", "Clarifying Shampoo", "Keratin Shampoo", "Tea Tree Shampoo", "Shampoo Bar",
-            )),
-            "Conditioners": ("conditioner", (
-                "Light Conditioner", "Deep Repair Mask", "Leave-In Conditioner", "Coconut Conditioner",
-                "Color Protect Conditioner", "Curl Conditioner", "Detangling Rinse", "Protein Treatment", "Honey Mask",
-                "Conditioner Bar",
-            )),
-            "Styling": ("styling cream", (
-                "Styling Cream", "Sea Salt Cream", "Curl Cream", "Heat Protect Cream", "Smoothing Cream",
-                "Matte Paste", "Volume Mousse Cream", "Defining Gel Cream", "Shine Cream", "Blow-Dry Cream",
-            )),
-        },
-    ),
-}  # fmt: skip
 
 Line = tuple[str, str, str]  # department, category, brand
 
@@ -109,7 +69,8 @@ def generate(users: int = 320, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFram
 
 def _generate(users: int, rng: random.Random) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     lines, items = _catalogue(min(10, max(2, users * 10 // 144)), rng)
-    things = {item: CATALOGUE[d][1][c][0] for (d, c, _), members in lines.items() for item in members}
+    catalogue, areas = grammar()["catalogue"], grammar()["areas"]
+    things = {i: catalogue[d]["categories"][c]["word"] for (d, c, _), members in lines.items() for i in members}
     line_of = {item: line for line, members in lines.items() for item in members}
     counts = dict.fromkeys(line_of, 0)
     rows = []
@@ -127,7 +88,7 @@ def _generate(users: int, rng: random.Random) -> tuple[pd.DataFrame, pd.DataFram
             emotion = rng.choice(emotions)
             day += 0 if step and rng.random() < SAME_DAY else rng.randint(1, 30)
             rating = rng.choice({1: (4, 5), 0: (3,), -1: (1, 2)}[sign]) if rng.random() < 0.9 else rng.choice((2, 3, 4))
-            text = compose(emotion, things[item], SKIN if line_of[item][0] == "Skin Care" else HAIR, rng)
+            text = compose(emotion, things[item], areas[line_of[item][0]], rng)
             rows.append((f"u{number:04d}", item, day * DAY, float(rating), text, emotion, sign, followed))
             counts[item] += 1
             seen.add(item)
@@ -146,10 +107,10 @@ def _catalogue(products: int, rng: random.Random) -> tuple[dict[Line, list[str]]
     """Lines of ``products`` items each, and the items table. Ids are shuffled, so they do not reveal the line."""
     named = [
         ((department, category, brand), name)
-        for department, (brands, categories) in CATALOGUE.items()
-        for category, (_, names) in categories.items()
-        for brand in brands
-        for name in names[:products]
+        for department, sold in grammar()["catalogue"].items()
+        for category, kind in sold["categories"].items()
+        for brand in sold["brands"]
+        for name in kind["products"][:products]
     ]
     ids = [f"D{n:04d}" for n in range(1, len(named) + 1)]
     rng.shuffle(ids)
@@ -167,12 +128,12 @@ def _catalogue(products: int, rng: random.Random) -> tuple[dict[Line, list[str]]
 def _next_line(line: Line, sign: int, rng: random.Random) -> Line:
     """The line that a feeling about an item of ``line`` leads to."""
     department, category, brand = line
-    brands, categories = CATALOGUE[department]
+    sold = grammar()["catalogue"][department]
     sign = sign or rng.choice((1, -1))
     if sign > 0:
-        names = list(categories)
+        names = list(sold["categories"])
         return department, names[(names.index(category) + 1) % len(names)], brand
-    return department, category, brands[1 - brands.index(brand)]
+    return department, category, sold["brands"][1 - sold["brands"].index(brand)]
 
 
 def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
