@@ -1,28 +1,30 @@
-"""Labels reviews in one process and on two Ray workers of which one is killed in the middle, and compares the tables.
+"""Labels reviews in one process and on two Ray workers, one of which is killed, and compares the tables.
 
-``python -m benchmarks.cluster --reviews <reviews .json.gz> [--count 300] [--model embedded]`` (needs ``pip install -e '.[ray]'``)
+``python -m benchmarks.cluster --reviews REVIEWS.json.gz [--count 300] [--model embedded]``; needs the extra ``ray``.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import signal
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+import typer
 
 from benchmarks.labelling import read
 from sealr.data.tables import read_table
-from sealr.emotion.label import PROBABILITIES, Labeller, label
+from sealr.emotion.label import PROBABILITIES, label
+from sealr.emotion.labeller import Labeller
 from sealr.settings import LabelConfig
 
 
 def ray_workers() -> list[int]:
-    """Process ids of this process's own Ray actors: its descendants, by the title that Ray gives them."""
+    """Process ids of the Ray actors of this process, by the title that Ray gives them."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -34,7 +36,7 @@ def ray_workers() -> list[int]:
 
 
 class KillOne:
-    """A progress callback of `label` that kills one Ray worker with SIGKILL, once, before the middle."""
+    """A progress callback of `label` that kills one Ray worker with SIGKILL before half of the texts are done."""
 
     def __init__(self) -> None:
         self.killed: list[tuple[int, int, int, int]] = []  # process id, workers alive before, texts done, texts in all
@@ -45,20 +47,20 @@ class KillOne:
             self.killed.append((pids[0], len(pids), done, total))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--reviews", type=Path, required=True, help="an Amazon reviews file, .json.gz")
-    parser.add_argument("--model", default="embedded", help="a labeller, as label.model")
-    parser.add_argument("--count", type=int, default=300, help="reviews, drawn at random")
-    parser.add_argument("--part-rows", type=int, default=32, help="texts a part")
-    arguments = parser.parse_args()
-    frame = read(arguments.reviews, arguments.count, 0)
-    config = LabelConfig(model=arguments.model, part_rows=arguments.part_rows, workers=1)
+def main(
+    reviews: Annotated[Path, typer.Option(help="An Amazon reviews file, .json.gz.")],
+    model: Annotated[str, typer.Option(help="A labeller, as label.model.")] = "embedded",
+    count: Annotated[int, typer.Option(help="Reviews, drawn at random.")] = 300,
+    part_rows: Annotated[int, typer.Option(help="Texts per part.")] = 32,
+) -> None:
+    """Labels in one process and on two Ray workers, one of which is killed."""
+    frame = read(reviews, count, 0)
+    config = LabelConfig(model=model, workers=1)
     labeller = Labeller.from_config(config)
     on_ray = dataclasses.replace(config, engine="ray", workers=2)
 
     killer = KillOne()
-    seen: dict[int, None] = {}  # process ids in the order of their first sight
+    seen: dict[int, None] = {}  # process ids in the order in which they appear
 
     def progress(done: int, total: int) -> None:
         killer(done, total)
@@ -67,21 +69,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         here, there = Path(scratch) / "here", Path(scratch) / "there"
         started = time.monotonic()
-        label(frame, config, here, labeller)
+        label(frame, config, here, labeller, part_rows=part_rows)
         alone = time.monotonic() - started
         started = time.monotonic()
-        label(frame, on_ray, there, labeller, progress=progress)
+        label(frame, on_ray, there, labeller, progress=progress, part_rows=part_rows)
         spread = time.monotonic() - started
         a, b = (read_table(folder / "labels.parquet", "labels") for folder in (here, there))
     same = int((a["emotion"].fillna("") == b["emotion"].fillna("")).sum())
     gap = (a[PROBABILITIES] - b[PROBABILITIES]).abs().max().max()
-    print(f"{labeller.name}: {len(a)} reviews, {alone:.0f} s in one process, {spread:.0f} s on 2 Ray workers with their start")
+    print(f"{labeller.name}: {len(a)} reviews, {alone:.0f} s in one process, {spread:.0f} s on 2 Ray workers")
     for pid, alive, done, total in killer.killed:
-        print(f"killed worker {pid}, one of {alive}, after {done} of {total} texts; workers seen: {', '.join(map(str, seen))}")
+        print(
+            f"killed worker {pid}, one of {alive}, after {done} of {total} texts; workers: {', '.join(map(str, seen))}"
+        )
     print(f"same emotion: {same} of {len(a)}, largest difference of a probability {gap:.1e}")
     if not killer.killed:
-        raise SystemExit("no worker was killed: take more reviews or a smaller --part-rows")
+        raise SystemExit("no worker was killed: use more reviews or a smaller --part-rows")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

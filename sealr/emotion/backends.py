@@ -1,28 +1,28 @@
-"""The two networks a Labeller can run: a text classifier from the hub, or the embedded MiniLM with its adapter."""
+"""Finds and loads a labeller: a text classifier from the hub, or the embedded MiniLM with its adapter."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from sealr.data.manifest import file_digest
 from sealr.data.tables import EMOTIONS
 from sealr.emotion import network as net
-from sealr.emotion.quantise import METHOD, quantised, supported, weight_levels
+from sealr.emotion.engines import Engine, TorchEngine, int8_available, int8_engine, int8_fingerprint
 from sealr.weights import TOKENIZERS, WeightsError, quiet, resolve
 
 log = logging.getLogger(__name__)
 HUB = "SamLowe/roberta-base-go_emotions"  # the paper's labeller (Section 2.1)
 EMBEDDED = Path(__file__).resolve().parent / "embedded"  # ours, shipped with the package
+Precision = Literal["auto", "float32", "int8"]
 
 
 class LabellerError(ValueError):
@@ -31,37 +31,36 @@ class LabellerError(ValueError):
 
 @dataclass(frozen=True)
 class LabellerSpec:
-    """Which weights a configuration means, known without loading them."""
+    """The weights that a configuration names, known without loading them."""
 
     name: str
     folder: Path
-    embedded: bool  # a folder with labeller.json (adapter and head), not a whole classifier
+    embedded: bool  # a folder with labeller.json, adapter and head; else a whole classifier
     precision: str  # float32 or int8
     digest: str  # of everything that decides the probabilities
 
 
 @dataclass(frozen=True)
 class Backend:
-    source: LabellerSpec
+    spec: LabellerSpec
     tokenizer: Any
-    logits: Callable[[Tensor, Tensor], Tensor]  # ids, mask (B, L) -> (B, 28) in the order of EMOTIONS, calibrated
+    engine: Engine
     max_tokens: int  # positions of the network, special tokens included
 
 
 @functools.cache
-def resolve_labeller(model: str, precision: str = "auto") -> LabellerSpec:
-    """The weights that ``auto``, ``embedded``, a folder or a repository name mean. Raises WeightsError, LabellerError.
+def resolve_labeller(model: str, precision: Precision = "auto") -> LabellerSpec:
+    """The weights that ``auto``, ``embedded``, a folder or a repository name means. Raises WeightsError, LabellerError.
 
-    precision: see LabelConfig; ``auto`` is 8 bits where labeller.json says that these cost little and they run here.
-
-    ``auto`` is the paper's classifier where it can be had and the embedded labeller elsewhere; the digest tells which
-    one it was, so results of the two never mix.
+    model: ``auto`` is the paper's classifier if it can be loaded, else the embedded labeller. The digest tells them
+    apart, so their results never mix. precision: ``auto`` is int8 if labeller.json says that its cost is small and
+    this machine has the libraries, else float32.
     """
     if model == "auto":
         try:
             return _classifier(HUB, precision)
         except WeightsError as error:
-            log.info("%s cannot be had here, using the embedded labeller", HUB)
+            log.info("%s is not available, using the embedded labeller", HUB)
             log.debug("%s", error)
             return _embedded(EMBEDDED, precision)
     if model == "embedded":
@@ -73,95 +72,102 @@ def resolve_labeller(model: str, precision: str = "auto") -> LabellerSpec:
 
 
 def pinned_name(model: str) -> str:
-    """What ``auto`` stands for here, so that a model serves with the labeller it was trained with, wherever it runs."""
-    source = resolve_labeller(model)
-    return "embedded" if source.folder == EMBEDDED else str(source.folder) if source.embedded else source.name
+    """What ``auto`` means on this machine, so that a model is served with the labeller it was trained with."""
+    spec = resolve_labeller(model)
+    return "embedded" if spec.folder == EMBEDDED else str(spec.folder) if spec.embedded else spec.name
 
 
-def load(source: LabellerSpec) -> Backend:
-    """Loads a source's weights. Raises LabellerError or network.AdapterError when they do not fit."""
-    return _load_embedded(source) if source.embedded else _load_classifier(source)
+def load(spec: LabellerSpec) -> Backend:
+    """Loads weights. Raises LabellerError, network.AdapterError or engines.EngineError."""
+    network, tokenizer, max_tokens = _load_embedded(spec) if spec.embedded else _load_classifier(spec)
+    engine: Engine
+    if spec.precision == "int8":
+        engine = int8_engine(network, tokenizer, spec.digest, max_tokens)
+    else:
+        engine = TorchEngine(network)
+    return Backend(spec, tokenizer, engine, max_tokens)
 
 
 def _embedded(folder: Path, precision: str) -> LabellerSpec:
     card = net.read_card(folder)
-    parts = (net.ADAPTER, net.HEAD) if card.get("adapter", True) else (net.HEAD,)
     base = resolve(card["base"])
-    files = [*(folder / part for part in parts), *sorted(base.glob("*.safetensors")), *_tokenizer(base)]
-    if net.ADAPTER in parts:
-        files.append(folder / "adapter_config.json")
+    files = [folder / net.ADAPTER, folder / net.HEAD, *sorted(base.glob("*.safetensors")), *_tokenizer(base)]
+    files.append(folder / net.ADAPTER_CONFIG)
     for name, digest in card.get("sha256", {}).items():
         if file_digest(folder / name) != digest:
             raise net.AdapterError(
-                f"{folder / name} is not the file that {net.CARD} describes: a training was cut off here? Finish it, or put the files back"
+                f"{folder / name} is not the file that {net.CARD} describes: finish the interrupted training or "
+                "restore the file"
             )
     if precision == "auto":
-        precision = card.get("precision", "float32") if supported() else "float32"
-    more = f"{card['temperature']!r} {precision_fingerprint(precision)}"
-    return LabellerSpec(
-        f"embedded ({card['base']}{' + LoRA' if net.ADAPTER in parts else ''}, {precision})",
-        folder,
-        True,
-        precision,
-        _digest(files, more),
-    )
+        precision = card.get("precision", "float32") if int8_available() else "float32"
+    digest = _digest(files, f"{card['temperature']!r} {_fingerprint(precision)}")
+    return LabellerSpec(f"embedded ({card['base']} + LoRA, {precision})", folder, True, precision, digest)
 
 
 def _classifier(name: str, precision: str) -> LabellerSpec:
     folder = resolve(name)
-    precision = "int8" if precision == "int8" else "float32"  # what 8 bits cost other classifiers was not measured
+    precision = "int8" if precision == "int8" else "float32"  # the cost of int8 is known for embedded labellers only
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors")), *_tokenizer(folder)]
-    return LabellerSpec(name, folder, False, precision, _digest(files, precision_fingerprint(precision)))
+    return LabellerSpec(name, folder, False, precision, _digest(files, _fingerprint(precision)))
 
 
 def _tokenizer(folder: Path) -> list[Path]:
     return [path for name in TOKENIZERS if (path := folder / name).is_file()]
 
 
-def precision_fingerprint(precision: str) -> str:
-    """All that the probabilities depend on: 8 bits are not the same on every CPU."""
-    return f"int8 {METHOD} {weight_levels()}" if precision == "int8" else precision
+def _fingerprint(precision: str) -> str:
+    return int8_fingerprint() if precision == "int8" else precision
 
 
 def _digest(files: list[Path], more: str) -> str:
     return hashlib.sha256("\n".join([*map(file_digest, files), more]).encode()).hexdigest()[:16]
 
 
-def _load_embedded(source: LabellerSpec) -> Backend:
-    network, tokenizer, card = net.load_network(source.folder)
-    temperature = float(card["temperature"])
-    if source.precision == "int8":
-        network.encoder = quantised(network.encoder, tokenizer)
+class _Calibrated(nn.Module):
+    """Probabilities of an embedded labeller, by its temperature."""
 
-    def logits(ids: Tensor, mask: Tensor) -> Tensor:
-        return network(ids, mask) / temperature
+    def __init__(self, network: net.EmotionNetwork, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
 
-    return Backend(source, tokenizer, logits, network.encoder.config.max_position_embeddings)
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.sigmoid(self.network(ids, mask) / self.temperature)
 
 
-def _load_classifier(source: LabellerSpec) -> Backend:
+class _Reordered(nn.Module):
+    """Probabilities of a classifier in the order of EMOTIONS."""
+
+    def __init__(self, model: nn.Module, columns: list[int]) -> None:
+        super().__init__()
+        self.model, self.columns = model, columns
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.sigmoid(self.model(input_ids=ids, attention_mask=mask).logits[:, self.columns])
+
+
+def _load_embedded(spec: LabellerSpec) -> tuple[nn.Module, Any, int]:
+    """Module from ids and mask (B, L) to (B, 28) probabilities, tokenizer, and positions."""
+    network, tokenizer, card = net.load_network(spec.folder)
+    if spec.precision == "int8":
+        network.encoder.set_attn_implementation("sdpa")  # an operation that OpenVINO knows
+    positions = network.encoder.config.max_position_embeddings
+    return _Calibrated(network, float(card["temperature"])), tokenizer, positions
+
+
+def _load_classifier(spec: LabellerSpec) -> tuple[nn.Module, Any, int]:
     with quiet():
         model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-            source.folder, dtype=torch.float32, output_loading_info=True
+            spec.folder, dtype=torch.float32, output_loading_info=True
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(spec.folder)
     if missing := sorted(report["missing_keys"]):
         raise LabellerError(
-            f"{source.name} is not a trained classifier: it has no weights for {missing[0]} (and {len(missing) - 1} more)"
+            f"{spec.name} is not a trained classifier: no weights for {missing[0]} and {len(missing) - 1} more"
         )
     index = {str(label): int(i) for i, label in model.config.id2label.items()}
     if set(index) != set(EMOTIONS):
-        raise LabellerError(
-            f"{source.name} does not label the 28 GoEmotions emotions (its labels: {', '.join(sorted(index))[:200]})"
-        )
-    columns = torch.tensor([index[e] for e in EMOTIONS])
-    model.eval()
-    # RoBERTa numbers its positions from the padding id on, so the last ones cannot be used
-    positions = model.config.max_position_embeddings - 2
-    if source.precision == "int8":
-        setattr(model, model.base_model_prefix, quantised(model.base_model, tokenizer))
-
-    def logits(ids: Tensor, mask: Tensor) -> Tensor:
-        return model(input_ids=ids, attention_mask=mask).logits[:, columns]
-
-    return Backend(source, tokenizer, logits, positions)
+        labels = ", ".join(sorted(index))[:200]
+        raise LabellerError(f"{spec.name} does not label the 28 GoEmotions emotions; its labels: {labels}")
+    # RoBERTa numbers its positions from the padding id on, so the last two cannot be used
+    return _Reordered(model, [index[e] for e in EMOTIONS]), tokenizer, model.config.max_position_embeddings - 2

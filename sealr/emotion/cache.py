@@ -1,7 +1,7 @@
-"""Probabilities of texts that were labelled before, in one SQLite file for each labeller.
+"""Probabilities of texts that are already labelled: one SQLite file per labeller.
 
-The file's name is the labeller's identity, so other weights or settings never meet. Every part of a labelling run is
-one transaction: a killed run leaves whole parts, and goes on after them. Two processes may use the file at once.
+The identity of the labeller is the file's name, so other weights or settings never mix. Each part of a labelling run
+is one transaction: an interrupted run leaves whole parts and continues after them. Processes may share a file.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ import numpy as np
 
 from sealr.data.tables import EMOTIONS
 
-WAIT_SECONDS = 60.0  # the most that another process may hold the file
-CHUNK = 500  # keys a query
+WAIT_SECONDS = 60.0  # for another process that writes
+CHUNK = 500  # keys per query
 BYTES = 4 * len(EMOTIONS)
+# A value of another length counts as absent (see get), so it may be replaced
+PUT = (
+    "INSERT INTO p VALUES (?, ?) "
+    "ON CONFLICT (text) DO UPDATE SET p = excluded.p WHERE length(p.p) != length(excluded.p)"
+)
 
 
 class CacheError(OSError):
@@ -26,7 +31,7 @@ class CacheError(OSError):
 
 
 class LabelCache:
-    """Text to 28 probabilities. Texts are kept as hashes only."""
+    """Texts, stored as hashes, to 28 probabilities."""
 
     def __init__(self, folder: Path, identity: str) -> None:
         self.path = folder / f"{identity}.sqlite"
@@ -35,13 +40,14 @@ class LabelCache:
             self._file = sqlite3.connect(self.path, timeout=WAIT_SECONDS)
             try:
                 with self._file:
-                    self._file.execute("CREATE TABLE IF NOT EXISTS p (text BLOB PRIMARY KEY, p BLOB NOT NULL) WITHOUT ROWID")
+                    columns = "text BLOB PRIMARY KEY, p BLOB NOT NULL"
+                    self._file.execute(f"CREATE TABLE IF NOT EXISTS p ({columns}) WITHOUT ROWID")
             except sqlite3.Error:
                 self._file.close()
                 raise
 
     def get(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, 28) float32; rows of NaN for texts that are not there."""
+        """(N, 28) float32; rows of NaN for unknown texts."""
         result = np.full((len(texts), len(EMOTIONS)), np.nan, np.float32)
         keys = [_key(t) for t in texts]
         for start in range(0, len(keys), CHUNK):
@@ -55,12 +61,10 @@ class LabelCache:
         return result
 
     def put(self, texts: Sequence[str], probabilities: np.ndarray) -> None:
-        """Adds texts in one transaction. What another process has added meanwhile stays."""
+        """Adds texts in one transaction. Values that another process added in the meantime stay."""
         rows = [(_key(t), row.astype("<f4").tobytes()) for t, row in zip(texts, probabilities, strict=True)]
         with self._translate_errors(), self._file:
-            # A value of another length counts as absent (see get), so it may be replaced
-            statement = "INSERT INTO p VALUES (?, ?) ON CONFLICT (text) DO UPDATE SET p = excluded.p WHERE length(p.p) != length(excluded.p)"
-            self._file.executemany(statement, rows)
+            self._file.executemany(PUT, rows)
 
     def megabytes(self) -> float:
         return self.path.stat().st_size / 1e6
@@ -74,11 +78,11 @@ class LabelCache:
             yield
         except sqlite3.OperationalError as error:  # locked, read-only, disk full
             raise CacheError(
-                f"the label cache {self.path} cannot be used: {error}; set label.cache=false to do without"
+                f"the label cache {self.path} cannot be used: {error}; set label.cache=false to run without it"
             ) from None
         except sqlite3.DatabaseError as error:
             raise CacheError(
-                f"the label cache {self.path} is damaged ({error}): remove it, it is only there to save time"
+                f"the label cache {self.path} is damaged ({error}): delete it, labels are computed again"
             ) from None
 
 

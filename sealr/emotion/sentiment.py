@@ -10,9 +10,9 @@ from sealr.data.tables import EMOTIONS
 
 CLASS_NAMES: dict[int, str] = {-2: "Strong Negative", -1: "Negative", 0: "Neutral", 1: "Positive", 2: "Strong Positive"}
 
-# The map that the paper's authors use. The paper itself only counts "12 positive, 15 negative, one neutral" and draws
-# some examples; `realization` and `surprise` are neutral here, so this map has 13 positive, 12 negative and 3 neutral.
-# Override it per emotion with label.sentiment_map in the configuration.
+# The map of the paper's authors. The paper counts "12 positive, 15 negative, one neutral" and shows some examples. In
+# this map `realization` and `surprise` are neutral: 13 positive, 12 negative, 3 neutral. Change it with
+# label.sentiment_map.
 SENTIMENT_MAP: dict[str, int] = {
     "admiration": 2, "approval": 2, "joy": 2, "love": 2, "pride": 2, "relief": 2, "gratitude": 2,
     "curiosity": 1, "excitement": 1, "desire": 1, "amusement": 1, "caring": 1, "optimism": 1,
@@ -24,7 +24,7 @@ SENTIMENT_MAP: dict[str, int] = {
 
 
 class SentimentMapError(ValueError):
-    """An override names no emotion or a class outside -2..2."""
+    """An override names an unknown emotion or a class outside -2..2."""
 
 
 def sentiment_classes(overrides: Mapping[str, int] | None = None) -> np.ndarray:
@@ -42,9 +42,9 @@ def sentiment_classes(overrides: Mapping[str, int] | None = None) -> np.ndarray:
 def to_sentiment(probabilities: np.ndarray, classes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(N, 28) probabilities -> ((N,) int8 class of the argmax emotion, (N,) float32 expected class).
 
-    The class follows the paper: the most probable of the 28 emotions decides, however often that is `neutral`. The
-    expected class is the mean class under the probabilities divided by their sum (they are multi-label and need not
-    add up to 1). Rows of NaN, texts that could not be labelled, get class 0 and expected NaN.
+    As in the paper, the most probable of the 28 emotions decides the class, however often it is `neutral`. The
+    expected class is the mean class, weighted by the probabilities divided by their sum; they are multi-label and need
+    not sum to 1. Rows of NaN, for texts without label, get class 0 and expected NaN.
     """
     classes = sentiment_classes() if classes is None else np.asarray(classes)
     p = np.asarray(probabilities, np.float64)

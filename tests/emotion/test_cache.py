@@ -11,16 +11,17 @@ import pytest
 
 from sealr.data.tables import read_table
 from sealr.emotion.cache import CacheError, LabelCache
-from sealr.emotion.label import PROBABILITIES, Labeller, label
-from sealr.settings import LabelConfig
-from tests.emotion.test_label import reviews
+from sealr.emotion.label import PROBABILITIES, label
+from sealr.emotion.labeller import Labeller
+from tests import toys
+from tests.emotion.test_label import reviews, small
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def labeller(toy_labeller):
-    return Labeller.from_config(LabelConfig(model=str(toy_labeller), window_tokens=16, batch_tokens=128, part_rows=7))
+    return small(toy_labeller)
 
 
 def values(n, seed=0):
@@ -45,8 +46,8 @@ def test_what_was_put_is_there_and_nothing_else(tmp_path):
 def test_another_folder_with_more_reviews_labels_only_what_is_new(labeller, tmp_path, monkeypatch):
     first = label(reviews(), labeller.config, tmp_path / "first", labeller, cache=tmp_path / "cache")
     assert (first.metrics["cache.hits"], first.metrics["cache.misses"]) == (0, 50)
-    seen, real = [], labeller.run
-    monkeypatch.setattr(labeller, "run", lambda texts, workers=1: seen.extend(texts) or real(texts, workers))
+    seen, real = [], labeller.predict_texts
+    monkeypatch.setattr(labeller, "predict_texts", lambda texts, workers=1: seen.extend(texts) or real(texts, workers))
     grown = reviews(70)
     grown.loc[69, "text"], grown.loc[68, "text"] = "something new", "and  &amp; more"
     second = label(grown, labeller.config, tmp_path / "second", labeller, cache=tmp_path / "cache")
@@ -59,11 +60,13 @@ def test_another_folder_with_more_reviews_labels_only_what_is_new(labeller, tmp_
     assert (tmp_path / "third" / "labels.parquet").read_bytes() == (tmp_path / "second" / "labels.parquet").read_bytes()
 
 
-def test_other_weights_and_windows_have_other_files(labeller, toy_labeller, tmp_path):
+def test_other_weights_and_windows_have_other_files(labeller, tmp_path):
     label(reviews(), labeller.config, tmp_path / "a", labeller, cache=tmp_path / "cache")
-    for options in ({"window_tokens": 20}, {"max_windows": 2}, {"precision": "int8"}):
-        other = Labeller.from_config(LabelConfig(**({"model": str(toy_labeller), "window_tokens": 16} | options)))
-        assert other.identity != labeller.identity
+    others = [small(toys.toy_labeller(tmp_path / "other", seed=1))]
+    for options in ({"window_tokens": 20}, {"max_windows": 2}):
+        sizes = {"window_tokens": 16, "max_windows": 3} | options
+        others.append(Labeller(labeller.backend, labeller.config, **sizes))
+    assert len({labeller.identity, *(other.identity for other in others)}) == 4
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [f"{labeller.identity}.sqlite"]
 
 
@@ -82,7 +85,9 @@ for start in range(0, 400, 10):
 
 def test_two_processes_write_at_once(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], env=environment, cwd=ROOT) for _ in range(2)]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], env=environment, cwd=ROOT) for _ in range(2)
+    ]
     assert [w.wait() for w in writers] == [0, 0]
     found = LabelCache(tmp_path, "shared").get([f"text {i}" for i in range(400)])
     assert np.array_equal(found[:, 0], np.arange(400)) and np.array_equal(found[:, 27], np.arange(400))
@@ -90,7 +95,7 @@ def test_two_processes_write_at_once(tmp_path):
 
 def test_a_damaged_or_locked_file_says_what_to_do(tmp_path, monkeypatch):
     (tmp_path / "a.sqlite").write_bytes(b"this is no database" * 100)
-    with pytest.raises(CacheError, match="damaged.*remove it"):
+    with pytest.raises(CacheError, match="damaged.*delete it"):
         LabelCache(tmp_path, "a")
     monkeypatch.setattr("sealr.emotion.cache.WAIT_SECONDS", 0.1)
     cache = LabelCache(tmp_path, "b")

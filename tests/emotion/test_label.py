@@ -1,4 +1,4 @@
-"""Labelling with toy weights: windows, batches, odd texts, parts and kills."""
+"""Labelling with toy weights: windows, batches, odd texts, parts and interruptions."""
 
 import csv
 import os
@@ -14,24 +14,43 @@ import pytest
 
 from sealr.data.ingest import ingest
 from sealr.data.tables import EMOTIONS, read_table
-from sealr.emotion.backends import LabellerError, find
-from sealr.emotion.label import EMPTY, Labeller, clean, label, label_texts, labeller_id, split_windows
+from sealr.emotion.backends import LabellerError, resolve_labeller
+from sealr.emotion.label import EMPTY, label, label_texts
+from sealr.emotion.labeller import Labeller, clean, labeller_id, split_windows
 from sealr.emotion.plots import distribution_plot
 from sealr.settings import Columns, DataConfig, LabelConfig
 from tests import toys
 
 ROOT = Path(__file__).resolve().parents[2]
 ODD = {
-    "emoji": "😀😀", "entities": "&lt;b&gt; I&#39;m happy", "arabic": "الجودة ممتازة", "chinese": "很好用", "surrogate": "bad \ud800 sign",
-    "book": "word " * 2_000_000, "one long word": "x" * 10_000_000, "nul": "a\x00b", "zero-width": "a\u200bb", "marks": "\u0301\u0301",
-    "controls": "good\x01\x02\x1b[31m bad\x7f", "right to left": "\u202egood\u202c", "hindi": "बहुत अच्छा", "many entities": "&amp;" * 100_000,
-    "bad entity": "&#xD800; &#99999999; fine", "lines": "a\r\nb\u2028c",
-}  # fmt: skip
+    "emoji": "😀😀",
+    "entities": "&lt;b&gt; I&#39;m happy",
+    "arabic": "الجودة ممتازة",
+    "chinese": "很好用",
+    "surrogate": "bad \ud800 sign",
+    "book": "word " * 2_000_000,
+    "one long word": "x" * 10_000_000,
+    "nul": "a\x00b",
+    "zero-width": "a\u200bb",
+    "marks": "\u0301\u0301",
+    "controls": "good\x01\x02\x1b[31m bad\x7f",
+    "right to left": "\u202egood\u202c",
+    "hindi": "बहुत अच्छा",
+    "many entities": "&amp;" * 100_000,
+    "bad entity": "&#xD800; &#99999999; fine",
+    "lines": "a\r\nb\u2028c",
+}
 
 
 @pytest.fixture(scope="module")
 def labeller(toy_labeller):
-    return Labeller.from_config(LabelConfig(model=str(toy_labeller), window_tokens=16, max_windows=3, batch_tokens=128))
+    return small(toy_labeller)
+
+
+def small(model):
+    """A labeller with small windows and batches."""
+    backend = Labeller.from_config(LabelConfig(model=str(model))).backend
+    return Labeller(backend, LabelConfig(model=str(model)), window_tokens=16, max_windows=3, batch_tokens=128)
 
 
 def reviews(n=60):
@@ -71,10 +90,10 @@ def test_windows_cover_the_tokens_evenly():
 
 def test_a_long_text_is_the_weighted_mean_of_its_windows(labeller):
     text = " ".join(f"w{i}" for i in range(12))
-    ids = labeller.backend.tokenizer(text, add_special_tokens=False).input_ids[: labeller._content * 3]
-    windows = split_windows(ids, labeller._content)
+    ids = labeller.backend.tokenizer(text, add_special_tokens=False).input_ids[: labeller.window_size * 3]
+    windows = split_windows(ids, labeller.window_size)
     assert len(windows) == 3
-    each = labeller._run(windows)  # each window as a text of its own
+    each = labeller.predict_tokens(windows)  # each window as a text of its own
     expected = np.average(each, axis=0, weights=[len(w) for w in windows])
     np.testing.assert_allclose(labeller.probabilities([text])[0], expected, atol=1e-6)
 
@@ -87,17 +106,19 @@ def test_what_is_beyond_the_last_window_is_not_read(labeller):
 def test_batches_are_padded_without_effect_and_bounded(labeller, monkeypatch):
     texts = [("good bad " * i).strip() or "x" for i in range(12)]
     alone = np.concatenate([labeller.probabilities([t]) for t in texts])
-    sizes = []
-    forward = labeller._forward
-    monkeypatch.setattr(labeller, "_forward", lambda w: sizes.append((len(w), labeller._width(w[0]))) or forward(w))
+    sizes, run = [], labeller.backend.engine.run
+    monkeypatch.setattr(
+        labeller.backend.engine,
+        "run",
+        lambda batches, workers: sizes.extend(b[0].size for b in batches) or run(batches),
+    )
     np.testing.assert_allclose(labeller.probabilities(texts), alone, atol=1e-5)
-    assert all(n * width <= 128 for n, width in sizes)
+    assert len(sizes) > 1 and max(sizes) <= 128
 
 
 def test_identical_texts_run_once(labeller, monkeypatch):
-    seen = []
-    run = labeller._run
-    monkeypatch.setattr(labeller, "_run", lambda tokens, workers: seen.append(len(tokens)) or run(tokens))
+    seen, predict = [], labeller.predict_tokens
+    monkeypatch.setattr(labeller, "predict_tokens", lambda tokens, workers: seen.append(len(tokens)) or predict(tokens))
     p = labeller.probabilities(["same", "other", "same", " same "])
     assert seen == [2] and np.array_equal(p[0], p[2]) and np.array_equal(p[0], p[3])
 
@@ -119,14 +140,24 @@ def test_odd_texts_get_a_label(labeller, name):
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_odd_texts_of_a_file_are_labelled_or_null_with_a_reason(labeller, tmp_path, suffix):
-    """From the user's own file through ingest to the table: no row is lost, none is without label and without reason."""
-    texts = [t for name, t in ODD.items() if name != "surrogate"] + ["", " ", "\x01\x02", "\u200b", "&nbsp;", "!!!", "NaN"]
+    """From a user's file through ingest to the table: no row is lost, and each has a label or a reason."""
+    texts = [t for name, t in ODD.items() if name != "surrogate"] + [
+        "",
+        " ",
+        "\x01\x02",
+        "\u200b",
+        "&nbsp;",
+        "!!!",
+        "NaN",
+    ]
     path = tmp_path / f"odd{suffix}"
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
         rows.writerow(["who", "what", "when", "stars", "comment"])
         rows.writerows(["u", f"i{n}", 1_400_000_000 + n, 5, t] for n, t in enumerate(texts))
-    config = DataConfig(name="odd", source="columns", k_core=1, columns=Columns("who", "what", "when", "stars", "comment"))
+    config = DataConfig(
+        name="odd", source="columns", k_core=1, columns=Columns("who", "what", "when", "stars", "comment")
+    )
     rows = ingest(config, tmp_path, {"reviews": path}).rows
     assert (rows["reviews"], rows["rejected"]) == (len(texts), 0)
     frame = read_table(tmp_path / "reviews.parquet", "reviews")
@@ -176,36 +207,30 @@ def test_no_reviews_and_no_ratings(labeller, tmp_path):
     distribution_plot(read_table(tmp_path / "c" / "labels.parquet", "labels"), tmp_path / "c.png", only_empty["rating"])
 
 
-def with_parts(labeller, rows=7):
-    return Labeller(
-        labeller.backend, LabelConfig(model=labeller.config.model, window_tokens=16, batch_tokens=128, part_rows=rows)
-    )
-
-
 def interrupt(monkeypatch, labeller, at):
     """The at-th part is interrupted; returns the sizes of the parts computed."""
-    calls, real = [], labeller.run
+    calls, real = [], labeller.predict_texts
 
-    def run(texts, workers=1):
+    def predict_texts(texts, workers=1):
         calls.append(len(texts))
         if len(calls) == at:
             raise KeyboardInterrupt
         return real(texts, workers)
 
-    monkeypatch.setattr(labeller, "run", run)
+    monkeypatch.setattr(labeller, "predict_texts", predict_texts)
     return calls
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_an_interrupted_call_continues_with_the_same_bytes(labeller, tmp_path, monkeypatch, shared):
-    small, cache = with_parts(labeller), tmp_path / "cache" if shared else None
+    cache = tmp_path / "cache" if shared else None
     whole = tmp_path / "whole"
-    label(reviews(), small.config, whole, small)
-    calls = interrupt(monkeypatch, small, at=4)
+    label(reviews(), labeller.config, whole, labeller, part_rows=7)
+    calls = interrupt(monkeypatch, labeller, at=4)
     with pytest.raises(KeyboardInterrupt):
-        label(reviews(), small.config, tmp_path / "part", small, cache=cache)
+        label(reviews(), labeller.config, tmp_path / "part", labeller, cache=cache, part_rows=7)
     assert not (tmp_path / "part" / "labels.parquet").exists()
-    output = label(reviews(), small.config, tmp_path / "part", small, cache=cache)
+    output = label(reviews(), labeller.config, tmp_path / "part", labeller, cache=cache, part_rows=7)
     assert len(calls) == 4 + 8 - 3  # 50 different texts in parts of 7: none is computed twice
     assert output.metrics["cache.hits"] == 21 and output.metrics["cache.misses"] == 29
     assert (tmp_path / "part" / "labels.parquet").read_bytes() == (whole / "labels.parquet").read_bytes()
@@ -217,7 +242,7 @@ def test_workers_change_nothing(labeller):
     import torch
 
     threads, texts = torch.get_num_threads(), [t for t in reviews()["text"] if t.strip()]
-    one, three = labeller.run(texts, 1), labeller.run(texts, 3)
+    one, three = labeller.predict_texts(texts, 1), labeller.predict_texts(texts, 3)
     np.testing.assert_allclose(one, three, atol=1e-6)
     assert torch.get_num_threads() == threads
 
@@ -225,11 +250,11 @@ def test_workers_change_nothing(labeller):
 KILLED = """
 import sys, time
 from pathlib import Path
-from sealr.settings import LabelConfig
-from sealr.emotion.label import Labeller, label
-from tests.emotion.test_label import reviews
-labeller = Labeller.from_config(LabelConfig(model=sys.argv[1], window_tokens=16, batch_tokens=128, part_rows=7))
-label(reviews(), labeller.config, Path(sys.argv[2]), labeller, progress=lambda done, total: (print(done, flush=True), time.sleep(0.2)))
+from sealr.emotion.label import label
+from tests.emotion.test_label import reviews, small
+labeller = small(sys.argv[1])
+progress = lambda done, total: (print(done, flush=True), time.sleep(0.2))
+label(reviews(), labeller.config, Path(sys.argv[2]), labeller, progress, part_rows=7)
 """
 
 
@@ -237,7 +262,10 @@ def test_sigkill_then_the_same_bytes(labeller, toy_labeller, tmp_path):
     folder = tmp_path / "killed"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(toy_labeller), str(folder)], stdout=subprocess.PIPE, env=environment, cwd=ROOT
+        [sys.executable, "-c", KILLED, str(toy_labeller), str(folder)],
+        stdout=subprocess.PIPE,
+        env=environment,
+        cwd=ROOT,
     )
     for _ in range(3):
         assert process.stdout.readline()
@@ -245,16 +273,16 @@ def test_sigkill_then_the_same_bytes(labeller, toy_labeller, tmp_path):
     process.wait()
     process.stdout.close()
     assert not (folder / "labels.parquet").exists()
-    small = with_parts(labeller)
-    resumed = label(reviews(), small.config, folder, small)
+    resumed = label(reviews(), labeller.config, folder, labeller, part_rows=7)
     assert 21 <= resumed.metrics["cache.hits"] < 50
-    label(reviews(), small.config, tmp_path / "whole", small)
+    label(reviews(), labeller.config, tmp_path / "whole", labeller, part_rows=7)
     assert (folder / "labels.parquet").read_bytes() == (tmp_path / "whole" / "labels.parquet").read_bytes()
 
 
 def test_progress_and_plot(labeller, tmp_path):
-    small, seen = with_parts(labeller, 20), []
-    label(reviews(), small.config, tmp_path, small, progress=lambda done, total: seen.append((done, total)))
+    seen = []
+    progress = lambda done, total: seen.append((done, total))  # noqa: E731
+    label(reviews(), labeller.config, tmp_path, labeller, progress, part_rows=20)
     assert seen == [(20, 50), (40, 50), (50, 50)]
     table = read_table(tmp_path / "labels.parquet", "labels")
     for ratings in (None, reviews()["rating"]):
@@ -264,7 +292,7 @@ def test_progress_and_plot(labeller, tmp_path):
 
 def test_the_identity_names_the_weights(toy_labeller, labeller, tmp_path):
     config = LabelConfig(model=str(toy_labeller))
-    digest = labeller.backend.source.digest
+    digest = labeller.backend.spec.digest
     assert labeller_id(config) == f"{labeller.name} {digest}"
     assert labeller_id(LabelConfig(model=str(toys.toy_labeller(tmp_path / "other", seed=1)))).split()[-1] != digest
 
@@ -294,9 +322,9 @@ def test_auto_falls_back_to_the_embedded_labeller(monkeypatch):
         return Path("/nowhere")
 
     monkeypatch.setattr(backends, "resolve", no_hub)
-    find.cache_clear()
+    resolve_labeller.cache_clear()
     try:
-        assert find("auto") == find("embedded") and find("auto").embedded
+        assert resolve_labeller("auto") == resolve_labeller("embedded") and resolve_labeller("auto").embedded
         assert backends.pinned_name("auto") == "embedded"
     finally:
-        find.cache_clear()  # other tests shall not see these weights
+        resolve_labeller.cache_clear()  # other tests shall not see these weights

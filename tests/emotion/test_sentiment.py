@@ -27,7 +27,12 @@ def test_overrides_change_one_emotion():
 
 @pytest.mark.parametrize(
     ("overrides", "part"),
-    [({"hapiness": 1}, "'hapiness'"), ({"joy": 3}, "joy must be"), ({"joy": 1.5}, "joy must be"), ({"joy": True}, "joy must be")],
+    [
+        ({"hapiness": 1}, "'hapiness'"),
+        ({"joy": 3}, "joy must be"),
+        ({"joy": 1.5}, "joy must be"),
+        ({"joy": True}, "joy must be"),
+    ],
 )
 def test_wrong_overrides_are_named(overrides, part):
     with pytest.raises(SentimentMapError, match=part):

@@ -1,11 +1,12 @@
-"""`-e evaluate-labeller` and `-e train-labeller` leave figures, plots and files in MLflow."""
+"""Training and evaluating a labeller leave figures, plots and files in MLflow."""
 
 import mlflow
 import pytest
 
-from sealr.flows import labeller, train_labeller
+from sealr.emotion.training.train import TrainArguments
+from sealr.flows.labeller import evaluate_labeller, train_labeller
 from tests import toys
-from tests.emotion.test_embedded import write_split
+from tests.emotion.test_training import write_split
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def runs(client):
 
 def test_figures_and_plots_are_logged(client, tmp_path):
     folder = toys.toy_embedded(tmp_path / "labeller", toys.toy_encoder(tmp_path / "base"))
-    labeller.main(["--goemotions", str(tmp_path), "--labeller", str(folder)])
+    assert "macro-F1" in evaluate_labeller(tmp_path, folder)
     (run,) = runs(client)
     assert {"test.macro_f1", "test.sentiment.strong_negative.f1", "dev.calibration_error_top.uncalibrated"} <= set(
         run.data.metrics
@@ -39,10 +40,12 @@ def test_figures_and_plots_are_logged(client, tmp_path):
 
 def test_a_training_is_logged_with_its_epochs_and_files(client, tmp_path):
     base = toys.toy_encoder(tmp_path / "base")
-    options = ["--base", str(base), "--epochs", "2", "--rank", "2", "--batch", "2"]
-    train_labeller.main(["--goemotions", str(tmp_path), "--out", str(tmp_path / "out"), *options])
+    train_labeller(tmp_path, tmp_path / "out", TrainArguments(base=str(base), epochs=2, rank=2, batch=2))
     child, parent = sorted(runs(client), key=lambda run: "mlflow.parentRunId" not in run.data.tags)
-    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id and parent.data.tags["sealr.job"] == "train-labeller"
+    assert (
+        child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        and parent.data.tags["sealr.job"] == "train-labeller"
+    )
     assert child.data.params["epochs"] == "2" and child.data.params["rank"] == "2"
     assert {"dev.macro_f1", "test.macro_f1", "temperature", "threshold.joy", "seconds"} <= set(child.data.metrics)
     assert [m.step for m in client.get_metric_history(child.info.run_id, "dev_loss")] == [1, 2]

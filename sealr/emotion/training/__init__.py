@@ -1,1 +1,1 @@
-"""Training and judging the embedded labeller on GoEmotions."""
+"""Trains and evaluates the embedded labeller on GoEmotions."""

@@ -1,0 +1,139 @@
+"""Texts to 28 emotion probabilities (Section 2.1).
+
+A long review is split into windows of equal length. Its probabilities are the mean over its windows, weighted by their
+numbers of tokens. The rest of a text beyond the last window is ignored, so a pasted book costs as much as a long
+review.
+"""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from sealr.data.manifest import text_digest
+from sealr.data.tables import EMOTIONS
+from sealr.emotion import backends
+from sealr.settings import LabelConfig
+
+WINDOW_TOKENS = 128  # per window, special tokens included
+MAX_WINDOWS = 4  # read per text: 504 tokens of content
+BATCH_TOKENS = 1024  # padded tokens per forward pass; more than the CPU cache holds is slower
+CHARACTERS_PER_TOKEN = 16  # read per token at most, before tokenising; English has 4 to 5
+
+
+class Labeller:
+    """Computes probabilities of texts.
+
+    name: which weights and precision. identity: a hash of everything the probabilities depend on.
+    """
+
+    def __init__(
+        self,
+        backend: backends.Backend,
+        config: LabelConfig,
+        window_tokens: int = WINDOW_TOKENS,
+        max_windows: int = MAX_WINDOWS,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        self.backend, self.config, self.batch_tokens = backend, config, batch_tokens
+        self.name = backend.spec.name
+        marked, plain = backend.tokenizer("a").input_ids, backend.tokenizer("a", add_special_tokens=False).input_ids
+        start = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
+        self._before, self._after = marked[:start], marked[start + len(plain) :]  # such as [CLS] and [SEP]
+        self.window_size = min(window_tokens, backend.max_tokens) - len(self._before) - len(self._after)
+        self.max_tokens = self.window_size * max_windows  # read per text
+        self.identity = text_digest([backend.spec.digest, window_tokens, max_windows])[:16]
+
+    @classmethod
+    def from_config(cls, config: LabelConfig, precision: backends.Precision = "auto") -> Labeller:
+        """The labeller a configuration names. precision: see `backends.resolve_labeller`.
+
+        Raises weights.WeightsError, backends.LabellerError, network.AdapterError or engines.EngineError.
+        """
+        return cls(backends.load(backends.resolve_labeller(config.model, precision)), config)
+
+    def clean(self, texts: Sequence[str | None]) -> tuple[np.ndarray, list[str]]:
+        """(N,) index of each text in the distinct cleaned texts, -1 if it has nothing to read; and those texts."""
+        cleaned = pd.Series([clean(t, self.max_tokens * CHARACTERS_PER_TOKEN) or None for t in texts], dtype=object)
+        codes, unique = pd.factorize(cleaned)
+        return codes, list(unique)
+
+    def probabilities(self, texts: Sequence[str | None]) -> np.ndarray:
+        """(N, 28) float32 in the order of EMOTIONS; rows of NaN where a text has nothing to read."""
+        codes, unique = self.clean(texts)
+        return expand_to_rows(self.predict_texts(unique), codes)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids that are read of each text, without special tokens."""
+        if not len(texts):
+            return []
+        ids = self.backend.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
+        return [t[: self.max_tokens] for t in ids]
+
+    def predict_texts(self, texts: Sequence[str], workers: int = 1) -> np.ndarray:
+        """Cleaned texts -> (N, 28) float32. workers: concurrent batches, each on a core of its own."""
+        return self.predict_tokens(self.tokenize(texts), workers)
+
+    def predict_tokens(self, tokens: list[list[int]], workers: int = 1) -> np.ndarray:
+        """Token ids per text -> (N, 28) float32."""
+        windows = [(owner, w) for owner, ids in enumerate(tokens) for w in split_windows(ids, self.window_size)]
+        order = sorted(range(len(windows)), key=lambda i: -len(windows[i][1]))  # stable: ties stay in text order
+        batches: list[list[tuple[int, list[int]]]] = []
+        while order:
+            size = max(1, self.batch_tokens // self._width(windows[order[0]][1]))
+            batches.append([windows[i] for i in order[:size]])
+            del order[:size]
+        total = np.zeros((len(tokens), len(EMOTIONS)))
+        weight = np.zeros((len(tokens), 1))
+        results = self.backend.engine.run([self._pad([w for _, w in batch]) for batch in batches], workers)
+        for batch, probabilities in zip(batches, results, strict=True):
+            for (owner, ids), p in zip(batch, probabilities.astype(np.float64), strict=True):
+                count = max(1, len(ids))  # a text whose characters the tokenizer drops still has a window
+                total[owner] += count * p
+                weight[owner] += count
+        return (total / weight).astype(np.float32)
+
+    def _width(self, window: list[int]) -> int:
+        return len(self._before) + len(window) + len(self._after)
+
+    def _pad(self, windows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Windows, the longest first -> ids and mask, both (B, L) int64."""
+        ids = np.full((len(windows), self._width(windows[0])), self.backend.tokenizer.pad_token_id or 0)
+        mask = np.zeros_like(ids)
+        for row, window in enumerate(windows):
+            full = self._before + window + self._after
+            ids[row, : len(full)] = full
+            mask[row, : len(full)] = 1
+        return ids, mask
+
+
+def expand_to_rows(probabilities: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Rows of (U, 28) by index -> (N, 28); rows of NaN for index -1."""
+    return np.concatenate([probabilities, np.full((1, len(EMOTIONS)), np.nan, np.float32)])[codes]
+
+
+def labeller_id(config: LabelConfig) -> str:
+    """Name and digest of the labeller a configuration names on this machine, without loading its weights."""
+    spec = backends.resolve_labeller(config.model)
+    return f"{spec.name} {spec.digest}"
+
+
+def clean(text: str | None, limit: int) -> str:
+    """The first ``limit`` characters with entities resolved and white space collapsed; "" if none is readable."""
+    if not isinstance(text, str):
+        return ""
+    text = html.unescape(text.strip()[: 4 * limit])
+    text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())[:limit]  # lone surrogates become "?"
+    # separators and control, format or unassigned characters are not readable; letters, digits, signs and emoji are
+    return text if any(unicodedata.category(c)[0] not in "ZC" for c in text) else ""
+
+
+def split_windows(tokens: list[int], size: int) -> list[list[int]]:
+    """Consecutive windows of at most ``size`` tokens whose lengths differ by at most one."""
+    count = max(1, -(-len(tokens) // size))
+    edges = [len(tokens) * i // count for i in range(count + 1)]
+    return [tokens[a:b] for a, b in zip(edges, edges[1:], strict=False)]
