@@ -24,7 +24,7 @@ from sealr.evaluate.report import Panel, markdown_table, plot
 from sealr.flows import steps
 from sealr.flows.job import external_failure, open_job
 from sealr.flows.retry import transient
-from sealr.pipeline.comparison import Bench, open_bench, read_comparisons, run_system, select_names
+from sealr.pipeline.comparison import Bench, open_bench, run_system, select_comparisons, select_names
 
 log = logging.getLogger("sealr.flows")
 FAILURES = (ValueError, OSError, ArithmeticError, tracking.TrackingError)
@@ -33,22 +33,14 @@ DIFFERENCES = "Mean of `system` minus `other` under the full protocol, with 95 %
 
 @flow(name="benchmark", flow_run_name="benchmark-{table}")
 def benchmark(table: str = "retrievers", data: str = "", only: str = "", overrides: str = "", figure: str = "") -> None:
-    """Runs a comparison on each of its data sets and writes its page.
-
-    table: a file of configs/comparisons/, or 2 or 3 for the paper's tables. figure: 4 for the paper's Figure 4.
-    data, only: comma-separated data sets and systems; empty for all.
-    """
-    name = f"figure{figure}" if figure else f"table{table}" if table.isdecimal() else table
-    specs = read_comparisons(name)
-    chosen = select_names(data, specs, "data set")
-    for data_set in chosen:
-        spec = specs[data_set]
-        select_names(only, spec.systems, "system")  # a misspelt name is an error before any work
+    """Runs a comparison on each of its data sets and writes its page. Arguments: see ``select_comparisons``."""
+    name, specs = select_comparisons(table, data, only, figure)
+    for data_set, spec in specs.items():
         try:
             with open_job(f"benchmark-{name}", spec.configuration, spec.base, f"{spec.settings} {overrides}") as job:
                 compare(open_bench(spec, job, overrides, steps), only, f"{name}-{data_set}")
         except FAILURES as error:
-            if is_external(error) or len(chosen) == 1:
+            if is_external(error) or len(specs) == 1:
                 raise
             log.warning("%s was not compared: %s", data_set, error)
 

@@ -73,6 +73,20 @@ def read_comparisons(table: str) -> dict[str, Comparison]:
     return {data: merged_comparison(top, data, own or {}) for data, own in top.pop("data").items()}
 
 
+def select_comparisons(table: str, data: str, only: str, figure: str = "") -> tuple[str, dict[str, Comparison]]:
+    """The name of a comparison, and what it says about the chosen data sets.
+
+    table: a file of configs/comparisons/, or 2 or 3 for the paper's tables. figure: 4 for the paper's Figure 4.
+    data, only: comma-separated data sets and systems; empty for all. Raises ConfigError on an unknown name.
+    """
+    name = f"figure{figure}" if figure else f"table{table}" if table.isdecimal() else table
+    known = read_comparisons(name)
+    specs = {data_set: known[data_set] for data_set in select_names(data, known, "data set")}
+    for spec in specs.values():
+        select_names(only, spec.systems, "system")
+    return name, specs
+
+
 def merged_comparison(top: dict[str, Any], data: str, own: dict[str, Any]) -> Comparison:
     """The comparison on one data set: the top level of a file and the data set's own entry over it."""
     given = [part.get("settings", "") for part in (top, own)]

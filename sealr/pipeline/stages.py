@@ -66,6 +66,7 @@ LLM_CODE = (
     "retrieve",
     "trainer.py",
     "emotion/feelings.py",
+    "emotion/sentiment.py",
     "evaluate/protocols.py",
     "evaluate/metrics.py",
 )
