@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 VECTOR_MODELS = ("gru4rec", "caser", "sasrec", "bert4rec", "bsarec")  # retrievers whose scores are dot products
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def frozen(cls: type[T]) -> type[T]:
+    """A frozen pydantic dataclass that refuses unknown fields."""
+    return dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)
 
 
 @frozen
