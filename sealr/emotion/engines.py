@@ -11,7 +11,6 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
-import io
 import logging
 import os
 import sys
@@ -146,16 +145,29 @@ def _converted(network: nn.Module, tokenizer: Any, max_tokens: int) -> Any:
     encoded = [tokenizer(t, truncation=True, max_length=limit, return_tensors="np") for t in texts]
     inputs = [(e.input_ids.astype(np.int64), e.attention_mask.astype(np.int64)) for e in encoded]
     example = tokenizer(["a long text and a padded one", "no"], padding=True, return_tensors="pt")
-    with quiet(), contextlib.redirect_stdout(io.StringIO()):  # no warnings from tracing, no progress bars
+    with quiet(), _no_progress_bars():
         import nncf
 
+        nncf.set_log_level(logging.ERROR)
         model = ov.convert_model(network.eval(), example_input=(example.input_ids, example.attention_mask))
         for port in model.inputs:
             port.get_node().set_partial_shape(ov.PartialShape([-1, -1]))
         model.validate_nodes_and_infer_types()
-        return nncf.quantize(
-            model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
-        )
+        data = nncf.Dataset(inputs)
+        return nncf.quantize(model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs))
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """NNCF draws its progress on rich's console, in notebooks too."""
+    import rich
+
+    console = rich.get_console()
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
 
 
 def _openvino() -> Any:
