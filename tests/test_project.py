@@ -27,7 +27,9 @@ def test_the_lock_holds_one_version_of_every_dependency_within_its_range():
     assert {r.name.lower() for r in wanted} == set(pins)
     for requirement in wanted:
         (version,) = [s.version for s in pins[requirement.name.lower()].specifier if s.operator == "=="]
-        assert requirement.specifier.contains(version), f"conda.yaml has {requirement.name} {version}, outside of {requirement}"
+        assert requirement.specifier.contains(version), (
+            f"conda.yaml has {requirement.name} {version}, outside of {requirement}"
+        )
 
 
 def test_dependencies_are_ranges_and_the_lock_is_exact():
@@ -67,7 +69,9 @@ def test_every_deployment_names_a_flow_and_its_parameters():
 def test_every_configuration_loads(path):
     from sealr.config import load_config
 
-    data, base = ("demo", path.stem) if "rerank:" in path.read_text() and "data:" not in path.read_text() else (path.stem, "")
+    data, base = (
+        ("demo", path.stem) if "rerank:" in path.read_text() and "data:" not in path.read_text() else (path.stem, "")
+    )
     assert load_config(data, base).data.name
 
 
