@@ -7,6 +7,7 @@ lines are rejected under its name.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import pandas as pd
 from sealr.data.cleaning import clean, words
 from sealr.data.download import MissingFile, data_dir, fetch
 from sealr.data.manifest import StageResult
-from sealr.data.rejects import Rejects
+from sealr.data.rejects import Rejects, rejected_table
 from sealr.data.sources import reader
 from sealr.data.sources.lines import Row
 from sealr.data.tables import write_table
@@ -68,9 +69,8 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
     source = reader(config.source)
     path = files.get("reviews", Path("demo"))
     since = _start(config.start_date)
-    with Rejects(folder / "rejected.parquet") as rejects:
-        counts: Counter[str] = Counter()
-        frame, read = _read_clean(source.read_reviews(config, path), path.name, since, rejects, counts)
+    with rejected_table(folder / "rejected.parquet") as rejects:
+        frame, read = _read_clean(source.read_reviews(config, path), path.name, since, rejects)
         if not read:
             raise IngestError(f"{path} holds no reviews")
         late = _duplicates_and_core(frame, config.k_core)
@@ -78,31 +78,26 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
         for row in source.read_reviews(config, path) if late else ():
             if row.line in late:
                 rejects.add(path.name, row.line, late[row.line], row.raw)
-                counts[late[row.line]] += 1
+        counts = rejects.counts.copy()  # without those of items
         frame = frame[~frame["line"].isin(late.keys())]
-        reviews = _order(frame)
+        reviews = frame.sort_values(["user", "timestamp"], kind="stable", ignore_index=True)
+        reviews["position"] = reviews.groupby("user", sort=False).cumcount().astype("int32")
         if len(reviews):
-            items, read_items, bad_items = _items(source, config, files, reviews["item"], rejects)
+            items, read_items = _items(source, config, files, reviews["item"], rejects)
     if reviews.empty:  # raised here, so that rejected.parquet exists and shows the reasons
         advice = f"; lower data.k_core (now {config.k_core})" if counts["k-core"] else ""
         raise IngestError(f"{path}: no review is left: read {read:,}, rejected: {_counted(counts)}{advice}")
     write_table(reviews, folder / "reviews.parquet", "reviews")
     write_table(items, folder / "items.parquet", "items")
     if counts:
-        log.info("rejected %s of %s reviews: %s", f"{sum(counts.values()):,}", f"{read:,}", _counted(counts))
+        log.info("rejected %s of %s reviews: %s", f"{counts.total():,}", f"{read:,}", _counted(counts))
         _warn_of_many(counts, read)
     users, n = reviews["user"].nunique(), len(reviews)
+    rows = {"read": read, "reviews": n, "rejected": counts.total(), "users": users, "items": len(items)}
+    bad_items = rejects.counts.total() - counts.total()
     return StageResult(
-        rows={
-            "read": read,
-            "reviews": n,
-            "rejected": sum(counts.values()),
-            "users": users,
-            "items": len(items),
-            "read_items": read_items,
-            "rejected_items_lines": bad_items,
-        },
-        metrics={
+        rows | {"read_items": read_items, "rejected_items_lines": bad_items},
+        {
             "ties": float(reviews.duplicated(["user", "timestamp"]).mean()),
             "mean_length": n / users,
             "density": n / (users * len(items)),
@@ -120,30 +115,21 @@ def _start(date: str) -> int:
         raise ValueError(f"data.start_date {date!r} is not a date of the form YYYY-MM-DD") from None
 
 
-def _read_clean(
-    rows: Iterator[Row], source: str, since: int, rejects: Rejects, counts: Counter[str]
-) -> tuple[pd.DataFrame, int]:
+def _read_clean(rows: Iterator[Row], source: str, since: int, rejects: Rejects) -> tuple[pd.DataFrame, int]:
     """Clean rows in file order with their line numbers, and the number of rows read. Bad rows go to ``rejects``."""
     columns = {"line": "int64", "user": "str", "item": "str", "timestamp": "int64", "rating": "float32", "text": "str"}
-    chunks: list[pd.DataFrame] = []
-    buffer: list[tuple[Any, ...]] = []
+    chunks = [pd.DataFrame(columns=list(columns)).astype(columns)]
     read = 0
-
-    def flush() -> None:
-        chunks.append(pd.DataFrame(buffer, columns=list(columns)).astype(columns))
-        buffer.clear()
-
-    for row in rows:
-        read += 1
-        values, reason = clean(row.values, since) if row.values is not None else (None, row.reason)
-        if values is None:
-            rejects.add(source, row.line, reason, row.raw)
-            counts[reason] += 1
-            continue
-        buffer.append((row.line, *values))
-        if len(buffer) >= CHUNK:
-            flush()
-    flush()
+    while part := list(itertools.islice(rows, CHUNK)):
+        read += len(part)
+        good = []
+        for row in part:
+            values, reason = clean(row.values, since) if row.values is not None else (None, row.reason)
+            if values is not None:
+                good.append((row.line, *values))
+            else:
+                rejects.add(source, row.line, reason, row.raw)
+        chunks.append(pd.DataFrame(good, columns=list(columns)).astype(columns))
     return pd.concat(chunks, ignore_index=True), read
 
 
@@ -163,32 +149,25 @@ def _duplicates_and_core(frame: pd.DataFrame, k: int) -> dict[int, str]:
     return late | dict.fromkeys(lines[~keep & ~duplicate].tolist(), "k-core")
 
 
-def _order(frame: pd.DataFrame) -> pd.DataFrame:
-    """Sorts by user, timestamp and file order; position counts from 0 within a user."""
-    frame = frame.sort_values(["user", "timestamp"], kind="stable", ignore_index=True)
-    return frame.assign(position=frame.groupby("user", sort=False).cumcount().astype("int32"))
-
-
 def _items(
     source: Any, config: DataConfig, files: dict[str, Path], used: pd.Series, rejects: Rejects
-) -> tuple[pd.DataFrame, int, int]:
-    """One row per reviewed item, sorted, and the metadata rows read and rejected. The first row of an item counts."""
+) -> tuple[pd.DataFrame, int]:
+    """One row per reviewed item, sorted, and the number of metadata rows read. The first row of an item counts."""
     known: dict[str, dict[str, Any]] = dict.fromkeys(sorted(used.unique()), {})
-    read = bad = 0
+    read = 0
     path = files.get("items", Path("demo"))
     for row in source.read_items(config, path) if "items" in files or config.source == "demo" else ():
         read += 1
         item = row.values["item"] if row.values is not None else None
         item = str(item) if isinstance(item, int) else item
         if not isinstance(item, str) or not item.strip():
-            bad += 1
             rejects.add(path.name, row.line, row.reason or "missing item", row.raw)
         elif item in known and not known[item]:
             known[item] = row.values or {}
     rows = [(item, *(words(values.get(field)) for field in ITEM_FIELDS)) for item, values in known.items()]
     if read and (missing := sum(not values for values in known.values())):
         log.warning("%s of %s items are not in %s: their titles are empty", missing, len(known), path.name)
-    return pd.DataFrame(rows, columns=["item", *ITEM_FIELDS]), read, bad
+    return pd.DataFrame(rows, columns=["item", *ITEM_FIELDS]), read
 
 
 def _warn_of_many(counts: Counter[str], read: int) -> None:

@@ -92,43 +92,28 @@ def run_stage(
     with FileLock(folder.with_suffix(".lock")):
         folder.mkdir(exist_ok=True)
         done = folder / "manifest.json"
+        shown = os.path.relpath(folder)
         if done.exists():
-            log.info("%s: unchanged, reusing %s", stage, _shown(folder))
+            log.info("%s: unchanged, reusing %s", stage, shown)
             shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)  # left if a kill came right after the manifest
-            return _load(folder)
-        log.info("%s: %s %s", stage, "resuming in" if any(folder.iterdir()) else "working in", _shown(folder))
+            made = read_json(done)
+            del made["version"]
+            return Manifest(folder=folder, reused=True, **made)
+        log.info("%s: %s %s", stage, "resuming in" if any(folder.iterdir()) else "working in", shown)
         started = time.monotonic()
         result = work(folder)
-        made = [p for p in sorted(folder.rglob("*")) if p.is_file() and folder / CHECKPOINT not in p.parents]
-        files = {str(p.relative_to(folder)): file_digest(p) for p in made if not p.name.startswith(".")}
-        manifest = Manifest(
-            stage=stage,
-            folder=folder,
-            key=key,
-            digest=text_digest(files),
-            inputs=digests,
-            config=plain,
-            code=code_hash,
-            rows=result.rows,
-            metrics=result.metrics,
-            files=files,
-            seconds=round(time.monotonic() - started, 2),
-        )
-        values = dataclasses.asdict(manifest) | {"version": sealr.__version__}
-        del values["folder"], values["reused"]
-        write_json(values, done)
+        paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and folder / CHECKPOINT not in p.parents]
+        files = {str(p.relative_to(folder)): file_digest(p) for p in paths if not p.name.startswith(".")}
+        made = {"stage": stage, "key": key, "inputs": digests, "config": plain, "code": code_hash}
+        made |= {"rows": result.rows, "metrics": result.metrics, "files": files, "digest": text_digest(files)}
+        made["seconds"] = round(time.monotonic() - started, 2)
+        write_json(made | {"version": sealr.__version__}, done)
         shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)  # last: without a manifest, all progress is in there
-        return manifest
+        return Manifest(folder=folder, **made)
 
 
 def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-
-
-def _load(folder: Path) -> Manifest:
-    values = read_json(folder / "manifest.json")
-    values.pop("version")
-    return Manifest(folder=folder, reused=True, **values)
 
 
 def file_digest(path: Path) -> str:
@@ -145,7 +130,7 @@ def code_digest(parts: tuple[str, ...]) -> str:
     code = []
     for part in sorted(parts):
         path = PACKAGE / part
-        files = sorted([*path.rglob("*.py"), *path.rglob("*.yaml")]) if path.is_dir() else [path] if path.is_file() else []
+        files = [path] if path.is_file() else sorted([*path.rglob("*.py"), *path.rglob("*.yaml")])
         if not files:
             raise ValueError(f"there is no code in sealr/{part}")
         code += [(str(file.relative_to(PACKAGE)), _parsed(file)) for file in files]
@@ -162,10 +147,3 @@ def _parsed(file: Path) -> str:
 def text_digest(values: Any) -> str:
     """SHA-256 of a JSON-serialisable value, hexadecimal."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _shown(folder: Path) -> str:
-    try:
-        return str(folder.relative_to(Path.cwd()))
-    except ValueError:
-        return str(folder)

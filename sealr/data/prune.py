@@ -47,10 +47,8 @@ def remove(folders: Iterable[Folder]) -> list[Folder]:
     for folder in folders:
         lock = FileLock(folder.path.with_suffix(".lock"), timeout=0)
         try:
-            with lock:
-                (folder.path / "manifest.json").unlink(
-                    missing_ok=True
-                )  # first: after a kill, the rest must not count as complete
+            with lock:  # manifest first: after a kill, the rest must not count as complete
+                (folder.path / "manifest.json").unlink(missing_ok=True)
                 shutil.rmtree(folder.path)
         except Timeout:
             continue

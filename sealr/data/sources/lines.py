@@ -43,7 +43,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         compressed = file.read(2) == GZIP_MAGIC
         file.seek(0)
         lines = gzip.GzipFile(fileobj=file) if compressed else file
-        number = shown = 0
+        number = 0
         try:
             while line := lines.readline(LONGEST + 1):
                 number += 1
@@ -52,14 +52,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if number == 1:
                     line = line.removeprefix(BOM)
                 if number % 1000 == 0:
-                    bar.update(file.tell() - shown)
-                    shown = file.tell()
+                    bar.update(file.tell() - bar.n)
                 yield number, line
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataFileError(
                 f"{path}: the gzip file is truncated or damaged after line {number} ({error}); download it again"
             ) from None
-        bar.update(size - shown)
+        bar.update(size - bar.n)
 
 
 def decode(line: bytes) -> tuple[str, bool]:
@@ -71,29 +70,8 @@ def decode(line: bytes) -> tuple[str, bool]:
         return line.decode("utf-8", "backslashreplace"), False
 
 
-def read_objects(
-    path: Path, fields: Callable[[dict[str, Any]], dict[str, Any]], parse: Callable[[str], Any] | None = None
-) -> Iterator[Row]:
-    """One Row per non-blank line; ``fields`` maps the parsed object to our fields.
-
-    parse: parses a line, by default as strict JSON; raises ValueError for invalid text.
-    """
-    for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        text, valid = decode(line)
-        if not valid:
-            yield Row(number, None, text, NOT_UTF8)
-            continue
-        try:
-            record = (parse or parse_json)(text)
-        except (ValueError, RecursionError):  # thousands of nested brackets recurse too deeply
-            yield Row(number, None, text, "not JSON")
-            continue
-        if not isinstance(record, dict):
-            yield Row(number, None, text, "not an object")
-            continue
-        yield Row(number, fields(record), text)
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def parse_json(text: str) -> Any:
@@ -101,8 +79,26 @@ def parse_json(text: str) -> Any:
     return json.loads(text, parse_constant=_no_constant)
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def read_objects(
+    path: Path, fields: Callable[[dict[str, Any]], dict[str, Any]], parse: Callable[[str], Any] = parse_json
+) -> Iterator[Row]:
+    """One Row per non-blank line; ``fields`` maps the parsed object to our fields.
+
+    parse: parses a line; raises ValueError for invalid text.
+    """
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        text, valid = decode(line)
+        record, reason = None, "" if valid else NOT_UTF8
+        try:
+            record = parse(text) if valid else None
+        except (ValueError, RecursionError):  # thousands of nested brackets recurse too deeply
+            reason = "not JSON"
+        if isinstance(record, dict):
+            yield Row(number, fields(record), text)
+        else:
+            yield Row(number, None, text, reason or "not an object")
 
 
 def seconds(value: Any) -> Any:
@@ -117,7 +113,6 @@ def seconds(value: Any) -> Any:
             return value
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
-    if isinstance(value, datetime):
-        value = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return int(value.timestamp() // 1)
-    return value
+    if not isinstance(value, datetime):
+        return value
+    return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() // 1)
