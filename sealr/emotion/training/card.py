@@ -57,7 +57,7 @@ finds the base model. It is the default wherever the paper's model, `SamLowe/rob
 ## Data
 GoEmotions (Demszky et al. 2020; Apache-2.0): Reddit comments in the published train, dev and test split
 (43,410 / 5,426 / 5,427). Weights are trained on train. Epoch, averaged or plain weights, temperature and thresholds
-are chosen on dev. Test is used for the tables below only. 37 test texts also occur in train, as published.
+are chosen on dev. Test is only used for the figures below. 37 test texts also occur in train, as published.
 
 ## Figures
 `sealr evaluate-labeller --goemotions FOLDER` recomputes them from these files.
@@ -65,10 +65,11 @@ are chosen on dev. Test is used for the tables below only. 37 test texts also oc
 {overall_table(card["figures"])}
 
 Calibration error: expected calibration error over 15 bins of equal width; temperature {card["temperature"]}.
-The default precision on x86 is {card["precision"]}: int8 may cost at most {COST} macro-F1 on dev. int8 was calibrated
-on `calibration.txt`, texts from train. The tables below are float32.
+The default precision on CPUs with VNNI is {card["precision"]}: int8 is the default if it costs less than {COST} macro-F1
+on dev, otherwise float32. int8 is calibrated
+with `calibration.txt`, which contains texts from train. The tables below are for float32.
 
-Test, by group (predicted or true if any of its emotions is):
+Test, by group (a group is predicted or true if any of its emotions is):
 
 {parts_table(test["groups"], "group")}
 
