@@ -21,6 +21,7 @@ from filelock import FileLock
 from fsspec.registry import known_implementations
 from tqdm import tqdm
 
+from sealr.data.manifest import file_digest
 from sealr.redact import redact
 from sealr.settings import RemoteFile
 
@@ -77,7 +78,9 @@ def fetch(remote: RemoteFile, folder: Path | None = None, hint: str = "", tries:
     if not url:
         raise MissingFile(f"{path} is missing and no URL is known for it. {by_hand}")
     part = path.with_name(path.name + ".part")
-    with FileLock(_lock(path)):
+    # Outside the data folder: a failed download leaves nothing there, not even a lock or an empty folder
+    lock = "sealr-" + hashlib.sha256(f"{Path.home()} {path}".encode()).hexdigest()[:20] + ".lock"
+    with FileLock(Path(tempfile.gettempdir()) / lock):
         if not path.is_file():  # else another process downloaded it while this one waited
             _download(url, part, tries, wait, by_hand)
             try:
@@ -89,19 +92,10 @@ def fetch(remote: RemoteFile, folder: Path | None = None, hint: str = "", tries:
     return path
 
 
-def _lock(path: Path) -> Path:
-    """Outside the data folder: a failed download leaves nothing there, not even a lock or an empty folder."""
-    name = hashlib.sha256(f"{Path.home()} {path}".encode()).hexdigest()[:20]
-    return Path(tempfile.gettempdir()) / f"sealr-{name}.lock"
-
-
 def _check(path: Path, remote: RemoteFile, advice: str) -> None:
-    if not remote.sha256:
-        return
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != remote.sha256.lower():
-        raise ChecksumError(f"{path}: SHA-256 is {found}, expected {remote.sha256.lower()}. {advice}")
+    expected = remote.sha256.lower()
+    if expected and (found := file_digest(path)) != expected:
+        raise ChecksumError(f"{path}: SHA-256 is {found}, expected {expected}. {advice}")
 
 
 def _download(url: str, part: Path, tries: int, wait: float, by_hand: str) -> None:
@@ -152,10 +146,9 @@ def _options(url: str) -> dict[str, Any]:
     """Bytes are stored as sent: a server that labels a .gz file as compressed must not get it decompressed."""
     if not url.startswith(("http://", "https://")):
         return {}
-    import aiohttp
+    from aiohttp import ClientTimeout
 
-    timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=60)  # seconds
-    client = {"auto_decompress": False, "timeout": timeout}
+    client = {"auto_decompress": False, "timeout": ClientTimeout(total=None, connect=10, sock_read=60)}  # seconds
     return {"headers": {"Accept-Encoding": "identity"}, "client_kwargs": client}
 
 

@@ -100,9 +100,8 @@ class Sequences:
         starts, ends, long = self.offsets[:-1], self.offsets[1:], self.lengths >= 3
         long[list(self.whole)] = False
         if name == "train":
-            return Split(
-                np.arange(len(self.users)), starts, np.where(long, ends - 2, ends), np.empty(0, np.int64), self.flat
-            )
+            ends = np.where(long, ends - 2, ends)
+            return Split(np.arange(len(self.users)), starts, ends, np.empty(0, np.int64), self.flat)
         ends = ends[long] - HELD_OUT[name]
         return Split(np.flatnonzero(long), starts[long], ends, self.flat[ends], self.flat)
 
@@ -131,20 +130,15 @@ class Sequences:
             place = f"user {self.users[user]!r} position {at - self.offsets[user]}"
             raise SequenceError(f"{column}: {seen[at]} rows for {place}, expected one")
         source = frame[column][known]
-        if pd.api.types.is_numeric_dtype(source.dtype):
-            nulls = source.isna().any()
-            array = (
-                source.to_numpy(dtype=np.float64, na_value=np.nan) if nulls else source.to_numpy(dtype=_plain(source))
-            )
-        else:
+        if not pd.api.types.is_numeric_dtype(source.dtype):
             array = source.to_numpy(dtype=object)
+        elif source.isna().any():
+            array = source.to_numpy(dtype=np.float64, na_value=np.nan)
+        else:
+            array = source.to_numpy(dtype=getattr(source.dtype, "numpy_dtype", source.dtype))
         out = np.empty(len(self.flat), dtype=array.dtype)
         out[index] = array
         return out
-
-
-def _plain(column: pd.Series) -> np.dtype:
-    return getattr(column.dtype, "numpy_dtype", column.dtype)
 
 
 def build(reviews: pd.DataFrame) -> Sequences:

@@ -31,21 +31,17 @@ _one_at_a_time = threading.Lock()  # Great Expectations keeps its context in a g
 @dataclass(frozen=True)
 class Failure:
     expectation: str  # as Great Expectations names it, e.g. expect_column_values_to_be_between
-    columns: str
-    limits: str  # the expectation's other arguments
+    arguments: str  # columns and limits
     unexpected: int | None  # number of offending values; None if the expectation is about the whole table or column
     total: int  # number of values checked
-    observed: str  # the value found for the table or column, or why the check could not run
+    found: str  # the number of offending values, what was observed, or why the check could not run
     note: str
     samples: tuple[dict[str, Any], ...]  # offending rows: index ("row"), KEYS and the checked columns
 
     def __str__(self) -> str:
-        counted = self.unexpected is not None
-        found = f"{self.unexpected:,} of {self.total:,} values unexpected" if counted else self.observed
-        lines = [f"{self.expectation}({', '.join(p for p in (self.columns, self.limits) if p)}): {found}"]
         details = [self.note] if self.note else []
         details += [", ".join(f"{k}={_short(v)}" for k, v in row.items()) for row in self.samples]
-        return "\n".join(lines + [f"    {detail}" for detail in details])
+        return "\n    ".join([f"{self.expectation}({self.arguments}): {self.found}", *details])
 
 
 @dataclass(frozen=True)
@@ -97,9 +93,7 @@ def validate(frame: pd.DataFrame, suite_name: str, docs_dir: Path | None = None)
             result_format={"result_format": "SUMMARY", "partial_unexpected_count": SAMPLES},
         )
         docs = _write_docs(context, docs_dir / suite_name) if docs_dir else None
-    failures = tuple(
-        _failure(r, checked) for r in result.results if not r.success and not _missing_elsewhere(r, checked)
-    )
+    failures = tuple(failure for r in result.results if not r.success and (failure := _failure(r, checked)))
     run = len(suite.expectations)
     report = ValidationReport(suite_name, len(frame), run, total - run, failures, docs)
     if failures:
@@ -111,9 +105,8 @@ def validate(frame: pd.DataFrame, suite_name: str, docs_dir: Path | None = None)
 
 def _emotion_share(labels: pd.DataFrame) -> pd.Series:
     """For each row, the share of labelled rows with its emotion."""
-    if "emotion" not in labels:
-        return pd.Series(float("nan"), index=labels.index)
-    return labels["emotion"].map(labels["emotion"].value_counts(normalize=True)).astype("float64")
+    emotions = labels.get("emotion", pd.Series(None, labels.index, dtype=object))
+    return emotions.map(emotions.value_counts(normalize=True)).astype("float64")
 
 
 HELPERS: dict[str, dict[str, Callable[[pd.DataFrame], pd.Series]]] = {"labels": {"emotion_share": _emotion_share}}
@@ -137,8 +130,7 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logger.setLevel(level)
@@ -164,46 +156,35 @@ def _load_suite(name: str) -> Any:
 def _write_docs(context: Any, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.resolve())}
-    index = {"class_name": "DefaultSiteIndexBuilder"}
-    site = {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store}
-    context.add_data_docs_site("site", site)
+    site = {"class_name": "SiteBuilder", "store_backend": store}
+    context.add_data_docs_site("site", site | {"site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}})
     context.build_data_docs("site")
     return folder / "index.html"
 
 
-def _columns(kwargs: dict[str, Any]) -> list[str]:
-    return [kwargs["column"]] if "column" in kwargs else list(kwargs.get("column_list", ()))
-
-
-def _missing_elsewhere(result: Any, frame: pd.DataFrame) -> bool:
-    """Whether this failed only because of a missing column, which expect_column_to_exist reports."""
-    config = result.expectation_config
-    return config.type != "expect_column_to_exist" and any(c not in frame for c in _columns(config.kwargs))
-
-
-def _failure(result: Any, frame: pd.DataFrame) -> Failure:
-    config, found = result.expectation_config, result.result
-    columns = _columns(config.kwargs)
-    named = ("column", "column_list", "batch_id")
-    limits = {k: v for k, v in config.kwargs.items() if k not in named and v is not None}
-    observed = f"observed {found['observed_value']}" if "observed_value" in found else ""
+def _failure(result: Any, frame: pd.DataFrame) -> Failure | None:
+    """None if only a missing column made this fail, which expect_column_to_exist reports."""
+    config, values = result.expectation_config, result.result
+    limits = {k: v for k, v in config.kwargs.items() if k != "batch_id" and v is not None}
+    columns = [limits.pop("column")] if "column" in limits else list(limits.pop("column_list", ()))
+    unexpected, total = values.get("unexpected_count"), values.get("element_count", len(frame))
     if config.type == "expect_column_to_exist":
-        observed = f"the table has no such column, only: {', '.join(map(str, frame.columns))}"
+        found = f"the table has no such column, only: {', '.join(map(str, frame.columns))}"
+    elif any(c not in frame for c in columns):
+        return None
+    elif unexpected is not None:
+        found = f"{unexpected:,} of {total:,} values unexpected"
+    elif "observed_value" in values:
+        found = f"observed {values['observed_value']}"
+    else:
+        found = _exception(result.exception_info) or "not met"
+    arguments = ["column " + ", ".join(columns)] if columns else []
+    arguments += [f"{k}={_short(v)}" for k, v in limits.items()]
+    note = config.notes if isinstance(config.notes, str) else " ".join(config.notes or ())
     shown = [c for c in dict.fromkeys([*KEYS, *columns]) if c in frame]
-    rows = frame.loc[found.get("partial_unexpected_index_list", [])[:SAMPLES], shown]
-    samples = tuple(
-        {"row": index, **row} for index, row in zip(rows.index.tolist(), rows.to_dict("records"), strict=True)
-    )
-    return Failure(
-        config.type,
-        "column " + ", ".join(columns) if columns else "",
-        ", ".join(f"{k}={_short(v)}" for k, v in limits.items()),
-        found.get("unexpected_count"),
-        found.get("element_count", len(frame)),
-        observed or _exception(result.exception_info) or "not met",
-        config.notes if isinstance(config.notes, str) else " ".join(config.notes or ()),
-        samples,
-    )
+    rows = frame.loc[values.get("partial_unexpected_index_list", [])[:SAMPLES], shown]
+    samples = tuple(rows.rename_axis("row").reset_index().to_dict("records"))
+    return Failure(config.type, ", ".join(arguments), unexpected, total, found, note, samples)
 
 
 def _exception(info: dict[str, Any]) -> str:

@@ -37,8 +37,7 @@ def parse_literal(text: str) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # titles contain invalid escapes
+        with warnings.catch_warnings(action="ignore"):  # titles contain invalid escapes
             return ast.literal_eval(RELATED.sub("'related': None", text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"neither JSON nor a Python literal: {error}") from None
@@ -46,14 +45,12 @@ def parse_literal(text: str) -> Any:
 
 def _review(record: dict[str, Any]) -> dict[str, Any]:
     text = record.get("reviewText")
-    if text is None or text == "":
-        text = record.get("summary")
     return {
         "user": record.get("reviewerID"),
         "item": record.get("asin"),
         "timestamp": record.get("unixReviewTime"),
         "rating": record.get("overall"),
-        "text": text,
+        "text": record.get("summary") if text in (None, "") else text,
     }
 
 

@@ -50,12 +50,10 @@ def read_items(config: DataConfig, path: Path) -> Iterator[Row]:
 def _to_seconds(value: Any, unit: str) -> Any:
     if unit == "iso" or isinstance(value, datetime):  # timestamps of Parquet have their own unit
         return seconds(value)
-    if unit == "ms":
-        try:
-            return int(float(value) // 1000) if not isinstance(value, int) else value // 1000
-        except (TypeError, ValueError, OverflowError):
-            return value
-    return value
+    try:
+        return int((value if isinstance(value, int) else float(value)) // 1000) if unit == "ms" else value
+    except (TypeError, ValueError, OverflowError):
+        return value
 
 
 def _read(config: DataConfig, path: Path, fields: tuple[str, ...], required: tuple[str, ...]) -> Iterator[Row]:
@@ -85,67 +83,49 @@ def _check(path: Path, names: dict[str, str], found: Iterable[str]) -> None:
             )
 
 
-class _Lines:
-    """Decoded lines for csv.reader, which remember the current record."""
-
-    def __init__(self, path: Path):
-        self.path, self.lines = path, read_lines(path)
-        self.start()
-
-    def start(self) -> None:
-        self.first, self.valid = 0, True
-        self.raw: list[str] = []
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        number, line = next(self.lines)
-        text, valid = decode(line)
-        self.first = self.first or number
-        if len(self.raw) == MAX_LINES:
-            raise DataFileError(
-                f"{self.path} line {self.first}: the record has more than {MAX_LINES:,} lines, because a double quote "
-                'is not closed. Double each quote inside a text, and quote the whole field: 1,"a ""good"" one"'
-            )
-        self.raw.append(text)
-        self.valid &= valid
-        return text + "\n"
-
-
 def _read_csv(path: Path, names: dict[str, str], separator: str) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # for the process; the default refuses texts over 128 KiB
-    lines = _Lines(path)
-    records = csv.reader(lines, delimiter=separator, strict=True)
+    lines: list[tuple[int, str, bool]] = []  # of the current record: number, text, whether it is UTF-8
+
+    def remembered() -> Iterator[str]:
+        for number, line in read_lines(path):
+            if len(lines) == MAX_LINES:
+                raise DataFileError(
+                    f"{path} line {lines[0][0]}: the record has more than {MAX_LINES:,} lines, because a double quote "
+                    'is not closed. Double each quote inside a text, and quote the whole field: 1,"a ""good"" one"'
+                )
+            lines.append((number, *decode(line)))
+            yield lines[-1][1] + "\n"
+
+    records = csv.reader(remembered(), delimiter=separator, strict=True)
     header: list[str] = []
     swallowed = 0  # lines inside of accepted records that have the separators of a whole record
     while True:
-        lines.start()
+        lines.clear()
         try:
             record, reason = next(records), ""
         except StopIteration:
             break
         except csv.Error as error:
             record, reason = [], f"not CSV: {error}"
-        if not header:
-            if reason:
-                raise DataFileError(f"{path} line {lines.first}: the header is {reason}")
-            if record:
-                header = record
-                _check(path, names, header)
-                index = {field: header.index(name) for field, name in names.items() if name}
-            continue
         if not record and not reason:
             continue  # a blank line
-        raw = "\n".join(lines.raw)
-        if not reason and len(record) != len(header):
-            reason = f"expected {len(header)} columns, found {len(record)}"
-        if not lines.valid:
+        numbers, texts, valid = zip(*lines, strict=True)
+        if not header:
+            if reason:
+                raise DataFileError(f"{path} line {numbers[0]}: the header is {reason}")
+            header = record
+            _check(path, names, header)
+            continue
+        if not all(valid):
             reason = NOT_UTF8
+        elif not reason and len(record) != len(header):
+            reason = f"expected {len(header)} columns, found {len(record)}"
         if not reason:
-            swallowed += sum(line.count(separator) == len(header) - 1 for line in lines.raw[1:-1])
-        values = None if reason else {field: record[index[field]] if field in index else None for field in names}
-        yield Row(lines.first, values, raw, reason)
+            swallowed += sum(text.count(separator) == len(header) - 1 for text in texts[1:-1])
+        found = dict(zip(header[::-1], record[::-1], strict=False))  # the first of two columns with the same name
+        values = None if reason else {field: found.get(name) if name else None for field, name in names.items()}
+        yield Row(numbers[0], values, "\n".join(texts), reason)
     if swallowed:
         log.warning("%s: %d lines inside of quoted fields look like records: is a quote not closed?", path, swallowed)
 

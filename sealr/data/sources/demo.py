@@ -49,6 +49,8 @@ NEUTRAL = ("neutral",)
 BAD = ("disappointment", "annoyance", "anger", "sadness", "disgust", "confusion")
 FEELINGS = ((1, GOOD, 0.42), (0, NEUTRAL, 0.16), (-1, BAD, 0.42))
 
+REVIEW, TRUTH = ["user", "item", "timestamp", "rating", "text"], ["emotion", "sentiment", "followed"]
+
 Line = tuple[str, str, str]  # department, category, brand
 
 
@@ -59,12 +61,12 @@ def generate(users: int = 320, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFram
     previous feeling decided the item's line; False for first items). The same arguments give the same frames.
     With fewer than 320 users, lines are shorter, so that every item keeps five reviews.
     """
-    attempts = (_generate(users, random.Random(f"{seed}/{attempt}")) for attempt in itertools.count())
-    return next(
-        frames
-        for frames in attempts
-        if len(counts := frames[0]["item"].value_counts()) == len(frames[1]) and counts.min() >= 5
-    )
+    for attempt in itertools.count():
+        reviews, items, truth = _generate(users, random.Random(f"{seed}/{attempt}"))
+        counts = reviews["item"].value_counts()
+        if len(counts) == len(items) and counts.min() >= 5:
+            break
+    return reviews, items, truth
 
 
 def _generate(users: int, rng: random.Random) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -92,15 +94,8 @@ def _generate(users: int, rng: random.Random) -> tuple[pd.DataFrame, pd.DataFram
             rows.append((f"u{number:04d}", item, day * DAY, float(rating), text, emotion, sign, followed))
             counts[item] += 1
             seen.add(item)
-    frame = pd.DataFrame(
-        rows, columns=["user", "item", "timestamp", "rating", "text", "emotion", "sentiment", "followed"]
-    )
-    frame = frame.sort_values("timestamp", kind="stable", ignore_index=True)
-    return (
-        frame[["user", "item", "timestamp", "rating", "text"]],
-        items,
-        frame[["user", "item", "emotion", "sentiment", "followed"]],
-    )
+    frame = pd.DataFrame(rows, columns=[*REVIEW, *TRUTH]).sort_values("timestamp", kind="stable", ignore_index=True)
+    return frame[REVIEW], items, frame[["user", "item", *TRUTH]]
 
 
 def _catalogue(products: int, rng: random.Random) -> tuple[dict[Line, list[str]], pd.DataFrame]:
@@ -120,9 +115,8 @@ def _catalogue(products: int, rng: random.Random) -> tuple[dict[Line, list[str]]
         lines.setdefault(line, []).append(item)
         department, category, brand = line
         rows.append((item, f"{brand} {name}", brand, f"Beauty > {department} > {category}"))
-    return lines, pd.DataFrame(rows, columns=["item", "title", "brand", "categories"]).sort_values(
-        "item", ignore_index=True
-    )
+    table = pd.DataFrame(rows, columns=["item", "title", "brand", "categories"])
+    return lines, table.sort_values("item", ignore_index=True)
 
 
 def _next_line(line: Line, sign: int, rng: random.Random) -> Line:
@@ -137,13 +131,11 @@ def _next_line(line: Line, sign: int, rng: random.Random) -> Line:
 
 
 def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
-    reviews, _, _ = generate(config.demo_users, config.demo_seed)
-    return _rows(reviews)
+    return _rows(generate(config.demo_users, config.demo_seed)[0])
 
 
 def read_items(config: DataConfig, path: Path) -> Iterator[Row]:
-    _, items, _ = generate(config.demo_users, config.demo_seed)
-    return _rows(items)
+    return _rows(generate(config.demo_users, config.demo_seed)[1])
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[Row]:
