@@ -97,20 +97,16 @@ def from_dict(cls: type, values: dict[str, Any], place: str = "") -> Any:
 
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``values`` updated with ``changes``, section by section."""
-    both = {
-        k: merged(values[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(values.get(k), dict)
-    }
-    return values | changes | both
+    both = [k for k, v in changes.items() if isinstance(v, dict) and isinstance(values.get(k), dict)]
+    return values | changes | {k: merged(values[k], changes[k]) for k in both}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``{"lora": {"r": 8}}`` -> ``{"lora.r": 8}``, the form of MLflow's parameters."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        nested = isinstance(value, dict) and value
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
 
 
@@ -159,10 +155,7 @@ def _validated(cls: type, layers: list[tuple[str, dict[str, Any]]]) -> Any:
     mistakes = [(place, mistake) for place, values in layers for mistake in _unknown(values, section)]
     if not mistakes:
         try:
-            given: dict[str, Any] = {}
-            for _, values in layers:
-                given = merged(given, values)
-            return TypeAdapter(cls).validate_python(given)
+            return TypeAdapter(cls).validate_python(functools.reduce(merged, (values for _, values in layers), {}))
         except ValidationError as error:
             mistakes = [_describe(e, section, layers) for e in error.errors()]
     lines = [f"{place}: {mistake}" if place else mistake for place, mistake in mistakes]
@@ -199,20 +192,15 @@ def _nested(name: str, value: Any) -> dict[str, Any]:
 
 
 def _config_path(name: str) -> Path:
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise ConfigError(f"configuration file {name} does not exist")
+    folder, given = resources.folder("configs"), name.endswith((".yaml", ".yml"))
+    path = Path(name) if given else folder / f"{name}.yaml"
+    if path.is_file():
         return path
-    folder = resources.folder("configs")
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*.yaml"))
-        raise ConfigError(
-            f"no configuration is named {name!r}{nearest(name, known) or '.'} Known: {', '.join(known)}; "
-            "or give the path of a .yaml file"
-        )
-    return path
+    if given:
+        raise ConfigError(f"configuration file {name} does not exist")
+    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    listed = f"{nearest(name, known) or '.'} Known: {', '.join(known)}"
+    raise ConfigError(f"no configuration is named {name!r}{listed}; or give the path of a .yaml file")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -45,9 +45,10 @@ def job(name: str, config: Config, tags: Mapping[str, str] | None = None) -> Ite
     """The parent run of a job: yields its id. A run that `mlflow run` created is taken over, else one is created."""
     setup()
     given = os.environ.pop("MLFLOW_RUN_ID", None)  # taken over once; later runs of this process are their own
-    if moved := given and _in_default_experiment(given):
+    found = mlflow.get_run(given) if given else None
+    moved = found if found and found.info.experiment_id == DEFAULT_EXPERIMENT else None  # the user named none
+    if moved or not given:
         given = None
-    if not given:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
     with mlflow.start_run(run_id=given, tags={"sealr.job": name}) as run:
         if moved:
@@ -56,12 +57,6 @@ def job(name: str, config: Config, tags: Mapping[str, str] | None = None) -> Ite
         mlflow.set_tag("mlflow.runName", f"{name} {config.data.name}")
         mlflow.log_dict(redacted(to_dict(config)), "config.json")
         yield run.info.run_id
-
-
-def _in_default_experiment(run_id: str) -> mlflow.entities.Run | None:
-    """The run, if `mlflow run` put it into the experiment Default because the user named none."""
-    run = mlflow.get_run(run_id)
-    return run if run.info.experiment_id == DEFAULT_EXPERIMENT else None
 
 
 def _move(run: mlflow.entities.Run) -> None:
@@ -96,8 +91,7 @@ def log_manifest(manifest: Manifest, files: Mapping[str, str] | None = None) -> 
     """
     tags = {"sealr.key": manifest.key, "sealr.digest": manifest.digest, "sealr.reused": str(manifest.reused).lower()}
     mlflow.set_tags(tags)
-    numbers = manifest.metrics | {f"rows.{k}": v for k, v in manifest.rows.items()} | {"seconds": manifest.seconds}
-    mlflow.log_metrics({_metric_name(k): float(v) for k, v in numbers.items() if v == v})  # MLflow shows NaN as a value
+    log_metrics(manifest.metrics | {f"rows.{k}": v for k, v in manifest.rows.items()} | {"seconds": manifest.seconds})
     mlflow.log_dict(redacted(read_json(manifest.folder / "manifest.json")), "manifest.json")
     for file, target in (files or {}).items():
         path = manifest.folder / file
@@ -109,12 +103,13 @@ def log_manifest(manifest: Manifest, files: Mapping[str, str] | None = None) -> 
 
 def log_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
     """Logs metrics of one epoch, counted from 1, to the active run."""
-    mlflow.log_metrics({_metric_name(k): float(v) for k, v in metrics.items()}, step=epoch)
+    log_metrics(metrics, step=epoch)
 
 
-def log_metrics(metrics: Mapping[str, float], run_id: str | None = None) -> None:
-    """Logs metrics without a step to the active run, or to the run ``run_id``."""
-    mlflow.log_metrics({_metric_name(k): float(v) for k, v in metrics.items() if v == v}, run_id=run_id)
+def log_metrics(metrics: Mapping[str, float], run_id: str | None = None, step: int | None = None) -> None:
+    """Logs metrics to the active run, or to the run ``run_id``. Leaves out NaN, which MLflow shows as a value."""
+    plain = {k.replace("@", "_at_").replace("|", "/"): float(v) for k, v in metrics.items() if v == v}
+    mlflow.log_metrics(plain, step, run_id=run_id)
 
 
 def log_input(manifest: Manifest, table: str, data_name: str, source: str) -> None:
@@ -151,10 +146,6 @@ def log_folder(folder: Path, target: str) -> None:
     """Logs a folder, such as Data Docs, as artifacts of the active run."""
     if folder.exists():
         mlflow.log_artifacts(str(folder), target)
-
-
-def _metric_name(name: str) -> str:
-    return name.replace("@", "_at_").replace("|", "/")
 
 
 def address() -> str:

