@@ -42,22 +42,16 @@ def model_card(
     sentiments = ", ".join(f"{name} {count / labelled:.1%}" for name, count in shares)
     frequent = sorted(statistics.emotions.items(), key=lambda pair: -pair[1])[:5]
     emotions = ", ".join(f"{name} {count / labelled:.1%}" for name, count in frequent)
-    stars = labels.metrics.get("pearson_rating")
-    agreement = (
-        "there are no stars to compare with"
-        if stars is None
-        else f"their Pearson correlation with the stars is {stars:.3f}"
-    )
-    used = (
-        f"weight {fusion['weight']:g} for the LLM's z-scores, 1 for the retriever's"
-        if fusion["weight"]
-        else "weight 0: the LLM brought no significant gain on validation, so it is not loaded"
-    )
+    agreement = "there are no stars to compare with"
+    if (stars := labels.metrics.get("pearson_rating")) is not None:
+        agreement = f"their Pearson correlation with the stars is {stars:.3f}"
+    used = "weight 0: the LLM brought no significant gain on validation, so it is not loaded"
+    if fusion["weight"]:
+        used = f"weight {fusion['weight']:g} for the LLM's z-scores, 1 for the retriever's"
     ceiling = candidates.metrics.get(f"test_hr@{retrieve.n_retrieved}", float("nan"))
     valid = f"{metrics['valid_ndcg@10']:.4f} (retriever alone {metrics['valid_ndcg@10_retriever']:.4f})"
-    digests = "\n".join(
-        f"* {name}: content `{m.digest[:16]}`, folder key `{m.key}`" for name, m in sorted(stages.items())
-    )
+    made = sorted(stages.items())
+    digests = "\n".join(f"* {name}: content `{m.digest[:16]}`, folder key `{m.key}`" for name, m in made)
     results = TABLE.sub(lambda table: f"{FENCE}\n{table[0]}{END}", results.strip())
     return f"""# SEALR on {data.name}
 

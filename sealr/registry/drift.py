@@ -74,7 +74,8 @@ def compare(old: Statistics, new: Statistics, config: DriftSettings) -> list[Che
     # Either newest month may be incomplete: the old one is counted in the new data, the new one not at all
     since = [m for m in new.months if max(old.months) <= m < max(new.months)]
     before = sorted(old.months)[-1 - RECENT : -1] or sorted(old.months)
-    volume = _mean(new.months, since) / _mean(old.months, before) if since else 1.0
+    monthly = np.mean([old.months[m] for m in before])
+    volume = float(np.mean([new.months[m] for m in since]) / monthly) if since else 1.0
     return [
         _distribution("emotions, Jensen-Shannon distance", old.emotions, new.emotions, config.distribution),
         _distribution("sentiments, Jensen-Shannon distance", old.sentiments, new.sentiments, config.distribution),
@@ -179,10 +180,6 @@ def _totals(side: Statistics) -> Counts:
 def _shares(counts: Counts, names: list[str]) -> np.ndarray:
     """(names,) each name's share of all counts."""
     return np.array([counts.get(n, 0) for n in names], dtype=np.float64) / max(1, sum(counts.values()))
-
-
-def _mean(counts: Counts, names: list[str]) -> float:
-    return float(np.mean([counts[n] for n in names]))
 
 
 def _missing(counts: Counts, others: Counts) -> float:

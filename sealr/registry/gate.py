@@ -64,12 +64,7 @@ def evidence(
 
 
 def judge(
-    challenger: Evidence,
-    champion: str,
-    sequences: Sequences,
-    feelings: np.ndarray,
-    resamples: int,
-    hold: str = "",
+    challenger: Evidence, champion: str, sequences: Sequences, feelings: np.ndarray, resamples: int, hold: str = ""
 ) -> Verdict:
     """Compares the challenger with the registered version at the URI ``champion``.
 
@@ -109,10 +104,8 @@ def rescore(
     The model gets each history up to the validation item, with the feelings that the challenger was evaluated with. A
     target that the model does not know is a miss, as in service. No ranks where the share is below MIN_KNOWN.
     """
-    item_to_id = model.retriever.item_to_id
-    own_id = np.array(
-        [0, *(item_to_id.get(item, 0) for item in sequences.items)]
-    )  # the model's id of each of our items
+    # The model's id of each of our items
+    own_id = np.array([0, *(model.retriever.item_to_id.get(item, 0) for item in sequences.items)])
     queries = []
     for row in sequences.rows(users):
         span = sequences.span("valid", row)

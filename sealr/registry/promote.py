@@ -69,9 +69,7 @@ def create(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     made = client.create_model_version(name, model_uri, run_id, tags, description=description, model_id=model_id)
-    if (
-        model_id
-    ):  # as mlflow.register_model does, which takes no description: the logged model's page shows its versions
+    if model_id:  # as mlflow.register_model, which takes no description: the logged model's page shows its versions
         versions = json.loads(client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
         versions.append({"name": name, "version": made.version})
         client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(versions)})
@@ -106,9 +104,8 @@ def assign_aliases(name: str, version: str, judge: Callable[[str], Verdict]) -> 
         if now == version:
             return _registration(name, version, "it was champion already")
         if ROLLED_BACK in tags:
-            return _registration(
-                name, version, f"it was rolled back ({tags[ROLLED_BACK]}); only a hand promotes it again"
-            )
+            why = f"it was rolled back ({tags[ROLLED_BACK]}); only a hand promotes it again"
+            return _registration(name, version, why)
         if tags.get(GATE + "decision") == REFUSED and tags.get(GATE + "against") == now:
             return _registration(name, version, tags[GATE + "reason"])
         verdict = Verdict(PROMOTED, "there was no champion") if now is None else _judged(name, tags, now, judge)
@@ -130,12 +127,11 @@ def promote_manually(name: str, version: str, reason: str) -> str | None:
     """
     client, reason = MlflowClient(), _one_line(reason)
     with _errors():
-        tags, now = client.get_model_version(name, version).tags, champion(name)
+        now = champion(name)
         if now == version:
             raise PromotionError(f"version {version} of {name} is champion already")
         _record(name, version, now, Verdict(PROMOTED, f"by hand: {reason}"))
-        if ROLLED_BACK in tags:
-            client.delete_model_version_tag(name, version, ROLLED_BACK)
+        _allow(name, version)
         if now is not None:  # or the next night's run would compare again and undo this
             why = f"version {version} took its place by hand: {reason}"
             client.set_model_version_tag(name, now, ROLLED_BACK, why)
@@ -157,8 +153,7 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
             raise PromotionError(f"{name} has no earlier champion to go back to")
         client.set_model_version_tag(name, now, ROLLED_BACK, reason)
         client.set_registered_model_alias(name, CHAMPION, earlier[-1])
-        if ROLLED_BACK in client.get_model_version(name, earlier[-1]).tags:  # it had been replaced by hand
-            client.delete_model_version_tag(name, earlier[-1], ROLLED_BACK)
+        _allow(name, earlier[-1])  # it may have been replaced by hand
         last = len(history) - 1 - history[::-1].index(earlier[-1])
         client.set_registered_model_tag(name, HISTORY, ",".join(history[: last + 1]))
         restored = f"{_now()}: version {now} was rolled back: {reason}"
@@ -187,6 +182,13 @@ def _record(name: str, version: str, against: str | None, verdict: Verdict) -> N
     client = MlflowClient()
     for key, value in values.items():
         client.set_model_version_tag(name, version, GATE + key, value)
+
+
+def _allow(name: str, version: str) -> None:
+    """Lets later runs promote a version that was rolled back."""
+    client = MlflowClient()
+    if ROLLED_BACK in client.get_model_version(name, version).tags:
+        client.delete_model_version_tag(name, version, ROLLED_BACK)
 
 
 def _set_champion(name: str, version: str) -> None:
