@@ -92,9 +92,8 @@ class Recommender:
         items = read_table(folder / "items.parquet", "items")
         # At weight 0 the LLM was of no use on validation, so it is not loaded
         ranker = load_ranker(config.rerank, config.data.category, folder / ADAPTER, items) if weight else None
-        return cls(
-            config, weight, load(folder / "retriever"), ranker, items, pd.read_parquet(folder / "histories.parquet")
-        )
+        histories = pd.read_parquet(folder / "histories.parquet")
+        return cls(config, weight, load(folder / "retriever"), ranker, items, histories)
 
     def predict(self, frame: pd.DataFrame, params: Mapping[str, Any], limits: Limits | None = None) -> pd.DataFrame:
         """One row (COLUMNS) for each request, a row with ``user`` and/or ``history``. Raises BadRequest.
@@ -122,8 +121,7 @@ class Recommender:
             return ResolvedRequest(request.user, warnings=[f"{who} and no history was given: popular items instead"])
         resolved = ResolvedRequest(request.user, [self.retriever.item_to_id[e.item] for e in known])
         resolved.feelings = np.array([_feeling(e, labels) for e in known], dtype=np.float32).reshape(-1, 2)
-        unknown = [short(e.item)[1:-1] for e in request.history if e.item not in self.retriever.item_to_id]
-        if unknown:
+        if unknown := [short(e.item)[1:-1] for e in request.history if e.item not in self.retriever.item_to_id]:
             more = " and more" if len(unknown) > 10 else ""
             resolved.warnings.append(f"unknown items ignored: {', '.join(unknown[:10])}{more}")
         if not known:
@@ -133,13 +131,9 @@ class Recommender:
     def recommend(self, queries: Sequence[ResolvedRequest], options: Options) -> list[dict[str, Any]]:
         """An answer with the keys COLUMNS for each query."""
         shown = self.config.rerank.n_reranked  # the LLM sees as many candidates as in training
-        inputs = (
-            [q.history for q in queries],
-            max(options.top_k, shown),
-            options.exclude_seen,
-            [q.feelings for q in queries],
-        )
-        pools = list(pools_for(self.retriever, *inputs))  # (ids, scores) of each query
+        histories, feelings = [q.history for q in queries], [q.feelings for q in queries]
+        count = max(options.top_k, shown)
+        pools = list(pools_for(self.retriever, histories, count, options.exclude_seen, feelings))  # (ids, scores) each
         heads = self._rank(queries, [(ids[:shown], scores[:shown]) for ids, scores in pools])
         answers = []
         for query, (ids, _), (head, llm) in zip(queries, pools, heads, strict=True):

@@ -63,11 +63,11 @@ class Limits(BaseModel):
         try:
             return cls.model_validate(dict(word.split("=") for word in given.split()))
         except ValueError as error:
-            wrong = (
-                error.errors()[0] if isinstance(error, ValidationError) else {"loc": [repr(given)], "msg": "not read"}
-            )
+            wrong = f"{given!r}: not read"
+            if isinstance(error, ValidationError):
+                wrong = "{loc[0]}: {msg}".format(**error.errors()[0])
             example = f"write name=number, e.g. records=256, with names of {', '.join(cls.model_fields)}"
-            raise ValueError(f"SEALR_LIMITS: {wrong['loc'][0]}: {wrong['msg']}; {example}") from None
+            raise ValueError(f"SEALR_LIMITS: {wrong}; {example}") from None
 
     def check(self, place: str = "", **counts: int) -> None:
         """Raises BadRequest with the limit's sentence where a count exceeds the limit of its name."""
