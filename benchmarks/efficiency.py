@@ -26,11 +26,10 @@ from sealr.config import load_config
 from sealr.data.sequences import Sequences
 from sealr.evaluate.report import markdown_table
 from sealr.pipeline.dryrun import local_tables
-from sealr.rerank.generative.finetune import Encoder, finetune
-from sealr.rerank.generative.palr import finetune_names
-from sealr.rerank.llm import ADAPTER, load_tokenizer
+from sealr.rerank.generative.finetune import finetune
+from sealr.rerank.llm import ADAPTER
 from sealr.rerank.plan import busy_seconds
-from sealr.rerank.rankers import Ranker, load_ranker
+from sealr.rerank.rankers import Ranker, load_encoder, load_ranker
 from sealr.rerank.requests import RerankInput
 from sealr.rerank.scoring.train import train_scoring
 from sealr.retrieve.train import train
@@ -68,8 +67,6 @@ def main() -> None:
     overrides = f"{options.set} rerank.n_reranked={options.candidates} rerank.max_users={TRAINED}"
     config = load_config(options.data, options.base, overrides)
     sequences, items = local_tables(config.data)
-    if sequences is None:
-        raise SystemExit(f"the files of {options.data} are not here")
     asked = requests(config, sequences, options.users)
     ways = [Way(ranker, options.batch) for ranker in RANKERS]
     ways += [Way("scoring", options.batch, prefix=False)]
@@ -104,10 +101,8 @@ def prepare(
     for name in RANKERS:
         rerank = replace(config.rerank, ranker=name, epochs=1, batch_size=TRAINED, user_split="inductive")
         where = folder / name
-        if name == "palr":
-            finetune_names(few, few[:1], rerank, category, items, where)
-        elif name == "generative":
-            finetune(few, few[:1], rerank, Encoder(load_tokenizer(rerank.base), rerank, category), where)
+        if name != "scoring":
+            finetune(few, few[:1], rerank, load_encoder(rerank, category, items), where)
         else:
             train(RetrieveConfig(model="popularity", hidden=config.retrieve.hidden), sequences, folder / "retriever")
             users = (

@@ -19,10 +19,10 @@ import torch
 from sealr.config import load_config
 from sealr.evaluate.protocols import split_users
 from sealr.pipeline.dryrun import local_tables
-from sealr.rerank.generative.finetune import Encoder, Instructions
-from sealr.rerank.generative.palr import NameEncoder, item_names
-from sealr.rerank.llm import add_lora, count_parameters, load_base, load_tokenizer
+from sealr.rerank.generative.finetune import Instructions
+from sealr.rerank.llm import add_lora, count_parameters, load_base
 from sealr.rerank.plan import busy_seconds, machine_rates, plan, shape_of, workload
+from sealr.rerank.rankers import load_encoder
 from sealr.rerank.requests import RerankInput
 from sealr.rerank.training import CLIP
 
@@ -37,17 +37,12 @@ def main() -> None:
     config = load_config(options.data, options.base, options.set)
     rerank, shape = config.rerank, shape_of(config.rerank.base)
     sequences, items = local_tables(config.data)
-    if sequences is None:
-        raise SystemExit(f"the files of {options.data} are not here")
-    work = workload(config, shape.vocabulary, shape.hidden, sequences, items)
+    work = workload(config, shape, sequences, items)
     before = machine_rates(rerank, shape)
 
-    tokenizer, category = load_tokenizer(rerank.base), config.data.category
-    encoder = Encoder(tokenizer, rerank, category)
+    encoder = load_encoder(rerank, config.data.category, items)
     train = requests(config, sequences)[: (options.steps + 1) * rerank.batch_size]
-    if rerank.ranker == "palr":
-        encoder = NameEncoder(tokenizer, rerank, category, item_names(items))
-        encoder.preferences.write(train, lambda: load_base(rerank).eval())
+    encoder.prepare(train, lambda: load_base(rerank).eval())
     task = Instructions(add_lora(rerank), encoder, train, train[:1])
     trained = [p for p in task.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rerank.lr)

@@ -70,8 +70,6 @@ def main() -> None:
 def sequences_file(data: str, folder: Path) -> Path:
     """A configuration's sequences in the format that both sides read: one line per user."""
     made, _ = local_tables(load_config(data).data)
-    if made is None:
-        raise SystemExit(f"no files of {data}: put them into the folder that SEALR_DATA names")
     lines = (" ".join(map(str, [row + 1, *items])) for row, items in enumerate(np.split(made.flat, made.offsets[1:-1])))
     path = folder / "sequences.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,6 @@ from sealr.data.tables import atomic_path
 log = logging.getLogger(__name__)
 SEED_STRIDE = 1_000_003  # between the random streams of two seeds
 RANK_STRIDE = 7_368_787  # between the random streams of two processes; more than there are steps
-State = dict[str, Tensor]
 OnEpoch = Callable[[int, dict[str, float]], None]  # epoch from 1; its history entry and the seconds it took
 
 
@@ -40,7 +39,7 @@ class CheckpointError(ValueError):
 class Task(Protocol):
     """What is trained."""
 
-    model: nn.Module
+    model: nn.Module  # its parameters that require a gradient are trained, and nothing else changes
 
     def batches(self, epoch: int) -> Any:
         """An iterable of an epoch's batches, with a length. Epochs count from 0 and have the same number of batches."""
@@ -60,12 +59,6 @@ class Task(Protocol):
     def judge(self, scores: dict[str, float]) -> float:
         """The number that selects the best epoch and stops training: lower is better."""
         ...
-
-    def state(self) -> State:
-        """Copies of the trained weights."""
-        ...
-
-    def load_state(self, state: State) -> None: ...
 
 
 class SingleProcess:
@@ -112,7 +105,7 @@ class Progress:
     loss_sum: float = 0.0  # weighted, over the steps of the current epoch
     weight_sum: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)  # per epoch: epoch, train_loss, scores if validated
-    best: State = field(default_factory=dict)  # weights of the best epoch
+    best: list[Tensor] = field(default_factory=list)  # trained weights of the best epoch
     best_epoch: int = 0  # from 1; 0: not validated yet
     best_score: float = float("inf")
     seconds: float = 0.0  # of training steps over all attempts, without validation
@@ -128,9 +121,9 @@ class EMA:
     """Exponential moving average of parameters. With decay 0 it does nothing."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float, warmup: bool = False) -> None:
-        self.parameters: list[Tensor] = list(parameters)
+        self.parameters = list(parameters) if decay else []
         self.decay, self.warmup = decay, warmup
-        self.values = self._copies()
+        self.values = copies(self.parameters)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -142,20 +135,22 @@ class EMA:
     @contextmanager
     def apply(self) -> Iterator[None]:
         """Within the context the model has the averaged weights."""
-        current = self._copies()
-        self._set(self.values)
+        current = copies(self.parameters)
+        assign(self.parameters, self.values)
         try:
             yield
         finally:
-            self._set(current)
+            assign(self.parameters, current)
 
-    def _copies(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.parameters] if self.decay else []
 
-    @torch.no_grad()
-    def _set(self, values: list[Tensor]) -> None:
-        for parameter, value in zip(self.parameters if values else [], values, strict=True):
-            parameter.copy_(value)
+def copies(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [p.detach().clone() for p in parameters]
+
+
+@torch.no_grad()
+def assign(parameters: Iterable[Tensor], values: Iterable[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
 
 
 class Trainer:
@@ -204,7 +199,7 @@ class Trainer:
                     log.info("epoch %d: %s", epoch, ", ".join(scores))
                 if on_epoch:
                     on_epoch(epoch, entry | {"seconds": time.monotonic() - started})
-        self.task.load_state(progress.best)
+        assign(self.parameters, progress.best)
         self.task.model.eval()
         return progress
 
@@ -258,40 +253,43 @@ class Trainer:
     def _validate(self, epoch: int) -> dict[str, float]:
         """Scores of an epoch. Keeps its weights when they are the best so far."""
         task, progress, entry = self.task, self.progress, dict[str, float]()
-        views: list[tuple[str, AbstractContextManager[None]]] = [("", self.ema.apply())]
-        if self.options.ema_compare:
-            views = [("_averaged", self.ema.apply()), ("", nullcontext())]
+        compared = self.options.ema_compare
+        views = {"_averaged": self.ema.apply(), "": nullcontext()} if compared else {"": self.ema.apply()}
         task.model.eval()
         progress.stale += 1
-        for suffix, weights in views:
+        for suffix, weights in views.items():
             with weights:
                 scores = task.validate()
                 entry |= {name + suffix: value for name, value in scores.items()}
                 if (judged := task.judge(scores)) < progress.best_score:
-                    progress.best, progress.best_epoch, progress.best_score = task.state(), epoch, judged
+                    progress.best, progress.best_epoch, progress.best_score = copies(self.parameters), epoch, judged
                     progress.stale = 0
         return entry
 
     def _save(self) -> None:
         if self.processes.rank == 0:
-            values = {"identity": self.identity, "weights": self.task.state(), "optimizer": self.optimizer.state_dict()}
+            weights = {"weights": copies(self.parameters), "ema": self.ema.values}
+            values = {
+                "identity": self.identity,
+                "optimizer": self.optimizer.state_dict(),
+                "progress": vars(self.progress),
+            }
             with atomic_path(self.checkpoint) as temporary:
-                torch.save(values | {"ema": self.ema.values, "progress": vars(self.progress)}, temporary)
+                torch.save(weights | values, temporary)
 
     def _restore(self) -> Progress:
         if not self.checkpoint.exists():
             return Progress()
         saved = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-        if "ema" not in saved or saved["identity"] != self.identity:
+        if "ema" not in saved or saved["identity"] != self.identity or not isinstance(saved["weights"], list):
             text = f"{self.checkpoint} belongs to another configuration or to other data"
             if self.options.strict:
                 raise CheckpointError(f"{text}: choose another folder or remove the file")
             log.warning("%s: starting anew", text)
             return Progress()
-        self.task.load_state(saved["weights"])
+        assign(self.parameters, saved["weights"])
+        assign(self.ema.values, saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        for value, stored in zip(self.ema.values, saved["ema"], strict=True):
-            value.copy_(stored)
         progress = Progress(**saved["progress"])
         log.info("resuming after step %d of %d", progress.step, self.total_steps)
         return progress

@@ -1,7 +1,5 @@
 """The trainer: it keeps the best epoch, stops early, averages weights, and an interruption changes nothing."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -40,12 +38,6 @@ class Regression:
 
     def judge(self, scores):
         return scores["error"]
-
-    def state(self):
-        return copy.deepcopy(self.model.state_dict())
-
-    def load_state(self, state):
-        self.model.load_state_dict(state)
 
 
 def changed(**changes):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sealr.config import load_config
+from sealr.config import ConfigError, load_config
 from sealr.data.download import data_dir, local_path
 from sealr.data.ingest import ingest
 from sealr.data.sequences import Sequences, build
@@ -20,17 +20,17 @@ def dry_run(data: str = "demo", base: str = "smollm2-135m", overrides: str = "")
     """Prints parameters, memory, tokens and hours of fine-tuning. Raises ConfigError."""
     config = load_config(data, base, overrides)
     shape = shape_of(config.rerank.base)
-    work = workload(config, shape.vocabulary, shape.hidden, *local_tables(config.data))
+    work = workload(config, shape, *local_tables(config.data))
     rates = machine_rates(config.rerank, shape)
     print(text(config.rerank, plan(config.rerank, shape, work, rates), work, rates))
 
 
-def local_tables(config: DataConfig) -> tuple[Sequences | None, pd.DataFrame | None]:
-    """Sequences and items of a data set, or (None, None) if its files are not on this machine."""
+def local_tables(config: DataConfig) -> tuple[Sequences, pd.DataFrame]:
+    """Sequences and items of a data set. Raises ConfigError if its files are not on this machine."""
     paths = {"reviews": local_path(config.reviews, data_dir()), "items": local_path(config.items, data_dir())}
     files = {name: path for name, path in paths.items() if path.is_file()} if config.source != "demo" else {}
     if config.source != "demo" and "reviews" not in files:
-        return None, None
+        raise ConfigError(f"{paths['reviews']} is missing: get the data set with `sealr ingest --data {config.name}`")
     with tempfile.TemporaryDirectory() as folder:
         ingest(config, Path(folder), files)
         items = read_table(Path(folder) / "items.parquet", "items")

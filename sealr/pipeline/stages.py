@@ -43,12 +43,10 @@ from sealr.pipeline.retrievers import (
     split_key,
     train_retriever,
 )
-from sealr.rerank.generative.finetune import Encoder
 from sealr.rerank.generative.finetune import finetune as finetune_adapter
-from sealr.rerank.generative.palr import finetune_names
 from sealr.rerank.launch import launch
-from sealr.rerank.llm import ADAPTER, load_tokenizer
-from sealr.rerank.rankers import load_ranker
+from sealr.rerank.llm import ADAPTER
+from sealr.rerank.rankers import load_encoder, load_ranker
 from sealr.rerank.requests import finetuning_requests
 from sealr.rerank.rerank import rerank as rerank_lists
 from sealr.rerank.scoring.train import train_scoring
@@ -171,10 +169,8 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             prompts, held_out = (
                 finetuning_requests(rows, given.sequences, given.feelings, given.pools) for rows in (train, valid)
             )
-            if config.ranker == "palr":
-                items, cache = read_table(reviews.path("items.parquet"), "items"), preferences_dir()
-                return finetune_names(prompts, held_out, config, category, items, folder, tracking.log_epoch, cache)
-            encoder = Encoder(load_tokenizer(config.base), config, category)
+            items = read_table(reviews.path("items.parquet"), "items")
+            encoder = load_encoder(config, category, items, preferences_dir())
             return tune(finetune_adapter, prompts, held_out, config, encoder, folder)
 
         manifest = run_stage("finetune", job.name, settings, inputs, (*LLM_CODE, *PIPELINE), work)

@@ -121,22 +121,6 @@ def check_adapter(model: PeftModel, source: str) -> None:
         raise AdapterError(f"the adapter in {source} changes nothing: it was not trained or not loaded")
 
 
-def adapter_state(model: PeftModel) -> dict[str, Tensor]:
-    """Copies of the adapter's weights on the CPU."""
-    from peft import get_peft_model_state_dict
-
-    # If not told that embeddings are not adapted, peft asks the hub whether the vocabulary was resized
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-
-
-def set_adapter_state(model: PeftModel, state: dict[str, Tensor]) -> None:
-    """Restores what ``adapter_state`` returned."""
-    from peft import set_peft_model_state_dict
-
-    set_peft_model_state_dict(model, state)
-
-
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Writes a trained adapter; equal adapters give equal bytes. Raises AdapterError when it has no effect."""
     check_adapter(model, "memory")

@@ -18,12 +18,11 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
-from huggingface_hub import try_to_load_from_cache
+from transformers import LlamaConfig
 
 from sealr import weights
 from sealr.config import ConfigError
 from sealr.data.sequences import Sequences
-from sealr.data.tables import read_json
 from sealr.evaluate.protocols import split_users
 from sealr.rerank.generative.palr import PREFERENCE_TOKENS, item_names, name_prompt, question
 from sealr.rerank.generative.prompts import prompt
@@ -41,32 +40,18 @@ ATTENTION_BACKWARD = 2.5  # multiplications relative to the forward pass: attent
 PROCESS_BYTES = 0.9e9  # Python with all libraries
 SAMPLE = 64  # prompts whose tokens are counted
 CONTENT = 384  # width of text embeddings
-BEAUTY = (22_363, 12_101, 9)  # users, items and length in the paper's Table 1, if the data are missing
 PIECES = re.compile(r"\d|[^\W\d_]{1,6}|[^\w\s]|_|\n")  # roughly the tokens of a LLaMA tokenizer
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A LLaMA architecture."""
-
-    vocabulary: int
-    hidden: int
-    inner: int  # width of the feed-forward layer
-    layers: int
-    heads: int
-    kv_heads: int
-    tied: bool  # the output layer is the embedding
-
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of the linear layers of a decoder layer."""
-        h, i, kv = self.hidden, self.inner, self.hidden // self.heads * self.kv_heads
-        attention = {"q_proj": (h, h), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (h, h)}
-        return attention | {"gate_proj": (h, i), "up_proj": (h, i), "down_proj": (i, h)}
-
-
 SHAPES = {  # other models are read from their config.json
-    "HuggingFaceTB/SmolLM2-135M-Instruct": Shape(49152, 576, 1536, 30, 9, 3, True),
-    "meta-llama/Llama-2-7b-hf": Shape(32000, 4096, 11008, 32, 32, 32, False),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    ),
+    "meta-llama/Llama-2-7b-hf": LlamaConfig(),
 }
 
 
@@ -87,9 +72,9 @@ class Workload:
     answer: float  # positions with a loss
     choices: int  # logits of such a position
     width: int  # of the vectors that make a logit
-    soft: int  # trained parameters beside the adapter
-    read_once: float  # tokens read before training, for written preferences
-    source: str  # how this was counted
+    soft: int = 0  # trained parameters beside the adapter
+    read_once: float = 0.0  # tokens read before training, for written preferences
+    source: str = ""  # how tokens were counted
 
 
 @dataclass(frozen=True)
@@ -99,30 +84,15 @@ class Plan:
     weight_bytes: float
     adapter_bytes: float  # weights, gradients, two moments
     kept_bytes: float  # of one step for the backward pass
-    tokens_an_epoch: float
+    peak_bytes: float
     step_seconds: float
     hours: float  # of all epochs with validation
 
-    @property
-    def peak_bytes(self) -> float:
-        return PROCESS_BYTES + self.weight_bytes + self.adapter_bytes + self.kept_bytes
 
-
-def local_folder(base: str) -> Path | None:
-    """Folder of a base model that is on this machine."""
-    hub = try_to_load_from_cache(base, "config.json") if weights.REPOSITORY.fullmatch(base) else None
-    folders = [Path(base).expanduser(), weights.weights_cache() / base.replace("/", "--")]
-    folders += [Path(hub).parent] if isinstance(hub, str) else []
-    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
-
-
-def shape_of(base: str) -> Shape:
+def shape_of(base: str) -> LlamaConfig:
     """From config.json if the model is on this machine, else from SHAPES. Raises ConfigError for unknown models."""
-    if (folder := local_folder(base)) is not None:
-        c = read_json(folder / "config.json")
-        heads = c["num_attention_heads"]
-        sizes = (c["vocab_size"], c["hidden_size"], c["intermediate_size"], c["num_hidden_layers"], heads)
-        return Shape(*sizes, c.get("num_key_value_heads") or heads, bool(c.get("tie_word_embeddings", False)))
+    if ((folder := weights.local(base) or Path(base).expanduser()) / "config.json").is_file():
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     if base not in SHAPES:
         known = ", ".join(SHAPES)
         raise ConfigError(f"rerank.base: the shape of {base} is not known: set a folder with config.json, or {known}")
@@ -131,25 +101,16 @@ def shape_of(base: str) -> Shape:
 
 def token_counter(base: str) -> tuple[Callable[[str], int], str]:
     """Counts the tokens of a text, and says how."""
-    folder = local_folder(base)
-    if folder is not None and any((folder / name).is_file() for name in weights.TOKENIZERS):
-        with weights.quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return lambda text: len(tokenizer.encode(text)), "by the tokenizer"
-    return lambda text: len(PIECES.findall(text)), "estimated, the tokenizer is not here"
+    if (folder := weights.local(base)) is None:
+        return lambda text: len(PIECES.findall(text)), "estimated, the tokenizer is not here"
+    with weights.quiet():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return lambda text: len(tokenizer.encode(text)), "by the tokenizer"
 
 
-def workload(
-    config: Config, vocabulary: int, width: int, sequences: Sequences | None, items: pd.DataFrame | None
-) -> Workload:
-    """Counts what the ranker reads. vocabulary, width: of the base model. Without data: sizes of the paper's Beauty."""
-    source = "counted on the data" if sequences is not None else "the data are not here: sizes of the paper's Beauty"
-    if sequences is None or items is None:
-        users, n, length = BEAUTY
-        flat, ids = np.random.default_rng(0).integers(1, n + 1, users * length), [f"B{i:09}" for i in range(n)]
-        sequences = Sequences([str(u) for u in range(users)], ids, flat, np.arange(users + 1) * length)
-        items = pd.DataFrame({"item": ids, "title": None, "brand": None, "categories": None})
-    rerank, rows, category = config.rerank, sequences.split("test").users, config.data.category
+def workload(config: Config, shape: LlamaConfig, sequences: Sequences, items: pd.DataFrame) -> Workload:
+    """Counts what the ranker reads."""
+    rerank, rows, category, n = config.rerank, sequences.split("test").users, config.data.category, sequences.n_items
     transductive = rerank.user_split == "transductive"
     held_out = 3 if transductive else 1  # items of a user without a loss: the first one, and those held out
     if transductive:
@@ -163,44 +124,60 @@ def workload(
         lengths = sequences.lengths[rows] - held_out
         length = np.minimum(lengths[lengths > 0], rerank.max_history).mean()
         instruction = count(INSTRUCTION.format(category=category)) / rerank.batch_size  # read once per step
-        inner, n = config.retrieve.hidden, sequences.n_items
+        inner, width = config.retrieve.hidden, shape.hidden_size
         soft = 2 * inner * width + inner + (n + 1) * inner
         soft += (7 * width if rerank.sentiment != "none" else 0) + (CONTENT * inner if rerank.scoring.content else 0)
         choices = n if rerank.scoring.negative_source == "full" else rerank.scoring.n_hard_negatives + 1
-        return Workload(train, valid, length + instruction, length, choices, inner, soft, 0.0, source)
+        return Workload(train, valid, length + instruction, length, choices, inner, soft)
     rng, palr = np.random.default_rng(0), rerank.ranker == "palr"
     names, counted = item_names(items) if palr else [], []  # tokens of prompt, answer and question
     for row in rng.choice(rows, min(SAMPLE, len(rows)), replace=False):
         *history, second, last = sequences.sequence(row).tolist()
-        pool = (rng.choice(sequences.n_items, min(rerank.n_reranked, sequences.n_items), replace=False) + 1).tolist()
+        pool = (rng.choice(n, min(rerank.n_reranked, n), replace=False) + 1).tolist()
         request = RerankInput(history, np.full((len(history), 2), 2), pool)
         if palr:
             text = name_prompt(request, pool, category, "", names, rerank.max_history)
             texts = [text, f"{names[last]}\n{names[second]}", question(request, category, names, rerank.max_history)]
         else:
             text = prompt(request, pool, category, rerank.max_history, rerank.sentiment != "none")
-            texts = [text, f"{last},{second}"]
+            texts = [text, f"{last},{second}", ""]
         counted.append([count(text) for text in texts])
-    tokens, answer, *asked = np.mean(counted, axis=0).tolist()
+    tokens, answer, asked = np.mean(counted, axis=0).tolist()
     known = PREFERENCE_TOKENS if palr else 0
-    written = asked[0] + known if palr else 0.0
-    source = f"{source}, tokens {how}"
-    return Workload(train, valid, tokens + known + answer, answer + 1, vocabulary, width, 0, written, source)
+    counts = (tokens + known + answer, answer + 1, shape.vocab_size, shape.hidden_size)
+    return Workload(train, valid, *counts, 0, asked + known if palr else 0.0, f"; tokens {how}")
 
 
-def plan(config: RerankConfig, shape: Shape, work: Workload, rates: Rates) -> Plan:
+def plan(config: RerankConfig, shape: LlamaConfig, work: Workload, rates: Rates) -> Plan:
     """Arithmetic only. Treats the prompts of a step as equally long."""
-    layers = min(config.layers, shape.layers) if config.layers else shape.layers
-    sizes, e, nf4 = shape.linears(), DTYPE_BYTES[config.dtype], config.quantization == "nf4"
+    layers = min(config.layers or shape.num_hidden_layers, shape.num_hidden_layers)
+    h, inner, e, nf4 = (
+        shape.hidden_size,
+        shape.intermediate_size,
+        DTYPE_BYTES[config.dtype],
+        config.quantization == "nf4",
+    )
+    kv = h // shape.num_attention_heads * shape.num_key_value_heads
+    sizes = {"q_proj": (h, h), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (h, h)}  # (inputs, outputs)
+    sizes |= {"gate_proj": (h, inner), "up_proj": (h, inner), "down_proj": (inner, h)}
+    adapted = [sizes[name] for name in config.lora.targets if name in sizes]
     linear = layers * sum(a * b for a, b in sizes.values())
-    other = shape.vocabulary * shape.hidden * (1 if shape.tied else 2) + (2 * layers + 1) * shape.hidden
-    lora = layers * sum(sum(sizes[name]) * config.lora.r for name in config.lora.targets if name in sizes)
+    other = shape.vocab_size * h * (1 if shape.tie_word_embeddings else 2) + (2 * layers + 1) * h
+    lora = layers * sum(map(sum, adapted)) * config.lora.r
     weight_bytes = other * e + linear * (NF4_BYTES if nf4 else e)
     weight_bytes += max(a * b for a, b in sizes.values()) * e if nf4 else 0  # the layer that is unpacked
+    adapter_bytes = 4 * (lora + work.soft) * ADAPTER_BYTES
 
+    # What autograd keeps of a step: adapters keep their inputs; frozen weights need none
     batch = min(config.batch_size, work.prompts)
-    kept = kept_bytes(config, shape, layers, batch, work)
-    attention, head = 4 * layers * shape.hidden * work.tokens**2, 2 * work.answer * work.choices * work.width
+    mask = 1 if device() != "cpu" else ADAPTER_BYTES  # of dropout; a byte if its kernel is fused
+    adapters = sum(a for a, _ in adapted) * (ADAPTER_BYTES + (mask if config.lora.dropout else 0))
+    adapters += len(adapted) * config.lora.r * ADAPTER_BYTES
+    layer = adapters + 2 * h * 4 + 4 * h * e + 3 * inner * e  # norms, attention, feed-forward
+    logits = 3 * work.answer * work.choices * 4  # logits, their logarithms, the gradient
+    kept = batch * (layers * work.tokens * layer + logits)
+
+    attention, head = 4 * layers * h * work.tokens**2, 2 * work.answer * work.choices * work.width
     forward = batch * (2 * (linear + lora) * work.tokens + attention + head)
     backward = batch * (2 * (linear + 2 * lora) * work.tokens + ATTENTION_BACKWARD * attention + 2 * head)
     unpacking = 2 * linear * (NF4_BYTES + e) / rates.bytes if nf4 else 0.0  # in each of two passes
@@ -208,39 +185,20 @@ def plan(config: RerankConfig, shape: Shape, work: Workload, rates: Rates) -> Pl
     checking = forward / rates.flops + 2 * kept / rates.bytes + unpacking / 2
     epoch = math.ceil(work.prompts / batch) * step + math.ceil(work.valid_prompts / batch) * checking
     once = (work.prompts + work.valid_prompts) * work.read_once * 2 * linear / rates.flops
-    return Plan(
-        parameters=linear + other + lora + work.soft,
-        trainable=lora + work.soft,
-        weight_bytes=weight_bytes,
-        adapter_bytes=4 * (lora + work.soft) * ADAPTER_BYTES,
-        kept_bytes=kept,
-        tokens_an_epoch=work.prompts * work.tokens,
-        step_seconds=step,
-        hours=(config.epochs * epoch + once) / 3600,
-    )
+    peak, hours = PROCESS_BYTES + weight_bytes + adapter_bytes + kept, (config.epochs * epoch + once) / 3600
+    trained = lora + work.soft
+    return Plan(linear + other + trained, trained, weight_bytes, adapter_bytes, kept, peak, step, hours)
 
 
-def kept_bytes(config: RerankConfig, shape: Shape, layers: int, batch: int, work: Workload) -> float:
-    """What autograd keeps of a step. Adapters keep their inputs; frozen weights need none."""
-    e, h, sizes = DTYPE_BYTES[config.dtype], shape.hidden, shape.linears()
-    mask = 1 if device() != "cpu" else ADAPTER_BYTES  # of dropout; a byte if its kernel is fused
-    inputs = [sizes[name][0] for name in config.lora.targets if name in sizes]
-    adapters = sum(inputs) * (ADAPTER_BYTES + (mask if config.lora.dropout else 0))
-    adapters += len(inputs) * config.lora.r * ADAPTER_BYTES
-    layer = adapters + 2 * h * 4 + 4 * h * e + 3 * shape.inner * e  # norms, attention, feed-forward
-    logits = 3 * work.answer * work.choices * 4  # logits, their logarithms, the gradient
-    return batch * (layers * work.tokens * layer + logits)
-
-
-def machine_rates(config: RerankConfig, shape: Shape, tokens: int = 256, seconds: float = 1.0) -> Rates:
+def machine_rates(config: RerankConfig, shape: LlamaConfig, tokens: int = 256, seconds: float = 1.0) -> Rates:
     """Measures a product (tokens, hidden) x (hidden, inner) and a copy in memory, ``seconds`` each."""
-    options, inner = {"device": device(), "dtype": getattr(torch, config.dtype)}, min(shape.inner, 1536)
-    a, b = torch.randn(tokens, shape.hidden, **options), torch.randn(shape.hidden, inner, **options)
+    options, inner = {"device": device(), "dtype": getattr(torch, config.dtype)}, min(shape.intermediate_size, 1536)
+    a, b = torch.randn(tokens, shape.hidden_size, **options), torch.randn(shape.hidden_size, inner, **options)
     block = torch.zeros(2**24, device=device())  # 64 MiB: larger than any cache
     target = torch.empty_like(block)
     products, copies = _rate(lambda: a @ b, seconds), _rate(lambda: target.copy_(block), seconds)
     machine = f"CPU, {torch.get_num_threads()} threads" if device() == "cpu" else torch.cuda.get_device_name()
-    return Rates(2 * tokens * shape.hidden * inner * products, 4 * block.numel() * copies, machine)
+    return Rates(2 * tokens * shape.hidden_size * inner * products, 4 * block.numel() * copies, machine)
 
 
 def busy_seconds() -> float:
@@ -265,6 +223,7 @@ def text(config: RerankConfig, made: Plan, work: Workload, rates: Rates) -> str:
     """The plan for a terminal."""
     depth, lora = f"first {config.layers} layers" if config.layers else "all layers", config.lora
     kind, share = "NF4" if config.quantization == "nf4" else config.dtype, made.trainable / made.parameters
+    tokens = f"{work.prompts * work.tokens:,.0f} tokens"
     rows = {
         "ranker": f"{config.ranker}, base {config.base}, {depth}, LoRA r {lora.r} alpha {lora.alpha}",
         "parameters": f"{made.parameters:,}, {made.trainable:,} of them trained ({share:.2%})",
@@ -272,7 +231,7 @@ def text(config: RerankConfig, made: Plan, work: Workload, rates: Rates) -> str:
         "trained weights, gradients, optimizer": _bytes(made.adapter_bytes),
         "kept for the backward pass": f"{_bytes(made.kept_bytes)}, {config.batch_size} x {work.tokens:,.0f} tokens",
         "peak memory": f"about {_bytes(made.peak_bytes)}",
-        "one epoch": f"{work.prompts:,} prompts, {made.tokens_an_epoch:,.0f} tokens; {work.source}",
+        "one epoch": f"{work.prompts:,} prompts, {tokens}{work.source}",
         "this machine": f"{rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s ({rates.machine})",
         "one step": f"about {made.step_seconds:.2f} s",
         f"fine-tuning, {config.epochs} epochs": f"at most about {made.hours:.2f} hours",

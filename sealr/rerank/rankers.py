@@ -20,7 +20,7 @@ from sealr.evaluate.metrics import ndcg, validity
 from sealr.evaluate.statistics import paired_bootstrap
 from sealr.rerank.generative.decoding import generate_lists
 from sealr.rerank.generative.finetune import Encoder
-from sealr.rerank.generative.palr import NameEncoder, item_names
+from sealr.rerank.generative.palr import NameEncoder
 from sealr.rerank.llm import load_adapter, load_tokenizer
 from sealr.rerank.requests import RerankInput
 from sealr.rerank.scoring.model import load_model
@@ -53,9 +53,8 @@ class GenerativeRanker:
 
     name = "generative"
 
-    def __init__(self, config: RerankConfig, category: str, adapter: Path):
-        self.config = config
-        self.encoder = Encoder(load_tokenizer(config.base), config, category)
+    def __init__(self, config: RerankConfig, encoder: Encoder, adapter: Path):
+        self.config, self.encoder = config, encoder
         self.model = load_adapter(config, adapter)
 
     def score(self, requests: Sequence[RerankInput]) -> list[Scored]:
@@ -72,25 +71,18 @@ class GenerativeRanker:
 
 
 class PalrRanker(GenerativeRanker):
-    """The PALR baseline: scores as above, for lists of names and a prompt with a written preference.
-
-    items: the items table. cache: folder with preferences written before; None keeps preferences in memory.
-    """
+    """The PALR baseline: scores as above, for lists of names and a prompt with a written preference."""
 
     name = "palr"
 
-    def __init__(
-        self, config: RerankConfig, category: str, adapter: Path, items: pd.DataFrame, cache: Path | None = None
-    ):
-        self.config = config
-        self.encoder = NameEncoder(load_tokenizer(config.base), config, category, item_names(items), cache)
-        self.model = load_adapter(config, adapter)
+    def __init__(self, config: RerankConfig, encoder: Encoder, adapter: Path):
+        super().__init__(config, encoder, adapter)
         self._lock = threading.Lock()  # while a preference is written, the adapter is disabled for all threads
 
     def score(self, requests: Sequence[RerankInput]) -> list[Scored]:
         with self._lock:
             with self.model.disable_adapter():
-                self.encoder.preferences.write(requests, lambda: self.model)
+                self.encoder.prepare(requests, lambda: self.model)
             return super().score(requests)
 
 
@@ -132,9 +124,18 @@ def load_ranker(
 
     items: the items table, for the ranker that writes names. preferences: its folder of written preferences, or None.
     """
+    if config.ranker == "scoring":
+        return ScoringRanker(config, category, folder)
+    encoder = load_encoder(config, category, items, preferences)
+    return (PalrRanker if config.ranker == "palr" else GenerativeRanker)(config, encoder, folder)
+
+
+def load_encoder(config: RerankConfig, category: str, items: pd.DataFrame, preferences: Path | None = None) -> Encoder:
+    """What writes the prompts of a ranker that generates lists. Arguments as for `load_ranker`."""
+    tokenizer = load_tokenizer(config.base)
     if config.ranker == "palr":
-        return PalrRanker(config, category, folder, items, preferences)
-    return (ScoringRanker if config.ranker == "scoring" else GenerativeRanker)(config, category, folder)
+        return NameEncoder(tokenizer, config, category, items, preferences)
+    return Encoder(tokenizer, config, category)
 
 
 def fuse(retriever: np.ndarray, llm: np.ndarray, weight: float) -> np.ndarray:

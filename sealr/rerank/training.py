@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from sealr.data.manifest import CHECKPOINT
+from sealr.data.manifest import CHECKPOINT, StageResult
 from sealr.data.tables import write_json
+from sealr.rerank.llm import ADAPTER, count_parameters
 from sealr.settings import RerankConfig
-from sealr.trainer import OnEpoch, Progress, SingleProcess, Task, Trainer, TrainerOptions
+from sealr.trainer import OnEpoch, SingleProcess, Task, Trainer, TrainerOptions
 
+log = logging.getLogger(__name__)
 CHECKPOINT_STEPS = 100  # optimizer steps between checkpoints within an epoch
 CLIP = 1.0  # maximum gradient norm
 WARMUP = 0.1  # share of all steps with a rising learning rate
 BUCKET = 32  # batches among which rows are sorted by length
 
 
+class FinetuningTask(Task, Protocol):
+    def save(self, folder: Path) -> None:
+        """Writes what the ranker reads."""
+        ...
+
+
 def train(
-    task: Task,
+    task: FinetuningTask,
     config: RerankConfig,
     folder: Path,
+    rows: dict[str, int],
+    scores: Sequence[str],
     on_epoch: OnEpoch | None = None,
     processes: SingleProcess | None = None,
     weight_decay: float = 0.0,
-) -> Progress:
-    """Trains a task and writes ``history.json``. A folder with a checkpoint continues from it."""
+) -> StageResult:
+    """Trains a task, and writes ``history.json`` and the weights of the best epoch to ``folder/adapter``.
+
+    A folder with a checkpoint continues from it. rows: what the task trains on, for log and result. scores: names of
+    validation scores for the result.
+    """
+    rows = rows | count_parameters(task.model)
+    counts = ", ".join(f"{name} {count:,}" for name, count in rows.items())
+    log.info("fine-tuning with seed %d: %s", config.seed, counts)
     options = TrainerOptions(
         lr=config.lr,
         epochs=config.epochs,
@@ -43,7 +62,8 @@ def train(
     progress = trainer.fit(on_epoch)
     if trainer.processes.rank == 0:
         write_json(progress.history, folder / "history.json")
-    return progress
+        task.save(folder / ADAPTER)
+    return StageResult(rows, progress.metrics(*scores))
 
 
 def shuffled(

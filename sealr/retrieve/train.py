@@ -112,12 +112,6 @@ class NextItem:
     def judge(self, scores: dict[str, float]) -> float:
         return -scores["ndcg@10"]
 
-    def state(self) -> dict[str, Tensor]:
-        return {name: t.detach().clone() for name, t in self.model.state_dict().items()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        self.model.load_state_dict(state)
-
 
 def trainer_options(config: RetrieveConfig, steps_per_epoch: int) -> TrainerOptions:
     """The learning rate is constant within an epoch; cosine ends at a hundredth."""

@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sealr.data.tables import write_json
 from sealr.rerank.generative.decoding import generate_lists
-from sealr.rerank.generative.palr import NameEncoder, NameTokens, Preferences, finetune_names, item_names
+from sealr.rerank.generative.finetune import finetune
+from sealr.rerank.generative.palr import NameEncoder, NameTokens, Preferences, item_names
 from sealr.rerank.generative.prompts import answer_tokens
-from sealr.rerank.rankers import PalrRanker
+from sealr.rerank.rankers import load_encoder, load_ranker
 from sealr.rerank.requests import RerankInput
 from sealr.settings import LoraSettings, RerankConfig
 from tests.rerank.test_decoding import naive_list
@@ -83,7 +84,7 @@ def test_lists_of_names_equal_naive_decoding_and_hold_only_candidates(toy_llama)
 def test_the_prompt_has_preference_history_and_every_candidate(config):
     tokenizer = AutoTokenizer.from_pretrained(config.base)
     names = item_names(ITEMS)
-    encoder = NameEncoder(tokenizer, replace(config, max_history=2), "soaps", names)
+    encoder = NameEncoder(tokenizer, replace(config, max_history=2), "soaps", ITEMS)
     request = requests(1)[0]
     with pytest.raises(KeyError):
         encoder.prompt(request)  # no preference was written
@@ -153,9 +154,10 @@ def test_finetuning_on_names_learns_and_the_ranker_gives_valid_lists(config, tmp
     def note(epoch, scores):
         losses.append(scores["valid_loss"])
 
-    output = finetune_names(requests(24), requests(6), longer, "soaps", ITEMS, tmp_path, note, tmp_path)
+    encoder = load_encoder(config, "soaps", ITEMS, tmp_path)
+    output = finetune(requests(24), requests(6), longer, encoder, tmp_path, note)
     assert losses[-1] < losses[0] * 0.8 and output.rows["train_users"] == 24
-    ranker = PalrRanker(config, "soaps", tmp_path / "adapter", ITEMS, tmp_path)
+    ranker = load_ranker(config, "soaps", tmp_path / "adapter", ITEMS, tmp_path)
     scored = ranker.score(requests(5))
     assert all(s.validity == 1 and sorted(s.values)[-4:] == [1, 2, 3, 4] for s in scored)
     assert sum(s.values[0] == 4 for s in scored) >= 4  # the item that always is the answer

@@ -13,10 +13,7 @@ from sealr.rerank.llm import add_lora
 from sealr.rerank.plan import (
     SHAPES,
     Rates,
-    Shape,
     Workload,
-    kept_bytes,
-    local_folder,
     machine_rates,
     plan,
     shape_of,
@@ -86,9 +83,9 @@ def test_kept_bytes_are_what_autograd_keeps(config):
         answer_loss(model, ids, mask, labels).mean()
     shape = shape_of(config.base)
     tokens, answer = float(mask.sum() / 4), float(labels.shape[1])
-    known = work(tokens=tokens, answer=answer, choices=shape.vocabulary)
+    known = work(prompts=4, tokens=tokens, answer=answer, choices=shape.vocab_size)
     counted = sum(size for size, _ in kept.values())
-    assert kept_bytes(config, shape, shape.layers, 4, known) == pytest.approx(counted, rel=0.2)
+    assert plan(config, shape, known, RATES).kept_bytes == pytest.approx(counted, rel=0.2)
 
 
 def test_time_and_memory_grow_with_the_work():
@@ -110,7 +107,7 @@ def test_a_base_that_is_neither_here_nor_known_is_an_error():
 
 
 def test_rates_are_measured_and_the_text_has_everything(config):
-    shape = Shape(100, 32, 64, 2, 4, 2, True)
+    shape = shape_of(config.base)
     rates = machine_rates(config, shape, seconds=0.01)
     assert rates.flops > 0 and rates.bytes > 0
     said = text(config, plan(config, shape, work(), rates), work(), rates)
@@ -129,8 +126,7 @@ def test_workload_counts_the_prompts_that_training_reads(config):
     def of(**changes):
         return workload(
             Config(DataConfig("d"), rerank=replace(config, finetune_share=0.5, n_reranked=10, **changes)),
-            360,
-            32,
+            shape_of(config.base),
             *data(),
         )
 
@@ -143,13 +139,6 @@ def test_workload_counts_the_prompts_that_training_reads(config):
         ranker="scoring", user_split="transductive"
     )  # histories of 5 items as a rule, of 3 without the two held out
     assert (later.prompts, later.answer, soft.answer) == (60, 3, 5)
-
-
-def test_without_data_or_tokenizer_the_plan_says_so():
-    config = Config(DataConfig("d"), rerank=RerankConfig(base=LLAMA, ranker="generative"))
-    if local_folder(LLAMA) is None:
-        counted = workload(config, 32000, 4096, None, None)
-        assert "not here" in counted.source and counted.prompts + counted.valid_prompts == 4472
 
 
 def test_the_rough_token_count_is_close_to_a_tokenizers(config):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sealr.emotion import network as net
 from sealr.emotion.training.goemotions import read_split
-from sealr.trainer import State, Trainer, TrainerOptions
+from sealr.trainer import Trainer, TrainerOptions
 
 log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
@@ -62,7 +62,6 @@ class LabellerTask:
         with torch.no_grad():  # most emotions are rare: starting from their frequencies saves the steps to learn that
             self.model.head.bias.copy_(torch.log(share / (1 - share)))
             self.model.head.weight.mul_(0.1)
-        self.weights = net.trainable(self.model)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         torch.manual_seed(self.arguments.seed * 1000 + epoch)  # of dropout
@@ -86,14 +85,6 @@ class LabellerTask:
 
     def judge(self, scores: dict[str, float]) -> float:
         return scores["dev_loss"]
-
-    def state(self) -> State:
-        return {name: p.detach().clone() for name, p in self.weights.items()}
-
-    @torch.no_grad()
-    def load_state(self, state: State) -> None:
-        for name, p in self.weights.items():
-            p.copy_(state[name])
 
 
 def fit(

@@ -8,27 +8,18 @@ ends before both. Only answer tokens have a loss:
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sealr.data.manifest import StageResult
 from sealr.rerank.generative.prompts import IdTokens, ListTokens, answer_tokens, prompt
-from sealr.rerank.llm import (
-    ADAPTER,
-    adapter_state,
-    add_lora,
-    count_parameters,
-    pad_left,
-    save_adapter,
-    set_adapter_state,
-)
+from sealr.rerank.llm import add_lora, load_base, pad_left, save_adapter
 from sealr.rerank.requests import RerankInput, check_users
 from sealr.rerank.training import shuffled
 from sealr.rerank.training import train as run_training
@@ -37,8 +28,6 @@ from sealr.trainer import OnEpoch, SingleProcess
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-log = logging.getLogger(__name__)
 
 
 def finetune(
@@ -56,20 +45,11 @@ def finetune(
     Raises ValueError when there is nothing to train on or to validate on.
     """
     check_users(len(train), len(valid))
+    encoder.prepare([*train, *valid], lambda: load_base(config).eval())
     torch.manual_seed(config.seed)
     task = Instructions(add_lora(config), encoder, train, valid)
-    rows = {"train_users": len(train), "valid_users": len(valid)} | count_parameters(task.model)
-    log.info(
-        "fine-tuning %s of %s parameters on %d prompts, seed %d",
-        f"{rows['trainable_parameters']:,}",
-        f"{rows['parameters']:,}",
-        len(train),
-        config.seed,
-    )
-    progress = run_training(task, config, folder, on_epoch, processes)
-    if processes is None or processes.rank == 0:
-        save_adapter(task.model, folder / ADAPTER)
-    return StageResult(rows, progress.metrics("valid_loss"))
+    rows = {"train_users": len(train), "valid_users": len(valid)}
+    return run_training(task, config, folder, rows, ["valid_loss"], on_epoch, processes)
 
 
 class Instructions:
@@ -99,11 +79,8 @@ class Instructions:
     def judge(self, scores: dict[str, float]) -> float:
         return scores["valid_loss"]
 
-    def state(self) -> dict[str, Tensor]:
-        return adapter_state(self.model)
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        set_adapter_state(self.model, state)
+    def save(self, folder: Path) -> None:
+        save_adapter(self.model, folder)
 
 
 class Encoder:
@@ -113,6 +90,9 @@ class Encoder:
         self.tokenizer, self.config, self.category = tokenizer, config, category
         self.ids: ListTokens = IdTokens(tokenizer)
         self.pad = tokenizer.pad_token_id
+
+    def prepare(self, requests: Sequence[RerankInput], load: Callable[[], nn.Module]) -> None:
+        """Does what the prompts of these requests need the base LLM for. load: returns it; only called if needed."""
 
     def prompt(self, request: RerankInput, epoch: int = 0) -> list[int]:
         """Tokens of the prompt."""

@@ -18,13 +18,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sealr import weights
-from sealr.data.manifest import StageResult, code_digest, text_digest
+from sealr.data.manifest import code_digest, text_digest
 from sealr.data.tables import read_json, write_json
-from sealr.rerank.generative.finetune import Encoder, finetune
-from sealr.rerank.llm import load_base, load_tokenizer, pad_left
+from sealr.rerank.generative.finetune import Encoder
+from sealr.rerank.llm import pad_left
 from sealr.rerank.requests import RerankInput
 from sealr.settings import RerankConfig
-from sealr.trainer import OnEpoch
 
 NAME_CHARACTERS = 60  # longer names are cut between words; Amazon's titles have up to 300
 PREFERENCE_TOKENS = 32  # maximum length of a written preference
@@ -172,37 +171,27 @@ class Preferences:
 
 
 class NameEncoder(Encoder):
-    """Writes requests with preferences and names. Call ``preferences.write`` before ``prompt`` and ``batch``."""
+    """Writes requests with preferences and names. Call ``prepare`` before ``prompt`` and ``batch``.
+
+    items: the items table. cache: folder of preferences written before; None keeps preferences in memory.
+    """
 
     def __init__(
-        self, tokenizer: Any, config: RerankConfig, category: str, names: Sequence[str], cache: Path | None = None
+        self, tokenizer: Any, config: RerankConfig, category: str, items: pd.DataFrame, cache: Path | None = None
     ):
-        self.tokenizer, self.config, self.category, self.names = tokenizer, config, category, names
-        self.ids = NameTokens(tokenizer, names)
+        self.tokenizer, self.config, self.category, self.names = tokenizer, config, category, item_names(items)
+        self.ids = NameTokens(tokenizer, self.names)
         self.pad = tokenizer.pad_token_id
-        self.preferences = Preferences(tokenizer, config, category, names, cache)
+        self.preferences = Preferences(tokenizer, config, category, self.names, cache)
+
+    def prepare(self, requests: Sequence[RerankInput], load: Callable[[], nn.Module]) -> None:
+        self.preferences.write(requests, load)
 
     def prompt(self, request: RerankInput, epoch: int = 0) -> list[int]:
         """Tokens of the prompt; the answer starts on a new line."""
         order, preference = self.shuffled_pool(request, epoch), self.preferences.of(request)
         text = name_prompt(request, order, self.category, preference, self.names, self.config.max_history)
         return self.tokenizer.encode(text)
-
-
-def finetune_names(
-    train: Sequence[RerankInput],
-    valid: Sequence[RerankInput],
-    config: RerankConfig,
-    category: str,
-    items: pd.DataFrame,
-    folder: Path,
-    on_epoch: OnEpoch | None = None,
-    cache: Path | None = None,
-) -> StageResult:
-    """`finetune` with preferences and names. items: the items table. cache: folder of preferences written before."""
-    encoder = NameEncoder(load_tokenizer(config.base), config, category, item_names(items), cache)
-    encoder.preferences.write([*train, *valid], lambda: load_base(config).eval())
-    return finetune(train, valid, config, encoder, folder, on_epoch)
 
 
 def _line(value: Any) -> str:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences
 from sealr.evaluate.metrics import ndcg
-from sealr.rerank.llm import ADAPTER, adapter_state, add_lora, count_parameters, save_adapter, set_adapter_state
+from sealr.rerank.llm import add_lora, save_adapter
 from sealr.rerank.requests import check_users
 from sealr.rerank.scoring.model import ScoringModel, build, save_tokens
 from sealr.rerank.training import shuffled
@@ -111,24 +111,8 @@ def train_scoring(
     hard, exclude_seen = hard_model(first_stage), first_stage.config.exclude_seen
     task = NextItems(model, config, sequences, feelings, train, valid, hard, exclude_seen)
     rows = {"train_users": len(train), "valid_users": len(valid), "positions": int(train.lengths.sum())}
-    rows |= count_parameters(model)
-    log.info(
-        "fine-tuning %s of %s parameters on %d positions, seed %d",
-        f"{rows['trainable_parameters']:,}",
-        f"{rows['parameters']:,}",
-        rows["positions"],
-        config.seed,
-    )
-    progress = run_training(task, config, folder, on_epoch, processes, WEIGHT_DECAY)
-    if processes is None or processes.rank == 0:
-        save_adapter(model.llm, folder / ADAPTER)
-        save_tokens(model.tokens, folder / ADAPTER)
-    return StageResult(rows, progress.metrics("valid_loss", "valid_ndcg@10"))
-
-
-def sequence_model(retriever: Retriever) -> SequenceModel | None:
-    """The neural retriever, or the first neural part of a fusion."""
-    return next(_neural(retriever), None)
+    scores = ["valid_loss", "valid_ndcg@10"]
+    return run_training(task, config, folder, rows, scores, on_epoch, processes, WEIGHT_DECAY)
 
 
 def hard_model(retriever: Retriever) -> SequenceModel | None:
@@ -137,6 +121,7 @@ def hard_model(retriever: Retriever) -> SequenceModel | None:
 
 
 def _neural(retriever: Retriever) -> Iterator[SequenceModel]:
+    """The neural retriever, or the neural parts of a fusion."""
     parts = getattr(retriever.model, "parts", [retriever.model])
     return (part for part in parts if isinstance(part, SequenceModel))
 
@@ -144,7 +129,7 @@ def _neural(retriever: Retriever) -> Iterator[SequenceModel]:
 @torch.inference_mode()
 def item_table(retriever: Retriever, sequences: Sequences) -> Tensor:
     """(n_items + 1, D) item embeddings of the retriever, or from co-occurrence if it has none."""
-    model = sequence_model(retriever)
+    model = next(_neural(retriever), None)
     if model is None:
         return cooccurrence_embeddings(sequences, retriever.config.hidden)
     table = model.item_weights().detach().float().cpu().clone()
@@ -245,10 +230,8 @@ class NextItems:
         feelings = np.full((*inputs.shape, 2), np.nan, np.float32)
         if self.feelings is not None:
             feelings = self.feelings[places[:, :-1]].astype(np.float32)
-        items, targets, feelings = (
-            torch.from_numpy(values).to(self.model.prefix.device) for values in (inputs, targets, feelings)
-        )
-        return items, targets, feelings
+        device = self.model.prefix.device
+        return tuple(torch.from_numpy(values).to(device) for values in (inputs, targets, feelings))
 
     def older(self, starts: np.ndarray) -> Tensor:
         """(B, W) items of each window's user that lie before the window, zeros on the right."""
@@ -261,15 +244,9 @@ class NextItems:
         """NDCG, because the order still improves after the loss has begun to rise from overconfidence."""
         return -scores["valid_ndcg@10"]
 
-    def state(self) -> dict[str, Tensor]:
-        trained = {name: p for name, p in self.model.tokens.named_parameters() if p.requires_grad}
-        soft = {f"tokens.{name}": p.detach().cpu().clone() for name, p in trained.items()}
-        return adapter_state(self.model.llm) | soft
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        soft = {name.removeprefix("tokens."): t for name, t in state.items() if name.startswith("tokens.")}
-        self.model.tokens.load_state_dict(soft, strict=False)  # the state has no buffers
-        set_adapter_state(self.model.llm, {name: t for name, t in state.items() if not name.startswith("tokens.")})
+    def save(self, folder: Path) -> None:
+        save_adapter(self.model.llm, folder)
+        save_tokens(self.model.tokens, folder)
 
 
 def softmax_term(query: Tensor, wanted: Tensor, table: Tensor, hard: Tensor | None) -> Tensor:
