@@ -131,7 +131,7 @@ def speed(frame: pd.DataFrame, folder: Path, rounds: int, workers: int) -> str:
             ("baseline: pipeline call, one review at a time", lambda i: np.stack([one(t) for t in texts])),
             ("+ batches of similar length, windows of 128 tokens", lambda i: run(exact, 1)),
             (f"+ {fast.backend.spec.precision}", lambda i: run(fast, 1)),
-            (f"+ {workers} batches at a time", lambda i: run(fast, workers)),
+            *([(f"+ {workers} batches at a time", lambda i: run(fast, workers))] if workers > 1 else []),
             ("+ each text once, cache file written, table written", lambda i: whole(homes[i])),
             ("again, all texts in the cache", lambda i: whole(homes[i])),
             ("aside: first window only", lambda i: run(short, workers)),

@@ -1,4 +1,4 @@
-"""Engines that compute a labeller's network: PyTorch in float32, or OpenVINO in int8, about three times as fast.
+"""Engines that compute a labeller's network: PyTorch in float32, or OpenVINO in int8, three to four times as fast.
 
 NNCF converts a network to int8 once per machine: post-training quantisation with SmoothQuant (Xiao et al. 2023) and
 bias correction. All scales are fixed then, so the labels of a text do not depend on the other texts of its batch. The
@@ -117,7 +117,7 @@ def int8_fingerprint() -> str:
 
 
 def int8_engine(network: nn.Module, tokenizer: Any, digest: str, max_tokens: int) -> OpenVINOEngine:
-    """The network in int8, from the weights cache or converted now, which takes some ten seconds.
+    """The network in int8, from the weights cache or converted now, which takes about twenty seconds of CPU time.
 
     digest: of everything the conversion depends on. Raises EngineError; OSError if the cache cannot be written.
     """
