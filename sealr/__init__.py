@@ -1,4 +1,4 @@
-"""SEALR reads reviews and recommends the items a user will take next.
+"""SEALR learns from reviews and recommends the next items to each user.
 
 ``sealr.fit`` and ``sealr.load`` are the Python API (`sealr.api`); ``sealr`` in a shell is the command (`sealr.cli`).
 """
@@ -11,14 +11,14 @@ from typing import Any
 __version__ = "0.2.0"
 __all__ = ["Model", "fit", "load"]
 
-# In a checkout, flows, configs and expectations stand beside this folder; an installed package has them inside
+# In a checkout, flows, configs and expectations are next to this folder; in an installed package they are inside it
 _CHECKOUT = Path(__file__).resolve().parent.parent
 if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "flows").is_dir():
     __path__.append(str(_CHECKOUT))
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the API on first use, so that ``import sealr`` is instant."""
+    """Loads the API on first use, so that ``import sealr`` is fast."""
     if name in __all__:
         from sealr import api
 

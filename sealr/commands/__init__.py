@@ -1,1 +1,1 @@
-"""The subcommands of ``sealr``, by what they are about. Libraries that are slow to import load inside a command."""
+"""The subcommands of ``sealr``, one module per topic. Libraries that load slowly are imported inside the commands."""

@@ -1,1 +1,1 @@
-"""From review files to validated tables and sequences, and the tables that stages exchange."""
+"""Turns review files into validated tables and sequences, and defines the tables that stages exchange."""

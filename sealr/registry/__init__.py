@@ -1,1 +1,1 @@
-"""Packing the trained parts into one servable model, and deciding which version serves."""
+"""Packs the trained parts into one servable model and decides which version serves."""

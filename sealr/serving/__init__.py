@@ -1,1 +1,1 @@
-"""Answering requests: the recommender, the server, batch scoring and the model file that MLflow runs."""
+"""Answers requests: the recommender, the server, batch scoring and the model file that MLflow runs."""

@@ -7,7 +7,7 @@ A source module has
 * ``HINT``: where to get the files, for the message about missing ones
 
 ``path`` is the file that ``sealr.data.download.fetch`` found; the demo generates its rows and ignores it.
-Readers do not judge: ``sealr.data.cleaning`` decides what a valid review is.
+Readers do not check values: ``sealr.data.cleaning`` decides which reviews are valid.
 """
 
 from __future__ import annotations

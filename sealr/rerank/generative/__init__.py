@@ -1,1 +1,1 @@
-"""Rankers that write a list: the paper's, over encoded item ids, and PALR, over names (Sections 2.3 and 3.1.2)."""
+"""Rankers that generate a list: the paper's, of encoded item ids, and PALR, of names (Sections 2.3 and 3.1.2)."""

@@ -1,1 +1,1 @@
-"""The ranker that scores all candidates in one pass: items and feelings as soft tokens (ours)."""
+"""The ranker that scores all candidates in one pass, with items and feelings as soft tokens. It is not in the paper."""
