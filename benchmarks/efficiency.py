@@ -1,8 +1,9 @@
-"""Cost of a list by how items are written: ``python -m benchmarks.efficiency --data demo --users 64``.
+"""Compares the cost of a list for three ways to write items.
 
-Names (PALR), encoded ids (the paper) and soft tokens (ours) rank the same users' candidates with the same LLM in one
-process, in two rounds of opposite order. Prints Markdown. Adapters are fine-tuned on a few users, because the cost of a
-list does not depend on what was learned. Counted positions go through the LLM, padding included.
+``python -m benchmarks.efficiency --data demo --users 64`` prints Markdown. Names (PALR), encoded ids (the paper) and
+soft tokens (SEALR's default) rank the same users' candidates with the same LLM in one process, in two rounds of
+opposite order. Adapters are fine-tuned on a few users, because the cost of a list does not depend on what the LLM has
+learned. The count of positions includes padding.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def prepare(
 def measure(
     config: Config, way: Way, adapters: dict[str, Path], items: pd.DataFrame, asked: Sequence[RerankInput]
 ) -> Iterator[dict[str, object]]:
-    """A row a measurement: with PALR, once with the preferences to be written and once with them known."""
+    """One row per measurement. PALR is measured twice: while it writes the preferences, and with known preferences."""
     quantization = "nf4" if way.precision == "nf4" else "none"
     rerank = replace(config.rerank, ranker=way.ranker, decode_batch=way.batch, quantization=quantization)
     ranker = load_ranker(rerank, config.data.category, adapters[way.ranker], items)

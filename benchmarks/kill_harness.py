@@ -1,11 +1,11 @@
-"""Kills the whole job with SIGKILL at random moments of every stage, starts it again, and compares the results.
+"""Kills the whole job with SIGKILL at random moments of every stage, restarts it, and compares the results.
 
 ``python -m benchmarks.kill_harness --kills 20`` prints a table of moments, stages and outcomes. It exits with 1 if any
 run differs.
 
-The job is the demo data with toy weights, so a run takes seconds; resuming works the same with real weights. A run
-starts from copies of the undisturbed run's stages before the killed one, and reuses them. Every run has a state folder,
-a tracking database and a process group of its own. All share one Prefect server.
+The job uses demo data and toy weights, so a run takes seconds; resuming works the same way with real weights. A run
+starts from copies of the uninterrupted run's stages before the killed stage, and reuses them. Every run has its own
+state folder, tracking database and process group. All runs share one Prefect server.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def copy_stages(source: Job, target: Job, stages: list[str]) -> None:
 
 
 def timed(job: Job) -> dict[str, float]:
-    """Runs the job and returns how long each stage took, in order; a stage lasts until the next one begins."""
+    """Runs the job and returns the seconds of each stage, in order; a stage lasts until the next one begins."""
     process, begun = job.start(), {}
     while process.poll() is None:
         for folder in job.state.glob("[!g]*/*/"):
@@ -200,7 +200,7 @@ def timed(job: Job) -> dict[str, float]:
 
 
 def result(job: Job) -> dict[str, Any]:
-    """What must be equal: every stage's files (SHA-256), rows and metrics, and the registered model."""
+    """What the runs must agree on: every stage's files (SHA-256), rows and metrics, and the registered model."""
     found: dict[str, Any] = {}
     for path in sorted(job.state.glob("[!g]*/*/manifest.json")):
         values = json.loads(path.read_text())
@@ -219,7 +219,7 @@ def result(job: Job) -> dict[str, Any]:
 
 
 def unreadable(state: Path) -> tuple[list[str], int]:
-    """Readable files that are not whole, and how many were checked.
+    """The files that should be complete but cannot be read, and the number of checked files.
 
     The files of a finished folder must match its manifest. In an unfinished folder, only checkpoints are read again;
     names that start with a dot are temporary.

@@ -3,8 +3,9 @@
 ``python -m benchmarks.labelling --reviews REVIEWS.json.gz [--count 400] [--roberta] [--quality]``
 
 Speed: the baseline is transformers' ``pipeline("text-classification", top_k=None)``, called for one review at a time in
-float32, truncated to 512 tokens. All steps label the same reviews with the same weights, each on top of the one before.
-Rounds of all steps alternate and the fastest round of each counts, so that a busy moment does not favour one step.
+float32, truncated to 512 tokens. All steps label the same reviews with the same weights, and each step adds to the
+previous one. Rounds of all steps alternate, and the fastest round of each step counts, so that a busy moment does not
+favour one step.
 
 Quality: no review is annotated, so the measure is the correlation of the expected sentiment with the stars.
 """
@@ -161,7 +162,7 @@ def speed(frame: pd.DataFrame, folder: Path, rounds: int, workers: int) -> str:
 
 
 def quality(frame: pd.DataFrame, model: str, show: int, workers: int) -> str:
-    """Argmax and expected sentiment, windows and truncation, compared by their correlation with the stars."""
+    """Compares argmax and expected sentiment, windows and truncation, by their correlation with the stars."""
     stars, lines = frame["rating"].to_numpy(float), []
     labeller = Labeller.from_config(LabelConfig(model=model))
     codes, unique = labeller.clean(list(frame["text"]))

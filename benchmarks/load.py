@@ -1,4 +1,4 @@
-"""The clients of the load test: seeded random calls, and threads that send one call after the other."""
+"""The clients of the load test: seeded random calls, and threads that send one call after another."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Load:
 
 
 class Calls:
-    """Seeded random calls of one request: users that the model knows, and new ones whose texts must be labelled."""
+    """Seeded random calls with one request each: known users, and new users whose texts must be labelled."""
 
     def __init__(self, packed: Path, texts: int) -> None:
         self.users = list(pd.read_parquet(packed / "histories.parquet")["user"])

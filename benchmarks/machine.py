@@ -1,4 +1,4 @@
-"""What benchmarks measure of the machine, and workers in processes of their own."""
+"""Measurements of the machine for the benchmarks, and workers in separate processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def child_of(module: str, task: dict[str, Any], threads: int) -> dict[str, Any]:
-    """The result of ``worker(task)`` of a benchmark in its own process, so that peak memory is its own."""
+    """The result of a benchmark's ``worker(task)`` in a separate process, so that its peak memory can be measured."""
     return child([sys.executable, "-m", module, "--worker", json.dumps(task)], threads)
 
 

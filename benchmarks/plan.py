@@ -1,4 +1,4 @@
-"""``sealr run --dry-run`` against a short real training, for the rankers that write lists.
+"""Compares ``sealr run --dry-run`` with a short real training, for the rankers that write lists.
 
     python -m benchmarks.plan --data demo --set "rerank.ranker=generative"
 

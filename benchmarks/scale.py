@@ -1,10 +1,12 @@
-"""How time and memory grow with the catalogue and the length of sequences: synthetic data, one process per cell.
+"""Measures how time and memory grow with the catalogue and the length of sequences, on synthetic data.
 
     pip install -e '.[index]' && python -m benchmarks.scale
 
-Prints Markdown. Training: item popularity follows a power law; steps of 2,048 predictions run for ``--seconds``. The
-first step does not count, and the median of the others gives the time for a million predictions. Retrieval: the 100
-best of all items for queries from the same clusters as the items. Fails when a cell holds more than ``--limit-gb``.
+Prints Markdown. Each cell runs in its own process and fails if it needs more than ``--limit-gb``.
+
+Training: item popularity follows a power law, and steps of 2,048 predictions run for ``--seconds``. The first step does
+not count. The median of the others gives the time for a million predictions. Retrieval: finds the 100 best of all items
+for queries from the same clusters as the items.
 """
 
 from __future__ import annotations
@@ -118,7 +120,7 @@ def retrieval(n_items: int, k: int, probe: float, seconds: float) -> dict[str, A
 
 
 def exact(weights: Tensor) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """A search of all items in the way of ``sealr.retrieve.candidates``."""
+    """Searches all items as ``sealr.retrieve.candidates`` does."""
 
     def search(queries: Tensor, k: int, exclude: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         scores = queries @ weights.T

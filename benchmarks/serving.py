@@ -1,10 +1,10 @@
-"""Load test of the server on one machine: throughput, latency, overhead, and on request a soak and a swap under load.
+"""Load test of the server on one machine: throughput, latency, overhead and, on request, a soak and a swap under load.
 
 ``python -m benchmarks.serving`` from the root of the repository runs the demo job in a temporary folder, serves its
 model and prints Markdown; ``--help`` lists the options.
 
-Closed loop: each client sends its next call when it has its answer, over one open connection. Clients run in their own
-process on the server's cores.
+The load is a closed loop: each client sends its next call over one open connection once it has an answer. The clients
+run in a separate process and share the server's cores.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SWAP = "Swap: {seconds:.0f} s, {clients} clients, {calls} calls, **{failed} fail
 
 
 def overhead(folder: Path, server: Server, calls: Calls, queries: int, seed: int) -> list[dict[str, Any]]:
-    """Medians in ms of the same single calls in four ways, in turn, so that other load affects all alike.
+    """Medians in ms of the same single calls in four ways, in turn, so that other load affects all ways equally.
 
     forward: only the networks, in this process: label the texts, score the catalogue, ask the LLM if it takes part.
     recommender: `Recommender.predict`. mlflow: the MLflow model. http: one client of the server.
@@ -146,7 +146,7 @@ def soak(server: Server, calls: Calls, clients: int, seconds: float, seed: int) 
 
 
 def swap(server: Server, calls: Calls, clients: int, seconds: float, seed: int) -> dict[str, Any]:
-    """Mixed load, during which the alias moves to version 2 after a third of the time and back after two thirds."""
+    """Mixed load; the alias moves to version 2 after a third of the time, and back after two thirds."""
     registry, began, seen = mlflow.MlflowClient(), time.monotonic(), []
 
     def move() -> None:

@@ -1,12 +1,12 @@
-"""SASRec here against SASRec in RecBole 1.2.1: same machine, same shape, same number of threads, in turns.
+"""Compares SASRec here with SASRec in RecBole 1.2.1: same machine, shape and number of threads, in turns.
 
     python3.11 -m venv <folder> && <folder>/bin/pip install -r benchmarks/recbole/requirements.txt
     SEALR_DATA=<folder with sequences/> python -m benchmarks.speed --recbole-python <folder>/bin/python
 
-Prints Markdown: seconds per epoch, predictions and ranked users per second, peak memory (each side in its own
-process) and ratios; then the distance of an epoch from the arithmetic limit, and the time of each part. Both sides
-train on every prefix with cross-entropy over the catalogue, in steps of about as many predictions. RecBole runs a
-share of its batches unless ``--full``, and its epoch is extrapolated from that; ours always runs whole.
+Prints Markdown: seconds per epoch, predictions and ranked users per second, peak memory (each side in its own process)
+and ratios. Then it prints how far an epoch is from the arithmetic limit, and the time of each part. Both sides train on
+every prefix with cross-entropy over the catalogue, with about the same number of predictions per step. Without
+``--full``, RecBole runs a share of its batches and its epoch is extrapolated; ours always runs a whole epoch.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def worker(task: dict[str, Any]) -> dict[str, Any]:
 def read_sequences(path: Path) -> Sequences:
     """Sequences of a text file with one line per user, ``user item item ...``, oldest first; gzip if it ends in .gz.
 
-    Users keep their order. Items are sorted, by number if all are whole numbers: then an item of 1..n is its own id.
+    Users keep their order. Items are sorted, by number if all are integers; then an item of 1..n is its own id.
     Raises SequenceError, which names the line.
     """
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as file:
@@ -177,7 +177,7 @@ def train_step(task: NextItem, optimizer: torch.optim.Optimizer, batch: tuple[An
 
 
 def accurate(sequences: Sequences, config: RetrieveConfig, epochs: int) -> dict[str, Any]:
-    """Test metrics after training to early stopping by RecBole's rules: validate every epoch, patience of ten."""
+    """Test metrics after training with RecBole's early stopping: validation after every epoch, patience of ten."""
     config = replace(config, epochs=epochs, eval_every=1, patience=10, exclude_seen=False)
     with tempfile.TemporaryDirectory() as folder:
         output = train(config, sequences, Path(folder))
@@ -225,7 +225,7 @@ PARTS = ("data", "encoder forward", "loss with its gradients", "encoder backward
 
 
 def flops(config: RetrieveConfig, lengths: np.ndarray, n_items: int) -> dict[str, float]:
-    """Multiplications and additions of an epoch's matrix products, by part; nothing is computed on padding."""
+    """Multiplications and additions in an epoch's matrix products, by part; padding needs none."""
     d, positions = config.hidden, int(lengths.sum())
     weights = config.layers * 12 * d * d  # query, key, value, output, and 8 d^2 of the feed-forward layer
     attention = config.layers * 2 * d * int((lengths**2).sum())  # query with key, weights with value; not causal
@@ -297,7 +297,7 @@ def report(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], profile: di
 
 
 def differences(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[str]:
-    """Means over seeds, ours minus theirs, with 95 % intervals over users. Raises KeyError when the users differ."""
+    """Means over seeds, ours minus theirs, with 95 % intervals over users. Raises KeyError if the users differ."""
     lines = []
     for name, metric in (("HR@10", hit_rate), ("NDCG@10", ndcg)):
         users = list(ours[0]["ranks"])

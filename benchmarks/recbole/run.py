@@ -1,10 +1,10 @@
-"""RecBole's SASRec, timed. Runs in RecBole's own environment (requirements.txt), knows nothing of sealr, prints one JSON object.
+"""Times RecBole's SASRec and prints one JSON object. Runs in RecBole's environment (requirements.txt), without sealr.
 
     <python with recbole> benchmarks/recbole/run.py --sequences Beauty.txt.gz --share 0.05
 
-An epoch is a pass over all prefixes of the training part (131,413 predictions on Beauty), made by RecBole's own trainer
-and data loader. With ``--share`` only that share of its batches is run, and the seconds of an epoch are extrapolated by
-the number of predictions; ``--full`` runs one whole epoch. Validation and checkpoints are not part of an epoch's time.
+An epoch is a pass of RecBole's own trainer and data loader over all prefixes of the training part (131,413 predictions
+on Beauty). ``--share`` runs only that share of the batches and extrapolates the seconds of an epoch by the number of
+predictions; ``--full`` runs one whole epoch. Validation and checkpoints are not part of an epoch's time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def main() -> None:
     )
     parser.add_argument("--share", type=float, default=0.05, help="share of an epoch's batches that is timed")
     parser.add_argument("--full", action="store_true", help="time one whole epoch instead")
-    parser.add_argument("--accuracy", type=int, default=0, metavar="EPOCHS", help="also train to early stopping, at most so long")
+    parser.add_argument(
+        "--accuracy", type=int, default=0, metavar="EPOCHS", help="also train to early stopping, at most so long"
+    )
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--heads", type=int, default=1)
@@ -56,7 +58,7 @@ def main() -> None:
 
 
 def write_atomic_file(path: Path, folder: Path) -> None:
-    """``<folder>/sequences/sequences.inter``: user, item, and the place in the user's sequence as the time."""
+    """Writes ``<folder>/sequences/sequences.inter``: user, item, and the position in the sequence as the time."""
     (folder / NAME).mkdir()
     with (
         gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as source,
@@ -140,18 +142,21 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         trainer = Trainer(config, SASRec(config, train_data.dataset).to(config["device"]))
         trainer.fit(train_data, valid_data, verbose=False)
         test = trainer.evaluate(test_data, load_best_model=True)
-        result |= {"epochs": len(trainer.train_loss_dict), "test": {name.lower(): float(value) for name, value in test.items()}}
+        result |= {
+            "epochs": len(trainer.train_loss_dict),
+            "test": {name.lower(): float(value) for name, value in test.items()},
+        }
         result["ranks"] = ranks(trainer, test_data)
     return result
 
 
 def ranks(trainer: Any, test_data: Any) -> dict[str, int]:
-    """Each user's rank of the test item among all items, by the model that was evaluated last."""
+    """Each user's rank of the test item among all items, by the model that was evaluated most recently."""
     import torch
 
     found: dict[str, int] = {}
     with torch.no_grad():
-        for interaction, _, row, target in test_data:  # row and target: the place in the batch, and the item, of each answer
+        for interaction, _, row, target in test_data:  # for each target: its row in the batch and its item
             scores = trainer.model.full_sort_predict(interaction.to(trainer.device)).view(len(interaction), -1)
             scores[:, 0] = -torch.inf  # padding
             target = target.to(scores.device)
@@ -162,12 +167,12 @@ def ranks(trainer: Any, test_data: Any) -> dict[str, int]:
 
 
 def peak_mb() -> float:
-    """The most memory this process has held."""
+    """Peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Counted:
-    """The first batches of a RecBole data loader, and how many predictions they held."""
+    """The first batches of a RecBole data loader, and the number of their predictions."""
 
     def __init__(self, loader: Any, batches: int) -> None:
         self.loader, self.batches, self.predictions = loader, batches, 0
