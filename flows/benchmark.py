@@ -24,7 +24,8 @@ from sealr.evaluate.report import Panel, markdown_table, plot
 from sealr.flows import steps
 from sealr.flows.job import external_failure, open_job
 from sealr.flows.retry import transient
-from sealr.pipeline.comparison import Bench, open_bench, run_system, select_comparisons, select_names
+from sealr.pipeline.comparison import Bench, open_bench, run_system
+from sealr.pipeline.comparison_files import select_comparisons, select_names
 
 log = logging.getLogger("sealr.flows")
 FAILURES = (ValueError, OSError, ArithmeticError, tracking.TrackingError)

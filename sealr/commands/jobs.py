@@ -103,8 +103,12 @@ def benchmark(
     settings: Set = NOTHING,
 ) -> None:
     """Train the systems of a comparison and write its table and plot. Finished cells are not repeated."""
+    from sealr.config import load_config
     from sealr.doctor import check_job
+    from sealr.pipeline.comparison_files import select_comparisons
 
-    check_job(None)
     overrides = " ".join(settings)
+    for spec in select_comparisons(table, data, only, figure)[1].values():
+        load_config(spec.configuration, spec.base, f"{spec.settings} {overrides}")
+    check_job(None)
     start("benchmark.benchmark", table=table, figure=figure, data=data, only=only, overrides=overrides)

@@ -13,7 +13,8 @@ from sealr.data.tables import read_json, write_json
 from sealr.evaluate.comparison import FULL, INJECTED, TIMES, Run
 from sealr.flows import benchmark, steps
 from sealr.pipeline import stages
-from sealr.pipeline.comparison import Bench, merged_comparison
+from sealr.pipeline.comparison import Bench
+from sealr.pipeline.comparison_files import merged_comparison
 from sealr.pipeline.job import Job
 
 TOP = {

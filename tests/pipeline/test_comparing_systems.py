@@ -11,15 +11,8 @@ from sealr.data.tables import read_json
 from sealr.evaluate.comparison import FULL, INJECTED, KEPT, TIMES, table, times_table
 from sealr.evaluate.metrics import chance
 from sealr.pipeline import comparison, stages
-from sealr.pipeline.comparison import (
-    Bench,
-    merged_comparison,
-    open_bench,
-    read_comparisons,
-    retriever_config,
-    run_system,
-    select_names,
-)
+from sealr.pipeline.comparison import Bench, open_bench, retriever_config, run_system
+from sealr.pipeline.comparison_files import merged_comparison, read_comparisons, select_names
 from sealr.pipeline.job import Job
 
 TABLES = ("retrievers", "sealr", "table2", "table3", "figure4")
@@ -89,7 +82,8 @@ def test_a_data_set_adds_to_the_top_of_the_file():
 
 def test_names_that_are_not_there_are_named():
     assert select_names("", {"a": 1, "b": 2}, "data set") == ["a", "b"]
-    assert select_names("b, a", {"a": 1, "b": 2}, "data set") == ["b", "a"]
+    assert select_names("b, A", {"a": 1, "b": 2}, "data set") == ["b", "a"]
+    assert select_names("sasrec", ["SASRec", "BSARec"], "system") == ["SASRec"]
     with pytest.raises(ConfigError, match="no data set 'c'.*a, b"):
         select_names("c", {"a": 1, "b": 2}, "data set")
     with pytest.raises(ConfigError, match="no comparison 'tabel2'.*did you mean table2"):
