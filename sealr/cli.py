@@ -8,14 +8,26 @@ from __future__ import annotations
 import gc
 import sys
 import traceback
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from sealr.commands import jobs, labeller, models, tools
 
+
+class Commands(typer.core.TyperGroup):
+    """Lists commands with their whole first sentence; click would cut it to the width of the terminal."""
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+        found = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(limit=200)) for name, command in found])
+
+
 CONTINUE = "Nothing that was finished is lost; the same command continues from there."
 app = typer.Typer(
+    cls=Commands,
     rich_markup_mode=None,  # rich would double the time of --help
     pretty_exceptions_enable=False,
     epilog="Example: sealr run --data demo",

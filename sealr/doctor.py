@@ -84,6 +84,11 @@ def check_tracking() -> None:
             raise SurroundingsError(
                 f"the database of MLFLOW_TRACKING_URI ({redact(uri)}) cannot be reached: {error}"
             ) from None
+    elif scheme not in ("", "file", "databricks", "databricks-uc", "uc"):  # MLflow explains a folder itself
+        raise SurroundingsError(
+            f"MLFLOW_TRACKING_URI ({redact(uri)}) is not an address of MLflow: "
+            "set it to one such as sqlite:////home/me/mlflow.db or http://127.0.0.1:5000"
+        )
 
 
 def check_sqlite(path: Path, uri: str) -> None:

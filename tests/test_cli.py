@@ -1,5 +1,6 @@
 """The command: help, exit codes, one sentence for a mistake, and no traceback."""
 
+import logging
 import os
 import socket
 import sqlite3
@@ -37,8 +38,9 @@ def site(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "SEALR_HOME", "SEALR_DATA"):
         monkeypatch.delenv(name, raising=False)
-    before = dict(os.environ)
+    before, level = dict(os.environ), logging.getLogger("sealr").level
     yield tmp_path
+    logging.getLogger("sealr").setLevel(level)
     os.environ.clear()  # commands set the project's variables
     os.environ.update(before)
 
@@ -125,6 +127,10 @@ def test_a_refused_setting_imports_nothing_heavy(heavy):
         (["tune", "--set", "retrieve.model=popularity"], "popularity has no settings to search"),
         (["tune", "--what", "reranker", "--set", "rerank.ranker=palr"], "rerank.ranker"),
         (["tune", "--trials", "0"], "--trials"),
+        (["benchmark", "--table", "9"], "did you mean"),
+        (["benchmark", "--only", "sasrek"], "did you mean sasrec?"),
+        (["benchmark", "--data", "nowhere"], "no data set 'nowhere'"),
+        (["benchmark", "--only", "sasrec", "--set", "retrieve.epohcs=3"], "did you mean retrieve.epochs?"),
         (["recommend"], "--user"),
         (["recommend", "--user", "u", "--model", "/nowhere/model"], "/nowhere/model"),
         (["promote", "1"], "--reason"),
@@ -232,6 +238,30 @@ def test_doctor_reports_every_part_and_fails_with_what_is_wrong(site, monkeypatc
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     code, out, _ = run(capsys, "doctor", *settings)
     assert code == 1 and "fail  Prefect" in out and "prefect server start" in out
+
+
+def test_an_alias_or_version_that_is_not_there(site, monkeypatch, capsys):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{site}/mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{site}/mlflow.db")
+    client.create_registered_model("sealr")
+    version = client.create_model_version("sealr", str(site), tags={}).version
+    client.set_registered_model_alias("sealr", "champion", version)
+    capsys.readouterr()  # MLflow's lines about the new database
+    ask = ("recommend", "--user", "u", "--model")
+    assert "did you mean champion? (aliases: champion)" in refused(capsys, *ask, "models:/sealr@chmpion")
+    assert "sealr has no version 7 (versions: 1)" in refused(capsys, *ask, "models:/sealr/7")
+    mlflow.set_tracking_uri(None)
+
+
+def test_an_address_that_is_none_of_mlflow(site, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
+    assert "sqlite:////home/me/mlflow.db" in refused(capsys, "ingest")
+
+
+def test_the_list_of_commands_is_not_cut(capsys):
+    assert "..." not in run(capsys, "--help")[1].partition("Commands:")[2]
 
 
 def test_tracking_and_doctor_mean_the_same_database():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -91,7 +92,11 @@ def print_lists(found: pd.DataFrame, output: Format) -> None:
 
 
 class UnknownModel(ValueError):
-    """No model is registered under a name; the message has the closest one."""
+    """No model is registered under a name, alias or version; the message has those that are."""
+
+
+def _listed(what: str, names: Collection[str]) -> str:
+    return f"({what}: {', '.join(sorted(names, reverse=True)[:10]) or 'none'})"
 
 
 def check_model(model: str) -> None:
@@ -115,6 +120,15 @@ def check_model(model: str) -> None:
             f"no model is registered as {name!r} at {tracking.address()}{nearest(name, known)}"
             + (f" (registered: {', '.join(known[:10])})" if known else ": train one with sealr run")
         )
+    client, version, alias = mlflow.MlflowClient(), model.rpartition("/")[2], model.partition("@")[2]
+    aliases = client.get_registered_model(name).aliases
+    if alias and alias not in aliases:
+        raise UnknownModel(
+            f"{name} has no alias {alias!r}{nearest(alias, list(aliases))} {_listed('aliases', aliases)}"
+        )
+    versions = [str(v.version) for v in client.search_model_versions(f"name = '{name}'")]
+    if version.isdecimal() and model.count("/") == 2 and version not in versions:
+        raise UnknownModel(f"{name} has no version {version} {_listed('versions', versions)}")
 
 
 @app.command(epilog="Example: sealr score --users users.parquet --out recommendations")
