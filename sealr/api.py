@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # these modules import torch, transformers and MLflow
 ANSWER = ["user", "item", "title", "rank", "score", "reason"]
 METRICS = ["protocol", "system", "users", "HR@5", "HR@10", "NDCG@5", "NDCG@10"]  # the first columns of `evaluate`
 BATCH = 256  # users ranked together
+PACKED = ("", "model", "artifacts/model")  # where a packed model is: in its folder, or in one of MLflow
 
 
 class Model:
@@ -220,7 +221,7 @@ def load(source: str | Path) -> Model:
 
             tracking.setup()
             folder = Path(mlflow.artifacts.download_artifacts(str(source)))
-        found = next(folder.rglob("model.json"), None)
+        found = next((path for part in PACKED if (path := folder / part / "model.json").is_file()), None)
         if found is None:
             raise FileNotFoundError(f"{source} holds no model: name a registered model, or the folder of a fitted one")
         return Model(found.parent)

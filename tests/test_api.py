@@ -251,5 +251,7 @@ def test_mistakes_are_one_sentence(demo, change, arguments, error, message):
 
 
 def test_nothing_to_load(tmp_path):
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "far" / "away" / "model.json").write_text("{}", encoding="utf-8")  # somebody else's
     with pytest.raises(FileNotFoundError, match="holds no model"):
         sealr.load(tmp_path)

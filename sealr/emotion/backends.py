@@ -73,7 +73,7 @@ def resolve_labeller(model: str, precision: Precision = "auto") -> LabellerSpec:
 
 def pinned_name(model: str) -> str:
     """What ``auto`` means on this machine, so that a model is served with the labeller it was trained with."""
-    spec = resolve_labeller(model)
+    spec = resolve_labeller(model, "auto")  # as `Labeller.from_config`: the fallback is logged once
     return "embedded" if spec.folder == EMBEDDED else str(spec.folder) if spec.embedded else spec.name
 
 

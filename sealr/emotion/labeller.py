@@ -118,7 +118,7 @@ def expand_to_rows(probabilities: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 def labeller_id(config: LabelConfig) -> str:
     """Name and digest of the labeller a configuration names on this machine, without loading its weights."""
-    spec = backends.resolve_labeller(config.model)
+    spec = backends.resolve_labeller(config.model, "auto")  # as `from_config`: the fallback is logged once
     return f"{spec.name} {spec.digest}"
 
 

@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -281,3 +282,10 @@ def test_items_of_sequences_are_read_by_column_names(tmp_path):
     path = write(tmp_path / "items.tsv", "item\tphrase\tbrand\n7\tred lacquer\tOPI\n")
     made = config(source="sequences", columns=Columns(title="phrase", categories=""))
     assert [r.values["title"] for r in sequences.read_items(made, path)] == ["red lacquer"]
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_another_separator_is_named(tmp_path, separator):
+    path = write(tmp_path / "r.csv", separator.join(FIELDS))
+    with pytest.raises(ColumnError, match=re.escape(f"separated by {separator!r}: save it with commas")):
+        read(path)

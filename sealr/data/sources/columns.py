@@ -26,6 +26,7 @@ from sealr.settings import DataConfig
 log = logging.getLogger(__name__)
 HINT = "Name your own file in data.reviews.path."
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+OTHER_SEPARATORS = ";\t,|"  # what other programs write; for the advice only
 MAX_LINES = 1000  # of a record; a longer one has an unclosed double quote, which swallows the following records
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 
@@ -77,9 +78,12 @@ def _check(path: Path, names: dict[str, str], found: Iterable[str]) -> None:
     found = list(found)
     for field, name in names.items():
         if name and name not in found:
+            advice = f'Set data.columns.{field} to one of them, or to "" if the file has none'
+            for separator in OTHER_SEPARATORS:
+                if len(found) == 1 and name in found[0].split(separator):
+                    advice = f"The file is separated by {separator!r}: save it with commas, or with tabs as .tsv"
             raise ColumnError(
-                f"{path}: no column {name!r} (data.columns.{field}); the columns are: {', '.join(found)}. "
-                f'Set data.columns.{field} to one of them, or to "" if the file has none'
+                f"{path}: no column {name!r} (data.columns.{field}); the columns are: {', '.join(found)}. {advice}"
             )
 
 
