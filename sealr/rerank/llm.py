@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sealr import weights
 from sealr.data.tables import read_json, write_json
+from sealr.retrieve.retriever import device
 from sealr.settings import RerankConfig
 
 if TYPE_CHECKING:
@@ -57,9 +58,8 @@ def load_base(config: RerankConfig) -> nn.Module:
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
     if config.layers:
         if config.layers > len(model.model.layers):
-            raise ValueError(
-                f"rerank.layers is {config.layers}, but {config.base} has {len(model.model.layers)} layers"
-            )
+            depth = len(model.model.layers)
+            raise ValueError(f"rerank.layers is {config.layers}, but {config.base} has {depth} layers")
         model.model.layers = model.model.layers[: config.layers]
         model.config.num_hidden_layers = config.layers
     model.requires_grad_(False)
@@ -132,11 +132,8 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """``trainable_parameters`` and ``parameters``."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return {
-        "trainable_parameters": sum(n for n, trainable in sizes if trainable),
-        "parameters": sum(n for n, _ in sizes),
-    }
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"trainable_parameters": trainable, "parameters": sum(p.numel() for p in model.parameters())}
 
 
 def pad_left(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
@@ -145,8 +142,3 @@ def pad_left(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     return ids, mask
-
-
-def device() -> str:
-    """The current GPU, else the CPU."""
-    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"

@@ -42,13 +42,10 @@ def rerank(
     ``seconds_a_list`` is measured on test lists only: injected lists reuse cached work.
     """
     timed = Timed(ranker)
-    valid_requests = [ranking_request(row, "valid", sequences, feelings, pools) for row in valid_rows]
-    found = [
-        (row, request, int(target))
-        for row, request, target in zip(valid_rows, valid_requests, sequences.targets("valid", valid_rows), strict=True)
-        if target in request.pool
-    ]
-    tuning, valid, targets = ([part[i] for part in found] for i in range(3))
+    wanted = dict(zip(valid_rows, sequences.targets("valid", valid_rows).tolist(), strict=True))
+    asked = {row: ranking_request(row, "valid", sequences, feelings, pools) for row in valid_rows}
+    tuning = [row for row in valid_rows if wanted[row] in asked[row].pool]
+    valid, targets = [asked[row] for row in tuning], [wanted[row] for row in tuning]
     valid_llm = score_parts(ranker, valid, folder, "valid", batch)
     weight, tried = tune_weight(valid, [s.values for s in valid_llm], targets, len(valid_rows))
     text = "fusion weight %.2f: validation NDCG@10 %.4f, retriever alone %.4f, over %d users"
@@ -57,9 +54,7 @@ def rerank(
     test = [ranking_request(row, "test", sequences, feelings, pools) for row in rows]
     test_llm = score_parts(timed, test, folder, "test", batch)
     test_targets = sequences.targets("test", rows).tolist()
-    missed = [
-        i for i, (request, target) in enumerate(zip(test, test_targets, strict=True)) if target not in request.pool
-    ]
+    missed = [i for i, target in enumerate(test_targets) if target not in test[i].pool]
     injected, injected_llm = list(test), list(test_llm)  # a pool that holds its target stays the same
     for i in missed:
         injected[i] = inject(test[i], test_targets[i])
@@ -67,12 +62,12 @@ def rerank(
     for i, scored in zip(missed, new_scores, strict=True):
         injected_llm[i] = scored
 
-    splits = (
-        ("valid", tuning, valid, valid_llm),
-        ("test", rows, test, test_llm),
-        ("injected", rows, injected, injected_llm),
-    )
-    frames = [_table(sequences, *part, ranker.name, weight).assign(split=split) for split, *part in splits]
+    splits = {
+        "valid": (tuning, valid, valid_llm),
+        "test": (rows, test, test_llm),
+        "injected": (rows, injected, injected_llm),
+    }
+    frames = [_table(sequences, *part, ranker.name, weight).assign(split=split) for split, part in splits.items()]
     write_table(pd.concat(frames, ignore_index=True), folder / "rankings.parquet", "rankings")
     fusion = {
         "weight": weight,

@@ -52,9 +52,8 @@ def best_items(
         blocks = user_blocks(retriever, sequences, part, feelings, BLOCK_USERS, label)
         found = (retriever.search(histories, k, exclude_seen, felt) for _, histories, felt in blocks)
     else:
-        found = (
-            top(scores, k) for _, scores in score_blocks(retriever, sequences, part, exclude_seen, feelings, label)
-        )
+        exact = score_blocks(retriever, sequences, part, exclude_seen, feelings, label)
+        found = (top(scores, k) for _, scores in exact)
     ids, scores = zip(*found, strict=True)
     return np.concatenate(ids), np.concatenate(scores)
 

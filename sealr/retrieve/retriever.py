@@ -139,6 +139,6 @@ def load(folder: Path) -> Retriever:
     return Retriever(config, items, model.to(device()).eval(), np.array([-np.inf, *counts], dtype=np.float32))
 
 
-def device() -> torch.device:
-    """A CUDA GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device() -> str:
+    """The current GPU, else the CPU."""
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"

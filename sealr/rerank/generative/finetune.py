@@ -9,6 +9,7 @@ ends before both. Only answer tokens have a loss:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +53,14 @@ def finetune(
     return run_training(task, config, folder, rows, ["valid_loss"], on_epoch, processes)
 
 
+@dataclass
 class Instructions:
     """Task of `sealr.trainer`: prompts with answers."""
 
-    def __init__(
-        self, model: PeftModel, encoder: Encoder, train: Sequence[RerankInput], valid: Sequence[RerankInput]
-    ) -> None:
-        self.model, self.encoder, self.train, self.valid = model, encoder, train, valid
+    model: PeftModel
+    encoder: Encoder
+    train: Sequence[RerankInput]
+    valid: Sequence[RerankInput]
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         config = self.encoder.config

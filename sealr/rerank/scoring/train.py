@@ -137,28 +137,26 @@ def item_table(retriever: Retriever, sequences: Sequences) -> Tensor:
     return table
 
 
+@dataclass
 class NextItems:
     """Task of `sealr.trainer`: the next item at every position of the windows."""
 
-    def __init__(
-        self,
-        model: ScoringModel,
-        config: RerankConfig,
-        sequences: Sequences,
-        feelings: np.ndarray | None,
-        train: Windows,
-        valid: Windows,
-        retriever: SequenceModel | None,
-        exclude_seen: bool = False,
-    ) -> None:
-        if config.scoring.negative_source == "hard" and retriever is None:
+    model: ScoringModel
+    config: RerankConfig
+    sequences: Sequences
+    feelings: np.ndarray | None
+    train: Windows
+    valid: Windows
+    retriever: SequenceModel | None
+    exclude_seen: bool = False
+
+    def __post_init__(self) -> None:
+        self.flat, self.offsets = self.sequences.flat, self.sequences.offsets
+        if self.config.scoring.negative_source == "hard" and self.retriever is None:
             raise ValueError(
                 "rerank.scoring.negative_source=hard needs a neural retriever, or a fusion with one, that reads only "
                 "past items: bert4rec reads both directions"
             )
-        self.model, self.config, self.feelings = model, config, feelings
-        self.flat, self.offsets = sequences.flat, sequences.offsets
-        self.train, self.valid, self.retriever, self.exclude_seen = train, valid, retriever, exclude_seen
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         return shuffled(len(self.train), self.config.batch_size, self.config.seed, epoch, self.train.lengths)
