@@ -65,9 +65,9 @@ are chosen on dev. Test is only used for the figures below. 37 test texts also o
 {overall_table(card["figures"])}
 
 Calibration error: expected calibration error over 15 bins of equal width; temperature {card["temperature"]}.
-The default precision on CPUs with VNNI is {card["precision"]}: int8 is the default if it costs less than {COST} macro-F1
-on dev, otherwise float32. int8 is calibrated
-with `calibration.txt`, which contains texts from train. The tables below are for float32.
+The default precision on CPUs with VNNI is {card["precision"]}: int8 is the default if it costs less than {COST}
+macro-F1 on dev, otherwise float32. int8 is calibrated with `calibration.txt`, which contains texts from train. The
+tables below are for float32.
 
 Test, by group (a group is predicted or true if any of its emotions is):
 
