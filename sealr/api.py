@@ -186,6 +186,8 @@ def fit(
 
     >>> model = sealr.fit(reviews, items, config={"retrieve.epochs": 20}, columns={"user": "customer_id"})
     """
+    if not isinstance(config or {}, Mapping):
+        raise TypeError(f"config is a mapping such as {{'retrieve.epochs': 20}}, not {type(config).__name__}")
     with _session(home, quiet):
         load_config("", base, {"data.name": name} | dict(config or {}))  # mistakes come before anything is written
         stored, settings = frames.store(reviews, items, columns or {}, name)

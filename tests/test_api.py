@@ -241,6 +241,7 @@ def test_frames_are_stored_once_with_plain_types(tmp_path, monkeypatch):
         (lambda r: r.to_dict("records"), {}, TypeError, "must be a pandas DataFrame, got list"),
         (lambda r: pd.concat([r, r["user"]], axis=1), {}, ValueError, "2 columns named 'user'"),
         (lambda r: r, {"config": {"retrieve.epoch": 3}}, ConfigError, "did you mean retrieve.epochs"),
+        (lambda r: r, {"config": "retrieve.epochs=3"}, TypeError, "config is a mapping"),
         (lambda r: r, {"config": {"retrieve.epochs": "many"}}, ConfigError, "retrieve.epochs"),
         (lambda r: r, {"name": "../up"}, ValueError, "data.name"),
     ],

@@ -134,6 +134,7 @@ def test_a_refused_setting_imports_nothing_heavy(heavy):
         (["recommend"], "--user"),
         (["recommend", "--user", "u", "--model", "/nowhere/model"], "/nowhere/model"),
         (["promote", "1"], "--reason"),
+        (["promote", "one", "--reason", "better"], "version"),
         (["config", "check", "--set", "retrieve.heads=3"], "retrieve.heads"),
         (["deployments"], "PREFECT_API_URL"),
     ],
@@ -252,6 +253,7 @@ def test_an_alias_or_version_that_is_not_there(site, monkeypatch, capsys):
     ask = ("recommend", "--user", "u", "--model")
     assert "did you mean champion? (aliases: champion)" in refused(capsys, *ask, "models:/sealr@chmpion")
     assert "sealr has no version 7 (versions: 1)" in refused(capsys, *ask, "models:/sealr/7")
+    assert "sealr has no version 7 (versions: 1)" in refused(capsys, "promote", "7", "--reason", "better")
     mlflow.set_tracking_uri(None)
 
 

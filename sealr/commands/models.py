@@ -176,15 +176,15 @@ def serve(
 
 @app.command(epilog="Example: sealr promote 3 --reason 'the A/B test preferred it'")
 def promote(
-    version: Annotated[str, typer.Argument(help="Version number.")],
+    version: Annotated[int, typer.Argument(min=1, help="Version number.")],
     reason: Reason,
     name: Name = "sealr",
 ) -> None:
     """Make a version champion by hand, without a comparison."""
-    check_model(f"models:/{name}")
+    check_model(f"models:/{name}/{version}")
     from sealr.registry import promote as registry
 
-    before = registry.promote_manually(name, version, reason)
+    before = registry.promote_manually(name, str(version), reason)
     after = f"version {before}" if before else "no champion"
     print(f"models:/{name}@champion is now version {version}, after {after}")
 

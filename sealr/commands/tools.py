@@ -126,4 +126,6 @@ def prune(
     for folder in gone:
         print(f"  {folder.bytes / 1e6:10,.1f} MB  {folder.path}")
     done = "removed" if delete else "would be removed with --delete"
-    print(f"{len(gone)} folders, {sum(f.bytes for f in gone) / 1e6:,.1f} MB: {done}")
+    print(
+        f"{len(gone)} {'folder' if len(gone) == 1 else 'folders'}, {sum(f.bytes for f in gone) / 1e6:,.1f} MB: {done}"
+    )

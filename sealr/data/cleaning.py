@@ -59,7 +59,7 @@ def _timestamp(value: Any, since: int) -> tuple[int, str]:
             whole = value.strip().removesuffix(".0")  # tables write integers so if the column has gaps
             value = int(whole) if whole.isdecimal() else value
     if not isinstance(value, int) or isinstance(value, bool):
-        return 0, "timestamp not in data.time_unit"
+        return 0, "timestamp not readable: see data.time_unit"
     if value < 0:
         return 0, "negative timestamp"
     if value < YEAR_1990:
