@@ -100,6 +100,8 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, ModuleNotFoundError):
         return (2, hint) if (hint := _extra(error.name or "")) else (1, "")
     if isinstance(error, OSError) or type(error).__module__.startswith("mlflow.") or _raised_by_us(error):
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            return 2, f"{error.filename}: {error.strerror}"  # without Python's [Errno 2]
         return 2, str(getattr(error, "message", None) or error)
     return 1, ""
 

@@ -132,6 +132,7 @@ def test_a_refused_setting_imports_nothing_heavy(heavy):
         (["benchmark", "--data", "nowhere"], "no data set 'nowhere'"),
         (["benchmark", "--only", "sasrec", "--set", "retrieve.epohcs=3"], "did you mean retrieve.epochs?"),
         (["recommend"], "--user"),
+        (["recommend", "--history", "none.json"], "none.json: No such file or directory"),
         (["recommend", "--user", "u", "--model", "/nowhere/model"], "/nowhere/model"),
         (["promote", "1"], "--reason"),
         (["promote", "one", "--reason", "better"], "version"),
