@@ -154,8 +154,11 @@ def _validated(cls: type, layers: list[tuple[str, dict[str, Any]]]) -> Any:
     section = next((f"{name}." for name, annotation in _fields(Config) if annotation is cls), "")
     mistakes = [(place, mistake) for place, values in layers for mistake in _unknown(values, section)]
     if not mistakes:
+        both: dict[str, Any] = {}
+        for _, values in layers:
+            both = merged(both, values)
         try:
-            return TypeAdapter(cls).validate_python(functools.reduce(merged, (values for _, values in layers), {}))
+            return TypeAdapter(cls).validate_python(both)
         except ValidationError as error:
             mistakes = [_describe(e, section, layers) for e in error.errors()]
     lines = [f"{place}: {mistake}" if place else mistake for place, mistake in mistakes]

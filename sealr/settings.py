@@ -14,7 +14,7 @@ T = TypeVar("T")
 @dataclass_transform(frozen_default=True)
 def frozen(cls: type[T]) -> type[T]:
     """A frozen pydantic dataclass that refuses unknown fields."""
-    return dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)
+    return dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)  # type: ignore[return-value]
 
 
 @frozen

@@ -52,22 +52,21 @@ def job(name: str, config: Config, tags: Mapping[str, str] | None = None) -> Ite
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
     with mlflow.start_run(run_id=given, tags={"sealr.job": name}) as run:
         if moved:
-            _move(moved)
+            _move(moved, run.info.run_id)
         mlflow.set_tags({"sealr.data": config.data.name, "sealr.base": config.rerank.base, **(tags or {})})
         mlflow.set_tag("mlflow.runName", f"{name} {config.data.name}")
         mlflow.log_dict(redacted(to_dict(config)), "config.json")
         yield run.info.run_id
 
 
-def _move(run: mlflow.entities.Run) -> None:
-    """Copies what `mlflow run` recorded to the active run; the original points there. MLflow cannot move a run.
+def _move(run: mlflow.entities.Run, target: str) -> None:
+    """Copies what `mlflow run` recorded to the active run, ``target``; the original points there. MLflow moves no run.
 
     The original stays, because `mlflow run` sets its status at the end and fails on a deleted one.
     """
     mlflow.log_params(run.data.params)
     mlflow.set_tags({k: v for k, v in run.data.tags.items() if k.startswith(("mlflow.source.", "mlflow.project."))})
     client = mlflow.MlflowClient()
-    target = mlflow.active_run().info.run_id
     client.set_tag(run.info.run_id, "mlflow.runName", f"see experiment {EXPERIMENT}")
     client.set_tag(run.info.run_id, DESCRIPTION, f"The job's run is {link(target)}.")
 

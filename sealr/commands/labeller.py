@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,8 +33,9 @@ def train_labeller(
     from sealr.emotion.training.train import TrainArguments
     from sealr.flows.labeller import train_labeller as train
 
-    encoder = {"base": base} if base else {}
-    arguments = TrainArguments(epochs=epochs, rank=rank, lr=lr, batch=batch, limit=limit, seed=seed, **encoder)
+    arguments = TrainArguments(epochs=epochs, rank=rank, lr=lr, batch=batch, limit=limit, seed=seed)
+    if base:
+        arguments = replace(arguments, base=base)
     train(goemotions, out or EMBEDDED, arguments)
 
 

@@ -87,7 +87,7 @@ def assemble(probabilities: np.ndarray, classes: np.ndarray) -> pd.DataFrame:
         "score": probabilities[np.arange(len(top)), top],
         "sentiment": pd.Series(sentiment, dtype="Int8").mask(null),
         "expected": expected,
-        "reason": pd.Series(np.where(null, EMPTY, None), dtype=object),
+        "reason": pd.Series([EMPTY if n else None for n in null], dtype=object),
     })  # fmt: skip
     return pd.concat([frame, pd.DataFrame(probabilities, columns=PROBABILITIES)], axis=1)
 

@@ -28,9 +28,9 @@ class AdapterError(ValueError):
 class EmotionNetwork(nn.Module):
     """Encoder, mean over tokens, linear head: a logit per emotion, in the order of EMOTIONS."""
 
-    def __init__(self, encoder: nn.Module, dropout: float = 0.1) -> None:
+    def __init__(self, encoder: Any, dropout: float = 0.1) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder: Any = encoder  # a transformers model, with or without an adapter
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.config.hidden_size, len(EMOTIONS))
 
@@ -115,7 +115,7 @@ def load_network(folder: Path) -> tuple[EmotionNetwork, Any, dict[str, Any]]:
         import peft
 
         network = EmotionNetwork(peft.get_peft_model(encoder, peft.PeftConfig.from_pretrained(str(folder))))
-        result = peft.set_peft_model_state_dict(network.encoder, state)
+        result: Any = peft.set_peft_model_state_dict(network.encoder, state)
     expected = peft.get_peft_model_state_dict(network.encoder, save_embedding_layers=False)
     wrong = sorted(set(expected) ^ set(state)) or [
         *(k for k in result.missing_keys if "lora_" in k),

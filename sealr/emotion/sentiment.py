@@ -48,7 +48,7 @@ def to_sentiment(probabilities: np.ndarray, classes: np.ndarray | None = None) -
     """
     classes = sentiment_classes() if classes is None else np.asarray(classes)
     p = np.asarray(probabilities, np.float64)
-    known = ~np.isnan(p).any(axis=1)
+    known = ~np.asarray(np.isnan(p).any(axis=1))
     top = np.where(known[:, None], p, 0.0).argmax(axis=1)
     argmax = np.where(known, classes[top], 0).astype(np.int8)
     total = np.where(known, p.sum(axis=1), np.nan)

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 def is_placebo(config: Config) -> bool:
     """Whether the re-ranker, the retriever or a part of it learns from shuffled feelings."""
-    return any(part.sentiment == "shuffled" for part in (config.rerank, config.retrieve, *parts_of(config.retrieve)))
+    retrievers = (config.retrieve, *parts_of(config.retrieve))
+    return "shuffled" in {config.rerank.sentiment, *(part.sentiment for part in retrievers)}
 
 
 def drift(job: Job, reviews: Manifest, labels: Manifest) -> tuple[str, str]:

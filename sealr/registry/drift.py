@@ -70,7 +70,7 @@ def describe(reviews: pd.DataFrame, labels: pd.DataFrame) -> Statistics:
 def compare(old: Statistics, new: Statistics, config: DriftSettings) -> list[Check]:
     """The checks, in the order of the report. A figure is 0 if one side has nothing to compare."""
     shared = sorted(old.items.keys() & new.items.keys())
-    popularity = ({i: s.items[i] for i in shared} for s in (old, new))
+    then, now = ({i: s.items[i] for i in shared} for s in (old, new))
     # Either newest month may be incomplete: the old one is counted in the new data, the new one not at all
     since = [m for m in new.months if max(old.months) <= m < max(new.months)]
     before = sorted(old.months)[-1 - RECENT : -1] or sorted(old.months)
@@ -81,7 +81,7 @@ def compare(old: Statistics, new: Statistics, config: DriftSettings) -> list[Che
         _distribution("sentiments, Jensen-Shannon distance", old.sentiments, new.sentiments, config.distribution),
         Check("new items, share of the new catalogue", _missing(new.items, old.items), config.catalogue),
         Check("lost items, share of the old catalogue", _missing(old.items, new.items), config.catalogue),
-        _distribution("popularity of shared items, Jensen-Shannon distance", *popularity, config.distribution),
+        _distribution("popularity of shared items, Jensen-Shannon distance", then, now, config.distribution),
         _activity(old.activity, new.activity, config.activity),
         Check("reviews per month since then, factor up or down", max(volume, 1 / volume), config.volume),
     ]

@@ -102,8 +102,8 @@ def register_model(
         }
         tags |= {promote.DIGEST + made: manifest.digest[:16] for made, manifest in stages.items()}
         tags |= {promote.STAGE + manifest.stage: manifest.key for manifest in stages.values()}
-        run_id, name = mlflow.active_run().info.run_id, config.registry.name
-        version = promote.create(name, logged.model_uri, run_id, tags, card.description(about), logged.model_id)
+        name = config.registry.name
+        version = promote.create(name, logged.model_uri, logged.run_id, tags, card.description(about), logged.model_id)
     mlflow.set_tags({"sealr.version": version})
     resamples = config.evaluate.bootstrap
     judge = partial(gate.judge, evidence, sequences=sequences, feelings=feelings, resamples=resamples, hold=hold)

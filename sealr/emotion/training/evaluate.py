@@ -95,7 +95,7 @@ def figures(probabilities: np.ndarray, gold: np.ndarray, thresholds: np.ndarray)
     probabilities, gold: (N, 28). An emotion is predicted if its probability reaches its threshold. A group or a
     sentiment is predicted, or true, if any of its emotions is.
     """
-    predicted, true = probabilities >= thresholds, gold > 0
+    predicted, true = np.asarray(probabilities >= thresholds), np.asarray(gold > 0)
     per_class = {
         e: _f1(predicted[:, i], true[:, i]) | {"threshold": float(thresholds[i])} for i, e in enumerate(EMOTIONS)
     }
