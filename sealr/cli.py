@@ -19,7 +19,7 @@ from sealr.commands import jobs, labeller, models, tools
 class Commands(typer.core.TyperGroup):
     """Lists commands with their whole first sentence; click would cut it to the width of the terminal."""
 
-    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         found = [(name, self.commands[name]) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.get_short_help_str(limit=200)) for name, command in found])

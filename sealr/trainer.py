@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -39,7 +39,10 @@ class CheckpointError(ValueError):
 class Task(Protocol):
     """What is trained."""
 
-    model: nn.Module  # its parameters that require a gradient are trained, and nothing else changes
+    @property
+    def model(self) -> nn.Module:
+        """Its parameters that require a gradient are trained, and nothing else changes."""
+        ...
 
     def batches(self, epoch: int) -> Any:
         """An iterable of an epoch's batches, with a length. Epochs count from 0 and have the same number of batches."""
@@ -121,7 +124,7 @@ class EMA:
     """Exponential moving average of parameters. With decay 0 it does nothing."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float, warmup: bool = False) -> None:
-        self.parameters = list(parameters) if decay else []
+        self.parameters: list[Tensor] = list(parameters) if decay else []
         self.decay, self.warmup = decay, warmup
         self.values = copies(self.parameters)
 
@@ -254,7 +257,9 @@ class Trainer:
         """Scores of an epoch. Keeps its weights when they are the best so far."""
         task, progress, entry = self.task, self.progress, dict[str, float]()
         compared = self.options.ema_compare
-        views = {"_averaged": self.ema.apply(), "": nullcontext()} if compared else {"": self.ema.apply()}
+        views: dict[str, AbstractContextManager[None]] = {"": self.ema.apply()}
+        if compared:
+            views = {"_averaged": self.ema.apply(), "": nullcontext()}
         task.model.eval()
         progress.stale += 1
         for suffix, weights in views.items():

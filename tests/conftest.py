@@ -1,11 +1,11 @@
 """Fixtures shared by all tests. Weights of tests are toys; nothing here needs a network."""
 
+import logging
 import os
 import sys
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # each worker has a core; read when torch is imported, here and in processes that tests start
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker has a core. Read when torch is imported, here and in processes that tests start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -20,6 +20,16 @@ def no_active_experiment():
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     if fluent := sys.modules.get("mlflow.tracking.fluent"):
         fluent._active_experiment_id = None
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """A command sets up the package's logger for its process; the next test finds it as it was."""
+    logger = logging.getLogger("sealr")
+    before = logger.handlers[:], logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate = before[:2]
+    logger.setLevel(before[2])
 
 
 @pytest.fixture(scope="session")

@@ -30,13 +30,17 @@ def toy_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE trained on LINES: any text, one token per digit and the special tokens of SmolLM2."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        LINES, trainers.BpeTrainer(vocab_size=360, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        LINES,
+        trainers.BpeTrainer(vocab_size=360, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -66,7 +70,10 @@ def toy_labeller(folder: Path, seed: int = 0) -> Path:
     tokenizer = _bert_tokenizer()
     labels = dict(enumerate(reversed(EMOTIONS)))  # not in our order: readers must go by name
     config = _bert_config(
-        len(tokenizer), id2label=labels, label2id={v: k for k, v in labels.items()}, problem_type="multi_label_classification"
+        len(tokenizer),
+        id2label=labels,
+        label2id={v: k for k, v in labels.items()},
+        problem_type="multi_label_classification",
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -95,7 +102,9 @@ def toy_embedded(folder: Path, base: Path, seed: int = 0) -> Path:
             p.data.normal_(std=0.5 if "lora" in name else 1.0)
         net.save_network(network, folder, base=str(base))
     thresholds = dict.fromkeys(EMOTIONS, 0.5)
-    write_json({"base": str(base), "labels": list(EMOTIONS), "temperature": 1.0, "thresholds": thresholds}, folder / net.CARD)
+    write_json(
+        {"base": str(base), "labels": list(EMOTIONS), "temperature": 1.0, "thresholds": thresholds}, folder / net.CARD
+    )
     return folder
 
 

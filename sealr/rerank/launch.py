@@ -116,5 +116,6 @@ def _run(
 
 def _exit_with_parent() -> None:
     """Ends this process as soon as the stage ends, even by SIGKILL and while others are being waited for."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)

@@ -55,7 +55,7 @@ def load_base(config: RerankConfig) -> nn.Module:
         options["device_map"] = {"": device()}
     folder = weights.resolve(config.base)
     with weights.quiet():
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
     if config.layers:
         if config.layers > len(model.model.layers):
             depth = len(model.model.layers)

@@ -157,7 +157,7 @@ def plan(config: RerankConfig, shape: LlamaConfig, work: Workload, rates: Rates)
         DTYPE_BYTES[config.dtype],
         config.quantization == "nf4",
     )
-    kv = h // shape.num_attention_heads * shape.num_key_value_heads
+    kv = h // shape.num_attention_heads * (shape.num_key_value_heads or shape.num_attention_heads)
     sizes = {"q_proj": (h, h), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (h, h)}  # (inputs, outputs)
     sizes |= {"gate_proj": (h, inner), "up_proj": (h, inner), "down_proj": (inner, h)}
     adapted = [sizes[name] for name in config.lora.targets if name in sizes]

@@ -113,7 +113,7 @@ def score_parts(
             done = ranker.score(part)
             values = {f"values{i}": scored.values for i, scored in enumerate(done)}
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, validity=[scored.validity for scored in done], **values)
+                np.savez(file, validity=[scored.validity for scored in done], **values)  # type: ignore[arg-type]
         scores += done
         bar.update(len(part))
     bar.close()
@@ -142,6 +142,5 @@ def _table(
     flat = {
         column: np.concatenate(parts) if parts else np.array([], dtype=np.int64) for column, parts in columns.items()
     }
-    for column, values in names.items():
-        flat[column] = pd.array(values, dtype="str").take(flat[column])
-    return pd.DataFrame(flat)
+    texts = {column: pd.array(values, dtype="str").take(flat[column]) for column, values in names.items()}
+    return pd.DataFrame(flat | texts)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlflow
+from mlflow.pyfunc import PyFuncModel
 from pydantic import BaseModel, ConfigDict, Field
 
 from sealr.redact import redact
@@ -37,7 +38,7 @@ class ServerOptions(BaseModel):
 class Served:
     """A loaded model that has answered a request."""
 
-    model: mlflow.pyfunc.PyFuncModel
+    model: PyFuncModel
     schema: Any  # its input schema
     version: str  # number in the registry; "local" for a folder
 

@@ -5,10 +5,10 @@ import pytest
 from mlflow.exceptions import MlflowException, RestException
 from prefect import flow
 
-from sealr.flows.retry import transient, worth_retrying
-from sealr.flows.steps import step
 from sealr.config import ConfigError
 from sealr.data.download import DownloadFailed, MissingFile, fetch
+from sealr.flows.retry import transient, worth_retrying
+from sealr.flows.steps import step
 from sealr.settings import RemoteFile
 
 AWAY = [

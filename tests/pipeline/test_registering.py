@@ -2,8 +2,8 @@
 
 import pytest
 
-from sealr.pipeline.registering import is_placebo
 from sealr.config import load_config
+from sealr.pipeline.registering import is_placebo
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,8 @@ def figures(probabilities: np.ndarray, gold: np.ndarray, thresholds: np.ndarray)
         "micro_f1": _f1(predicted.ravel(), true.ravel())["f1"],
         "argmax_accuracy": float(top_is_true.mean()),
         "per_class": per_class,
-        "groups": {name: _f1(predicted[:, i].any(1), true[:, i].any(1)) for name, i in groups.items()},
-        "sentiments": {name: _f1(predicted[:, i].any(1), true[:, i].any(1)) for name, i in sentiments.items()},
+        "groups": {name: _f1(predicted[:, i].max(1), true[:, i].max(1)) for name, i in groups.items()},
+        "sentiments": {name: _f1(predicted[:, i].max(1), true[:, i].max(1)) for name, i in sentiments.items()},
     } | calibration_errors(probabilities, gold)
 
 

@@ -143,7 +143,7 @@ class Preferences:
         return question(request, self.category, self.names, self.config.max_history)
 
     @torch.inference_mode()
-    def _answers(self, model: nn.Module, questions: Sequence[str]) -> list[str]:
+    def _answers(self, model: Any, questions: Sequence[str]) -> list[str]:
         """The first line that the LLM answers to each question; empty if there is none."""
         ids, mask = pad_left([self._tokens(text) for text in questions], self.tokenizer.pad_token_id)
         device = next(model.parameters()).device

@@ -15,7 +15,7 @@ keys and values.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -43,6 +43,8 @@ class ItemTokens(nn.Module):
     table (n_items + 1, D): initial item embeddings, row 0 is padding. content (n_items + 1, C): text embeddings or
     None. width: H of the LLM. scale: standard deviation of the LLM's token embeddings, which soft tokens start with.
     """
+
+    content: Tensor
 
     def __init__(self, config: RerankConfig, table: Tensor, content: Tensor | None, width: int, scale: float) -> None:
         super().__init__()
@@ -84,9 +86,12 @@ class ItemTokens(nn.Module):
 class ScoringModel(nn.Module):
     """The LLM with soft tokens. llm: with its adapter. prefix: token ids of the instruction."""
 
+    prefix: Tensor
+
     def __init__(self, llm: PeftModel, tokens: ItemTokens, prefix: list[int]) -> None:
         super().__init__()
-        self.llm, self.tokens = llm, tokens
+        self.llm: Any = llm
+        self.tokens = tokens
         self.register_buffer("prefix", torch.tensor([prefix]), persistent=False)  # (1, P)
         self.cache_prefix = True  # False: the instruction passes through the LLM with every user, for comparison
         self._kept: list[tuple[Tensor, Tensor]] = []
@@ -130,7 +135,7 @@ class ScoringModel(nn.Module):
         return made
 
 
-def build(config: RerankConfig, llm: PeftModel, category: str, table: Tensor, content: Tensor | None) -> ScoringModel:
+def build(config: RerankConfig, llm: Any, category: str, table: Tensor, content: Tensor | None) -> ScoringModel:
     """A model with fresh soft tokens on the LLM's device."""
     # Sequences are short: eager attention is as fast as the fused kernel. In bfloat16 on a CPU, the backward pass of
     # the whole model takes less than half the time

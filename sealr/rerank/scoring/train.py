@@ -177,6 +177,7 @@ class NextItems:
         """
         count = min(self.config.scoring.n_hard_negatives, len(self.model.tokens.items.weight) - 1)
         packed = Packed(items)
+        assert self.retriever is not None  # the constructor checks it
         scores = self.retriever(packed, feelings) @ self.retriever.item_weights().T  # (N, n_items + 1)
         scores[:, 0] = -torch.inf
         if self.exclude_seen:
@@ -229,7 +230,8 @@ class NextItems:
         if self.feelings is not None:
             feelings = self.feelings[places[:, :-1]].astype(np.float32)
         device = self.model.prefix.device
-        return tuple(torch.from_numpy(values).to(device) for values in (inputs, targets, feelings))
+        on_device = [torch.from_numpy(values).to(device) for values in (inputs, targets, feelings)]
+        return on_device[0], on_device[1], on_device[2]
 
     def older(self, starts: np.ndarray) -> Tensor:
         """(B, W) items of each window's user that lie before the window, zeros on the right."""
