@@ -1,9 +1,9 @@
 """Audits installed packages for known vulnerabilities: ``python .ci/audit.py SITE_PACKAGES [pip-audit's options]``.
 
-Run it in an environment of its own that has pip-audit. Where its advisory service does not know a package, pip-audit skips it
-and still says that nothing was found, and ends with 0: behind an index that only hands out files, it says so of everything.
-So it is asked first about a release that is known to be vulnerable. Where it does not find that, nothing is audited, and
-that is what this says. Exit code 1: vulnerabilities were found.
+Run it in an environment that has pip-audit. Where its advisory service does not know a package, pip-audit skips the
+package and still reports success; behind an index that only serves files, it does so for every package. So this script
+first asks about a release that is known to be vulnerable. If that is not found, it reports that nothing was audited.
+Exit code 1: vulnerabilities were found.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def reachable(options: Sequence[str]) -> str:
         return words
     if not any(package.get("vulns") for package in found):
         reasons = [package["skip_reason"] for package in found if "skip_reason" in package]
-        return f"it knows nothing against {CANARY}, which is known to be vulnerable" + "".join(f" ({r})" for r in reasons)
+        return f"it knows nothing against {CANARY}, which is known to be vulnerable" + "".join(
+            f" ({r})" for r in reasons
+        )
     return ""
 
 

@@ -51,7 +51,7 @@ def layer(name):
 
 
 def imports(name, lazy=True):
-    """Modules of the package that a module imports, in functions as well unless ``lazy`` is False; not for type checking."""
+    """Modules of the package that a module imports; with ``lazy`` also within functions; not for type checking."""
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     hidden = {
         inner

@@ -18,12 +18,16 @@ from sealr.data.tables import EMOTIONS, write_json
 from sealr.weights import quiet
 
 LINES = (
-    "Recommend ten products from the candidate list based on user's interaction history and sentiment label from the reviews.",
+    "Recommend ten products from the candidate list based on user's interaction history and sentiment label "
+    "from the reviews.",
     "Interaction history: 12,345,6789 Sentiment label: Strong Positive,Positive,Neutral,Negative,Strong Negative",
     "Candidate list: 1,2,3,4,5,6,7,8,9,10 The recommended items are",
     "I love it, it works great and I am happy. It broke and I am angry and disappointed. It is fine.",
 )
-CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def toy_tokenizer() -> PreTrainedTokenizerFast:
@@ -57,8 +61,9 @@ def toy_llama(folder: Path, seed: int = 0) -> Path:
     tokenizer = toy_tokenizer()
     config = LlamaConfig(
         initializer_range=0.4,  # large: an adapter cannot reach the output layer, and its logits must be worth moving
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
+        bos_token_id=1, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -66,7 +71,7 @@ def toy_llama(folder: Path, seed: int = 0) -> Path:
 
 
 def toy_labeller(folder: Path, seed: int = 0) -> Path:
-    """A one-layer BERT classifier of the 28 emotions; its weights are large, so that different texts get different labels."""
+    """A one-layer BERT classifier of the 28 emotions, with large weights: different texts get different labels."""
     tokenizer = _bert_tokenizer()
     labels = dict(enumerate(reversed(EMOTIONS)))  # not in our order: readers must go by name
     config = _bert_config(
@@ -125,8 +130,8 @@ def _bert_tokenizer() -> PreTrainedTokenizerFast:
 
 def _bert_config(vocabulary: int, **options: object) -> BertConfig:
     return BertConfig(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, max_position_embeddings=256,
-        initializer_range=0.5, pad_token_id=0, **options,
+        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=4, max_position_embeddings=256, initializer_range=0.5, pad_token_id=0, **options,
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def test_a_site_gives_its_own_data_and_hour():
 
 
 def test_workers_get_the_environment_of_a_job_by_hand():
-    """A worker imports Prefect before a flow; what `set_defaults` sets for a job by hand has to come from prefect.yaml."""
+    """A worker imports Prefect before a flow, so prefect.yaml holds what `set_defaults` sets for a job by hand."""
     by_hand = flows.defaults()
     for entry in ENTRIES.values():
         env = entry["work_pool"]["job_variables"]["env"]
