@@ -99,7 +99,13 @@ def _run(
 
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
-    state = PartialState(init_method=rendezvous.as_uri(), rank=rank, world_size=size)  # also selects the GPU
+    if not torch.cuda.is_available():  # they share the cores
+        torch.set_num_threads(max(1, torch.get_num_threads() // size))
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # or accelerate warns
+    group = {"init_method": rendezvous.as_uri(), "rank": rank, "world_size": size}
+    state = PartialState(cpu=not torch.cuda.is_available(), **group)  # also selects the GPU
+    if state.num_processes != size:
+        raise RuntimeError(f"{state.num_processes} of {size} processes joined the group: each would train alone")
     if rank == 0:
         logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
         logging.getLogger("sealr").setLevel(logging.INFO)

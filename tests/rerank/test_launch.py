@@ -153,6 +153,15 @@ def test_two_processes_train_the_scoring_ranker_as_one_does(config, tmp_path):
         torch.testing.assert_close(second[name], values, rtol=5e-2, atol=5e-3)  # Adam magnifies what is near 0
 
 
+def summed(on_epoch=None, processes=None):
+    total = processes.sum_gradients([], torch.tensor(1.0 + processes.rank))
+    return StageResult({"size": processes.size, "sum": int(total)})
+
+
+def test_two_processes_are_one_group():
+    assert launch(summed, processes=2).rows == {"size": 2, "sum": 3}
+
+
 def process_id(on_epoch=None, processes=None):
     return StageResult({"process": os.getpid()})
 
