@@ -1,7 +1,7 @@
 """Comparisons of systems, from the data files to tables and a plot: ``sealr benchmark --table retrievers``.
 
 ``configs/comparisons/`` says what is compared. Every system is run by the stages of the main job, so finished work is
-reused and an interrupted comparison continues. A system that cannot be run says why, and the others are run.
+reused and an interrupted comparison continues. If a system fails, its row says why, and the others still run.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _write(bench: Bench, name: str, tables: dict[str, pd.DataFrame]) -> None:
 
 
 def _heading(bench: Bench) -> str:
-    """On whom and where the comparison was made, and under which settings."""
+    """The users, the machine and the settings of a comparison."""
     config, spec = bench.job.config, bench.spec
     masked = "are not candidates" if config.retrieve.exclude_seen else "stay candidates"
     machine = (

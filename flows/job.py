@@ -56,7 +56,7 @@ def open_job(name: str, data: str, base: str, overrides: str) -> Iterator[Job]:
 def one_scheduled_job(data: str) -> Iterator[None]:
     """Lets one scheduled job at a time work on a data set, whatever its flow. A later one waits and logs it.
 
-    A file lock, because the operating system frees it when a process is killed; a server notices that late.
+    It is a file lock, which the operating system frees as soon as a process is killed; a server would notice late.
     Runs by hand do not wait: stages have their own locks.
     """
     if not deployment.id:
@@ -123,7 +123,7 @@ def run_flow(flow: Callable[..., Any], **arguments: Any) -> None:
 
 
 def _interrupt(number: int, _frame: object) -> None:
-    """Ends a job soon and in order after Ctrl-C or SIGTERM.
+    """Ends a job promptly and cleanly after Ctrl-C or SIGTERM.
 
     The default of SIGTERM would leave Prefect's temporary server behind. Ctrl-C also reaches that server, and Prefect's
     client would then try for minutes to report the end of the run, and log every failure.

@@ -1,4 +1,4 @@
-"""Which failures of a task deserve another attempt: services that are away, never bad data, settings or a full disk."""
+"""Which failures of a task deserve another attempt: unreachable services, never bad data, settings or a full disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def worth_retrying(task: Any, run: Any, state: Any) -> bool:
 def transient(error: Any, scheduled: bool) -> bool:
     """Whether an error may pass by itself.
 
-    scheduled: nobody is waiting. A user who started the job by hand learns at once which file to put where.
+    scheduled: nobody is waiting, so failed downloads are retried. A user at the terminal is told at once which file to
+    put where.
     """
     if isinstance(error, DownloadFailed):
         return scheduled

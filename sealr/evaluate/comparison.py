@@ -24,7 +24,7 @@ PAPER_METRICS = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")  # the order of published
 
 @dataclass(frozen=True)
 class Run:
-    """One system trained with one seed. Without ranks and times it could not be run, and ``note`` says why."""
+    """One system trained with one seed. With neither ranks nor times, it could not be run; ``note`` says why."""
 
     system: str
     seed: int = 0

@@ -44,7 +44,7 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 
 def plot(panels: Sequence[Panel], path: Path, title: str = "") -> None:
-    """Writes a PNG with one panel beside the other."""
+    """Writes a PNG with the panels side by side."""
     # Imported here because it is slow, and most callers of this module draw nothing
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

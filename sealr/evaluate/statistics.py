@@ -12,8 +12,8 @@ INTERVAL = (2.5, 97.5)  # percentiles of a 95 % interval
 def paired_bootstrap(a: ArrayLike, b: ArrayLike, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
     """(mean of a - b, low, high) with the 95 % percentile interval over users drawn with replacement.
 
-    a, b (N,): values of a metric, the same users in the same order. If the interval contains 0, no difference is shown.
-    Raises ValueError when the lengths differ, there are no users, or a value is not finite.
+    a, b (N,): values of a metric, the same users in the same order. An interval that contains 0 is no evidence of a
+    difference. Raises ValueError when the lengths differ, there are no users, or a value is not finite.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:

@@ -1,9 +1,9 @@
-"""What ``configs/comparisons/*.yaml`` may say. Imports are light: the command checks names before a flow starts.
+"""The format of ``configs/comparisons/*.yaml``. Imports are light: the command checks names before a flow starts.
 
 A file's top level holds for all its data sets, and an entry of ``data`` is merged over it: ``settings``, ``note`` and
 ``compare`` are joined, mappings are merged, everything else is replaced. A system is one of
 
-* a text: settings of the whole chain with an LLM. It gives two rows, the LLM alone and fused with the retriever.
+* a string: settings of the whole chain with an LLM. It gives two rows, the LLM alone and fused with the retriever.
 * a mapping: settings of the section ``retrieve`` for one retriever, over those of the configuration. Beside them it may
   hold ``seeds``; ``parts``, names of systems to fuse; or ``best_part: true``, the part with the best validation.
 """

@@ -1,4 +1,4 @@
-"""``sealr run --dry-run``: what fine-tuning takes, without downloading, training or tracking anything."""
+"""``sealr run --dry-run`` estimates the cost of fine-tuning without downloading, training or tracking anything."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ from sealr.retrieve.index import faiss
 from sealr.retrieve.train import load
 
 log = logging.getLogger(__name__)
-SCORING_BATCHES = 16  # of the scoring ranker to one checkpoint, because each takes a fraction of a second
+SCORING_BATCHES = 16  # batches that the scoring ranker scores per checkpoint: each takes a fraction of a second
 RANKING_ONLY = ("decode_batch", "top_k")  # settings of rerank that no adapter depends on
 PIPELINE = ("pipeline/inputs.py", "pipeline/stages.py")
 LLM_CODE = (

@@ -71,19 +71,20 @@ Validation NDCG@10 {valid} over {len(fusion["validation_users"])} users. All ite
 target outside the pool is a miss. The pool of {retrieve.n_retrieved} holds {ceiling:.1%} of the test targets.
 
 ## Emotion labels
-* A model made them (`{labeller_id(config.label).split()[0]}`). Nobody annotated these reviews, so their accuracy is
-  unknown; {agreement}.
+* A model made them (`{labeller_id(config.label).split()[0]}`). Nobody annotated these reviews, so the accuracy of
+  the labels is unknown; {agreement}.
 * Labelled reviews: {sentiments}. Most frequent emotions: {emotions}.
 * The labeller learned from English Reddit comments. It often calls factual complaints neutral, and takes irony and
   quoted feelings for the writer's own. Labels of texts in other languages mean little.
-* A sentiment is a guess about a text. It says nothing certain about a person's state of mind; do not use it as if.
+* A sentiment is a guess about a text. It says nothing certain about a person's state of mind: do not rely on it
+  for that.
 
 ## Limits
 * The model never recommends items that are not in its training data, and ignores them in a history. An unknown user
   without a history gets popular items.
 * Offline figures say which item a user took next, not whether the recommendation pleased them.
-* Trained once (retriever seed {retrieve.seed}, re-ranker seed {rerank.seed}). Differences within the interval mean
-  nothing.
+* Trained once (retriever seed {retrieve.seed}, re-ranker seed {rerank.seed}). A difference whose interval
+  contains 0 shows nothing.
 * Popular items are favoured, as in the data: see the coverage below.
 * The model file holds the ids, items and sentiments of {histories:,} users: personal data if users are people. Whoever
   registers the model elsewhere passes them on.

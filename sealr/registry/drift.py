@@ -1,8 +1,8 @@
 """How far new data differ from those that a champion was trained on: emotions, catalogue and activity.
 
-A version carries the statistics of its training data (`describe`), so the old data need not exist any more. All old
-data are compared with all new data, which usually contain the old: a change in the newest month shows only as far as it
-moves the whole. scipy's tests suffice; a drift framework would add some thirty packages to the served model.
+A version carries the statistics of its training data (`describe`), so the old data may have been deleted. All old
+data are compared with all new data. These usually contain the old, so a change in only the newest month is diluted.
+scipy's tests suffice; a drift framework would add some thirty packages to the served model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.settings import DriftSettings
 
 log = logging.getLogger(__name__)
-ALPHA = 0.01  # p above which a difference may be chance and is no drift, however large it is
+ALPHA = 0.01  # a difference with a larger p may be chance and never counts as drift
 RECENT = 12  # months before the champion's newest one; the months since are compared with them
 Counts = dict[str, int]
 

@@ -29,7 +29,7 @@ CONTENT = "sealr.content"  # digest of everything that went into it
 DIGEST = "sealr.digest."  # digest of each stage's files, such as sealr.digest.reviews
 STAGE = "sealr.stage."  # key of each stage's folder, such as sealr.stage.retrieve
 GATE = "sealr.gate."  # decision, reason, against, at, and the figures of the comparison
-ROLLED_BACK = "sealr.rolled_back"  # why it was rolled back or replaced by hand; only a hand promotes it again
+ROLLED_BACK = "sealr.rolled_back"  # why it was rolled back or replaced by hand; the gate does not promote it again
 # Tag of the registered model
 HISTORY = "sealr.champions"
 HISTORY_LENGTH = 100  # champions remembered
@@ -104,7 +104,7 @@ def assign_aliases(name: str, version: str, judge: Callable[[str], Verdict]) -> 
         if now == version:
             return _registration(name, version, "it was champion already")
         if ROLLED_BACK in tags:
-            why = f"it was rolled back ({tags[ROLLED_BACK]}); only a hand promotes it again"
+            why = f"it was rolled back ({tags[ROLLED_BACK]}); the gate does not promote it again, `sealr promote` does"
             return _registration(name, version, why)
         if tags.get(GATE + "decision") == REFUSED and tags.get(GATE + "against") == now:
             return _registration(name, version, tags[GATE + "reason"])
@@ -123,7 +123,7 @@ def assign_aliases(name: str, version: str, judge: Callable[[str], Verdict]) -> 
 def promote_manually(name: str, version: str, reason: str) -> str | None:
     """Makes a version champion without a comparison and returns the previous champion. Raises PromotionError.
 
-    Only a hand promotes the previous champion again.
+    The gate does not promote the previous champion again; only `promote_manually` or `rollback` does.
     """
     client, reason = MlflowClient(), _one_line(reason)
     with _errors():

@@ -135,7 +135,7 @@ def _read(spark: SparkSession, path: str) -> DataFrame:
 
 
 def _spread(spark: SparkSession, frame: DataFrame) -> DataFrame:
-    """Over all cores: one worker would score a small file, which is one partition."""
+    """Spreads the rows over all cores: a small file is one partition, which a single worker would score."""
     return frame.repartition(spark.sparkContext.defaultParallelism)
 
 

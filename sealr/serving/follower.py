@@ -1,4 +1,4 @@
-"""Which model a server serves: the version that an alias means, loaded and warmed up in a thread of its own."""
+"""Keeps a server on the version that an alias points to. A thread of its own loads versions and warms them up."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Retrievers by name, all with one interface.
 
 Every model has ``score(sequences (B, L), feelings (B, L, 2) or None) -> (B, n_items + 1)`` and ``similarity``. A
-trained model also has ``training_pairs`` (see ``SequenceModel``), a model in closed form has ``fit``.
+trained model also has ``training_pairs`` and ``item_weights`` (see ``SequenceModel``); a closed form has ``fit``.
 """
 
 from __future__ import annotations

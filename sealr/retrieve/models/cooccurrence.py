@@ -1,8 +1,8 @@
 """Item-item co-occurrence (Sarwar et al., WWW 2001), weighted by recency.
 
 weight(i, j) = c(i, j) / sqrt((c(i) + DAMPING) (c(j) + DAMPING)), where c(i, j) users have both items and c(i) users
-have item i. This is the cosine of the items' columns with a damping; without it, two rare items that met once
-outweigh pairs that many users share.
+have item i. This is the cosine of the items' columns, damped; without damping, two rare items that one user happens to
+have outweigh pairs that many users share.
 
 Departures from the paper: columns are binary, so an item of the history is weighted by its recency, not its rating;
 scores are sums, not averages. A sparse product counts the pairs, so memory grows with the number of pairs that occur.
