@@ -24,12 +24,11 @@ def no_active_experiment():
 
 @pytest.fixture(autouse=True)
 def own_logging():
-    """A command sets up the package's logger for its process; the next test finds it as it was."""
+    """A command sets up the package's logger for its process; every test finds it as Python made it."""
     logger = logging.getLogger("sealr")
-    before = logger.handlers[:], logger.propagate, logger.level
-    yield
-    logger.handlers[:], logger.propagate = before[:2]
-    logger.setLevel(before[2])
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

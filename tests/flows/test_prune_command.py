@@ -44,7 +44,7 @@ def test_the_last_jobs_of_each_data_set_and_registered_versions_keep_their_folde
     other = job("other", 1)
     with mlflow.start_run() as run:
         promote.create("sealr", "file:///nowhere", run.info.run_id, {promote.STAGE + "ingest": made[0].key})
-    assert "1 folders" in (said := prune("--keep", "2")) and made[1].key in said and "--delete" in said
+    assert "1 folder," in (said := prune("--keep", "2")) and made[1].key in said and "--delete" in said
     assert made[1].folder.exists()
     assert made[1].key in prune("--keep", "2", "--delete")
     assert [m.folder.exists() for m in made] == [True, False, True, True] and other.folder.exists()
