@@ -43,5 +43,6 @@ def quiet_libraries() -> None:
     logging.getLogger("sealr").setLevel(logging.INFO)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # it warns of its own coming changes
     for category in (FutureWarning, DeprecationWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category)
