@@ -25,11 +25,13 @@ def no_active_experiment():
 @pytest.fixture(autouse=True)
 def own_logging():
     """A command sets up the package's logger for its process; every test finds it as Python made it."""
-    logger = logging.getLogger("sealr")
-    logger.handlers.clear()
-    logger.propagate = True
-    logger.setLevel(logging.NOTSET)
     logging.disable(logging.NOTSET)  # an interrupted command silences what is left of its process
+    logging.getLogger("sealr")
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == "sealr" and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True  # configuring from a file disables existing loggers
+            logger.handlers.clear()
+            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
