@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from contextlib import contextmanager
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has a core. Read when torch is imported, here and in processes that tests start
@@ -32,6 +33,49 @@ def own_logging():
             logger.disabled, logger.propagate = False, True  # configuring from a file disables existing loggers
             logger.handlers.clear()
             logger.setLevel(logging.NOTSET)
+
+
+class Captured(logging.Handler):
+    """What pytest's caplog offers and tests use. Its one handler stays closed once a library configures logging."""
+
+    def __init__(self):
+        super().__init__()
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record)
+
+    @property
+    def messages(self):
+        return [record.getMessage() for record in self.records]
+
+    @property
+    def text(self):
+        return "".join(f"{r.levelname} {r.name} {r.getMessage()}\n" for r in self.records)
+
+    def clear(self):
+        self.records.clear()
+
+    def set_level(self, level, logger=None):
+        logging.getLogger(logger).setLevel(level)
+
+    @contextmanager
+    def at_level(self, level, logger=None):
+        found = logging.getLogger(logger)
+        before = found.level
+        found.setLevel(level)
+        yield
+        found.setLevel(before)
+
+
+@pytest.fixture
+def caplog(own_logging):
+    handler, root = Captured(), logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    yield handler
+    root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
