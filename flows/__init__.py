@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from importlib.metadata import version
 
 # Libraries that log every detail at the level at which the stages log results
 NOISY = "prefect httpx mlflow alembic great_expectations transformers huggingface_hub matplotlib git urllib3".split()
@@ -21,7 +22,8 @@ def defaults() -> dict[str, str]:
         "GX_ANALYTICS_ENABLED": "false",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep: with a second process on the same cores, much faster
-        "PREFECT_HOME": str(state_dir() / "prefect"),
+        # Of this version alone: an older Prefect cannot open the database that a newer one has migrated
+        "PREFECT_HOME": str(state_dir() / "prefect" / version("prefect")),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "sealr",  # the stages' own log lines show in the Prefect UI
         "PREFECT_LOGGING_LEVEL": "INFO",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # lines of helper threads belong to no run

@@ -1,5 +1,8 @@
 """prefect.yaml and `sealr deployments` describe the same deployments."""
 
+from importlib.metadata import version
+from pathlib import Path
+
 import yaml
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.flows import load_flow_from_entrypoint
@@ -52,3 +55,8 @@ def test_the_package_sets_no_environment_when_it_is_imported():
 
     code = "import os; before = dict(os.environ); import sealr.flows; print(before == dict(os.environ))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
+
+
+def test_a_temporary_server_has_a_folder_for_each_version_of_prefect():
+    """An older Prefect cannot open a database that a newer one has migrated."""
+    assert Path(flows.defaults()["PREFECT_HOME"]).name == version("prefect")
