@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar, dataclass_transform
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+Content = Literal["none", "metadata", "reviews", "both", "shuffled"]
 VECTOR_MODELS = ("gru4rec", "caser", "sasrec", "bert4rec", "bsarec")  # retrievers whose scores are dot products
 T = TypeVar("T")
 
@@ -99,7 +100,10 @@ class RetrieveConfig:
     n_negatives: int = Field(1024, ge=1)  # random items per step (loss: sampled) or per position (loss: bce)
     # Initial item embeddings: random, or from item co-occurrence (sealr/retrieve/start.py), which saves epochs
     item_init: Literal["random", "cooccurrence"] = "random"
-    content: bool = False  # add a projection of the item's text embedding (title, brand, categories)
+    # What a neural retriever reads about an item: title, brand and categories; its training reviews; both; or the
+    # reviews of another item, a placebo
+    content: Content = "none"
+    content_scale: float = Field(8.0, gt=0)  # length of a content vector; the item's own embedding starts near .2
     sentiment: Literal["none", "class", "shuffled"] = "none"  # add the user's sentiment; shuffled is a placebo
     lr: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"  # learning rate over the epochs; cosine ends at lr / 100
@@ -143,7 +147,7 @@ class LoraSettings:
 class ScoringSettings:
     """The scoring ranker: each item and sentiment is one soft token, and one pass scores every item."""
 
-    content: bool = False  # add a projection of the item's text embedding (title, brand, categories)
+    content: Content = "none"  # what soft tokens and candidates hold of an item's texts, as in retrieve.content
     dropout: float = Field(0.2, ge=0, lt=1)  # on soft tokens and on the state that scores the items
     negative_source: Literal["full", "hard"] = "full"  # softmax over the catalogue, or over the retriever's best items
     n_hard_negatives: int = Field(100, ge=1)  # items in the softmax of a position, for negative_source: hard
@@ -201,6 +205,29 @@ class RerankConfig:
 
 
 @frozen
+class ContentConfig:
+    """How texts become vectors, for `retrieve.content` and `rerank.scoring.content`."""
+
+    reader: str = "minilm"  # minilm, or a base LLM by name or folder: the mean hidden state of a text, frozen
+    layers: int = Field(0, ge=0)  # of a reading LLM; 0: all
+    max_tokens: int = Field(128, ge=8)  # tokens read of each review
+    max_reviews: int = Field(50, ge=1)  # newest reviews read of each item
+    cache: bool = True  # keep vectors by text hash, for all data sets, in vector-cache/ of the state folder
+
+
+@frozen
+class SatisfactionConfig:
+    """The forecast of how glad a user will be of an item (`sealr.satisfaction`)."""
+
+    # effects: shrunken means of items and users; ridge: also counts, spread, emotions and texts; none: no forecast
+    model: Literal["none", "effects", "ridge"] = "ridge"
+    # What past reviews say about gladness: auto: stars where a review has them, else labels calibrated to stars
+    learn_from: Literal["auto", "stars", "labels"] = "auto"
+    shuffled: bool = False  # a placebo: every item is judged by the feelings about another item
+    seed: int = 0
+
+
+@frozen
 class EvaluateConfig:
     users: int = Field(0, ge=0)  # evaluate this many random users of the evaluation half; 0: all of them
     valid_users: int = Field(0, ge=0)  # users whose validation item tunes the fusion weight; 0: all evaluation users
@@ -231,7 +258,9 @@ class Config:
     data: DataConfig
     label: LabelConfig = LabelConfig()
     retrieve: RetrieveConfig = RetrieveConfig()
+    content: ContentConfig = ContentConfig()
     rerank: RerankConfig = RerankConfig()
+    satisfaction: SatisfactionConfig = SatisfactionConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     registry: RegistryConfig = RegistryConfig()
 

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from sealr.data.cache import VectorCache
 from sealr.data.manifest import CHECKPOINT, StageResult
 from sealr.data.tables import EMOTIONS, write_table
-from sealr.emotion.cache import LabelCache
 from sealr.emotion.labeller import Labeller, expand_to_rows
 from sealr.emotion.ray_engine import label_parts
 from sealr.emotion.sentiment import CLASS_NAMES, sentiment_classes, to_sentiment
@@ -45,7 +45,7 @@ def label(
     classes = sentiment_classes(config.sentiment_map)
     labeller = labeller or Labeller.from_config(config)
     codes, unique = labeller.clean(list(reviews["text"]))
-    store = LabelCache(cache or folder / CHECKPOINT, labeller.identity)
+    store = VectorCache(cache or folder / CHECKPOINT, labeller.identity, len(EMOTIONS), "label.cache")
     try:
         new = np.isnan(store.get(unique)[:, 0])
         # Parts are cut before known texts are left out: batches, and so the last bits, are the same after a kill

@@ -1,7 +1,7 @@
-"""Probabilities of texts that are already labelled: one SQLite file per labeller.
+"""Vectors of texts that a model has read already, such as emotion probabilities: one SQLite file per model.
 
-The identity of the labeller is the file's name, so other weights or settings never mix. Each part of a labelling run
-is one transaction: an interrupted run leaves whole parts and continues after them. Processes may share a file.
+The identity of the model is the file's name, so other weights or settings never mix. Each part of a run is one
+transaction: an interrupted run leaves whole parts and continues after them. Processes may share a file.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from sealr.data.tables import EMOTIONS
-
 WAIT_SECONDS = 60.0  # for another process that writes
 CHUNK = 500  # keys per query
-BYTES = 4 * len(EMOTIONS)
 # A value of another length counts as absent (see get), so it may be replaced
 PUT = (
     "INSERT INTO p VALUES (?, ?) "
@@ -30,11 +28,16 @@ class CacheError(OSError):
     """The cache cannot be read or written; the message says what to do."""
 
 
-class LabelCache:
-    """Texts, stored as hashes, to 28 probabilities."""
+class VectorCache:
+    """Texts, stored as hashes, to vectors of ``width`` numbers.
 
-    def __init__(self, folder: Path, identity: str) -> None:
-        self.path = folder / f"{identity}.sqlite"
+    setting: the setting that turns the cache off, for messages. dtype: of the stored numbers.
+    """
+
+    def __init__(
+        self, folder: Path, identity: str, width: int, setting: str, dtype: Literal["<f4", "<f2"] = "<f4"
+    ) -> None:
+        self.path, self.width, self.setting, self.dtype = folder / f"{identity}.sqlite", width, setting, dtype
         folder.mkdir(parents=True, exist_ok=True)
         with self._translate_errors():
             self._file = sqlite3.connect(self.path, timeout=WAIT_SECONDS)
@@ -47,22 +50,22 @@ class LabelCache:
                 raise
 
     def get(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, 28) float32; rows of NaN for unknown texts."""
-        result = np.full((len(texts), len(EMOTIONS)), np.nan, np.float32)
-        keys = [_key(t) for t in texts]
+        """(N, width) float32; rows of NaN for unknown texts."""
+        result = np.full((len(texts), self.width), np.nan, np.float32)
+        keys, size = [_key(t) for t in texts], self.width * np.dtype(self.dtype).itemsize
         for start in range(0, len(keys), CHUNK):
             part = keys[start : start + CHUNK]
             with self._translate_errors():
                 query = f"SELECT text, p FROM p WHERE text IN ({','.join('?' * len(part))})"
                 found = dict(self._file.execute(query, part).fetchall())
             for row, key in enumerate(part, start):
-                if len(value := found.get(key, b"")) == BYTES:
-                    result[row] = np.frombuffer(value, "<f4")
+                if len(value := found.get(key, b"")) == size:
+                    result[row] = np.frombuffer(value, self.dtype)
         return result
 
-    def put(self, texts: Sequence[str], probabilities: np.ndarray) -> None:
+    def put(self, texts: Sequence[str], vectors: np.ndarray) -> None:
         """Adds texts in one transaction. Values that another process added in the meantime stay."""
-        rows = [(_key(t), row.astype("<f4").tobytes()) for t, row in zip(texts, probabilities, strict=True)]
+        rows = [(_key(t), row.astype(self.dtype).tobytes()) for t, row in zip(texts, vectors, strict=True)]
         with self._translate_errors(), self._file:
             self._file.executemany(PUT, rows)
 
@@ -78,12 +81,10 @@ class LabelCache:
             yield
         except sqlite3.OperationalError as error:  # locked, read-only, disk full
             raise CacheError(
-                f"the label cache {self.path} cannot be used: {error}; set label.cache=false to run without it"
+                f"the cache {self.path} cannot be used: {error}; set {self.setting}=false to run without it"
             ) from None
         except sqlite3.DatabaseError as error:
-            raise CacheError(
-                f"the label cache {self.path} is damaged ({error}): delete it, labels are computed again"
-            ) from None
+            raise CacheError(f"the cache {self.path} is damaged ({error}): delete it, it is computed again") from None
 
 
 def _key(text: str) -> bytes:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sealr.data.cache import CacheError, VectorCache
 from sealr.data.tables import read_table
-from sealr.emotion.cache import CacheError, LabelCache
 from sealr.emotion.label import PROBABILITIES, label
 from sealr.emotion.labeller import Labeller
 from tests import toys
@@ -29,12 +29,12 @@ def values(n, seed=0):
 
 
 def test_what_was_put_is_there_and_nothing_else(tmp_path):
-    cache, p = LabelCache(tmp_path, "a"), values(1200)
+    cache, p = VectorCache(tmp_path, "a", 28, "label.cache"), values(1200)
     texts = [f"text {i}" for i in range(1200)]
     cache.put(texts[:1100], p[:1100])
-    again = LabelCache(tmp_path, "a").get(texts)
+    again = VectorCache(tmp_path, "a", 28, "label.cache").get(texts)
     assert np.array_equal(again[:1100], p[:1100]) and np.isnan(again[1100:]).all()
-    assert np.isnan(LabelCache(tmp_path, "b").get(texts)).all()
+    assert np.isnan(VectorCache(tmp_path, "b", 28, "label.cache").get(texts)).all()
     assert 0.1 < cache.megabytes() < 1
     cache.put(["text 0"], p[1:2])
     assert np.array_equal(cache.get(["text 0"])[0], p[0])  # the first one stays
@@ -74,8 +74,8 @@ WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from sealr.emotion.cache import LabelCache
-cache = LabelCache(Path(sys.argv[1]), "shared")
+from sealr.data.cache import VectorCache
+cache = VectorCache(Path(sys.argv[1]), "shared", 28, "label.cache")
 for start in range(0, 400, 10):
     texts = [f"text {i}" for i in range(start, start + 10)]
     cache.put(texts, np.repeat(np.arange(start, start + 10, dtype=np.float32)[:, None], 28, 1))
@@ -89,16 +89,16 @@ def test_two_processes_write_at_once(tmp_path):
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], env=environment, cwd=ROOT) for _ in range(2)
     ]
     assert [w.wait() for w in writers] == [0, 0]
-    found = LabelCache(tmp_path, "shared").get([f"text {i}" for i in range(400)])
+    found = VectorCache(tmp_path, "shared", 28, "label.cache").get([f"text {i}" for i in range(400)])
     assert np.array_equal(found[:, 0], np.arange(400)) and np.array_equal(found[:, 27], np.arange(400))
 
 
 def test_a_damaged_or_locked_file_says_what_to_do(tmp_path, monkeypatch):
     (tmp_path / "a.sqlite").write_bytes(b"this is no database" * 100)
     with pytest.raises(CacheError, match="damaged.*delete it"):
-        LabelCache(tmp_path, "a")
-    monkeypatch.setattr("sealr.emotion.cache.WAIT_SECONDS", 0.1)
-    cache = LabelCache(tmp_path, "b")
+        VectorCache(tmp_path, "a", 28, "label.cache")
+    monkeypatch.setattr("sealr.data.cache.WAIT_SECONDS", 0.1)
+    cache = VectorCache(tmp_path, "b", 28, "label.cache")
     other = sqlite3.connect(cache.path)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(CacheError, match="locked.*label.cache=false"):
@@ -109,7 +109,7 @@ def test_a_damaged_or_locked_file_says_what_to_do(tmp_path, monkeypatch):
 
 
 def test_a_value_of_another_length_counts_as_absent(tmp_path):
-    cache = LabelCache(tmp_path, "a")
+    cache = VectorCache(tmp_path, "a", 28, "label.cache")
     cache.put(["x"], values(1))
     with sqlite3.connect(cache.path) as file:
         file.execute("UPDATE p SET p = x'00'")
