@@ -23,7 +23,7 @@ def defaults() -> dict[str, str]:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep: with a second process on the same cores, much faster
         # Of this version alone: an older Prefect cannot open the database that a newer one has migrated
-        "PREFECT_HOME": str(state_dir() / "prefect" / version("prefect")),
+        "PREFECT_HOME": str(state_dir() / f"prefect-{version('prefect')}"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "sealr",  # the stages' own log lines show in the Prefect UI
         "PREFECT_LOGGING_LEVEL": "INFO",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # lines of helper threads belong to no run

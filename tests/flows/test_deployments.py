@@ -59,4 +59,4 @@ def test_the_package_sets_no_environment_when_it_is_imported():
 
 def test_a_temporary_server_has_a_folder_for_each_version_of_prefect():
     """An older Prefect cannot open a database that a newer one has migrated."""
-    assert Path(flows.defaults()["PREFECT_HOME"]).name == version("prefect")
+    assert Path(flows.defaults()["PREFECT_HOME"]).name == f"prefect-{version('prefect')}"
