@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from sealr import tracking, weights
+from sealr import tracking
 from sealr.config import to_dict
-from sealr.data.manifest import Manifest, StageResult, run_stage
-from sealr.data.sequences import Sequences
+from sealr.content.profiles import Profiles, build_profiles
+from sealr.content.readers import Reader
+from sealr.content.readers import identity as reader_identity
+from sealr.content.vectors import vector_parts
+from sealr.data.manifest import CHECKPOINT, Manifest, StageResult, run_stage, state_dir
+from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_table
-from sealr.emotion.network import BASE
 from sealr.evaluate.metrics import coverage
 from sealr.pipeline.inputs import read_feelings, read_sequences, retriever_sequences, split_settings
 from sealr.pipeline.job import Job
 from sealr.retrieve.candidates import best_items, target_ranks
-from sealr.retrieve.content import embed_items
 from sealr.retrieve.fusion import fuse
 from sealr.retrieve.models.fusion import part_configs
 from sealr.retrieve.train import load, train
-from sealr.settings import RetrieveConfig
+from sealr.settings import Content, RetrieveConfig
 
 AFTER_TRAINING = {name: getattr(RetrieveConfig(), name) for name in ("index", "n_retrieved")}
 SHARED_CODE = (
@@ -58,14 +61,14 @@ def train_retriever(
                     f"retriever {name} reads sentiments, but this job has no labels: set retrieve.sentiment=none"
                 )
             inputs["labels"] = labels
-        if config.content:
-            inputs["content"] = item_content(job, reviews)
+        if config.content != "none":
+            inputs["content"] = item_profiles(job, config, reviews)
 
         def work(folder: Path) -> StageResult:
             sequences = read_sequences(reviews)
             learned = retriever_sequences(job, sequences, config)
             felt = retriever_feelings(config, labels, sequences)
-            content = torch.from_numpy(np.load(inputs["content"].path("content.npy"))) if config.content else None
+            content = read_content(inputs["content"], config.content, config) if "content" in inputs else None
             if parts:
                 trained = fuse(config, [load(part.folder) for part in parts], learned, folder, felt)
             else:
@@ -111,17 +114,35 @@ def retriever_feelings(config: RetrieveConfig, labels: Manifest | None, sequence
     return read_feelings(labels, sequences, config.seed if mode == "shuffled" else None)
 
 
-def item_content(job: Job, reviews: Manifest) -> Manifest:
-    """Text embeddings of the catalogue, ``content.npy`` (items + 1, width); made once for each items table."""
+def item_profiles(job: Job, config: RetrieveConfig, reviews: Manifest) -> Manifest:
+    """What texts say about the items, made once for all retrievers and rankers that learn from the same reviews."""
+    reading = job.config.content
+    settings = {"reader": reader_identity(reading), "max_reviews": reading.max_reviews} | split_key(job, config)
 
     def work(folder: Path) -> StageResult:
-        sequences = read_sequences(reviews)
-        embedded = embed_items(read_table(reviews.path("items.parquet"), "items"), sequences.items)
-        np.save(folder / "content.npy", embedded.numpy())
-        return StageResult({"items": sequences.n_items, "without_text": int((embedded[1:].abs().sum(1) == 0).sum())})
+        table = read_table(reviews.path("reviews.parquet"), "reviews")
+        sequences = build(table)
+        learned = retriever_sequences(job, sequences, config)
+        cache = state_dir() / "vector-cache" if reading.cache else folder / CHECKPOINT
+        profiles = build_profiles(
+            read_table(reviews.path("items.parquet"), "items"),
+            sequences.values(table, "text"),
+            sequences.values(table, "timestamp"),
+            learned,
+            reading.max_reviews,
+            partial(vector_parts, reader=Reader(reading), cache=cache),
+        )
+        profiles.save(folder)
+        without = {f"without_{kind}": int((t[1:] == 0).all(1).sum()) for kind, t in profiles.vectors.items()}
+        return StageResult({"items": sequences.n_items} | without)
 
-    code = ("retrieve/content.py", "emotion/network.py", "pipeline/retrievers.py")
-    return run_stage("content", job.name, {"base": weights.digest(BASE)}, {"reviews": reviews}, code, work)
+    code = ("content", "data/cache.py", "data/sequences.py", "pipeline/retrievers.py", *split_code(config))
+    return run_stage("content", job.name, settings, {"reviews": reviews}, code, work)
+
+
+def read_content(profiles: Manifest, choice: Content, config: RetrieveConfig) -> Tensor:
+    """(n_items + 1, C) content vectors of length ``retrieve.content_scale``."""
+    return Profiles.load(profiles.folder).table(choice, config.content_scale, config.seed)
 
 
 def _write_ranks(folder: Path, sequences: Sequences, felt: np.ndarray | None) -> dict[str, float]:

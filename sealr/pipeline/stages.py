@@ -36,7 +36,8 @@ from sealr.pipeline.inputs import (
 )
 from sealr.pipeline.job import Job
 from sealr.pipeline.retrievers import (
-    item_content,
+    item_profiles,
+    read_content,
     reads_feelings,
     retriever_feelings,
     split_code,
@@ -143,8 +144,9 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
     config, category = job.config.rerank, job.config.data.category
     with job.stage("finetune", config):
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates}
-        if config.ranker == "scoring" and config.scoring.content:
-            inputs["content"] = item_content(job, reviews)
+        choice = config.scoring.content if config.ranker == "scoring" else "none"
+        if choice != "none":
+            inputs["content"] = item_profiles(job, job.config.retrieve, reviews)
         # The scoring ranker learns against the catalogue, so its adapter does not depend on the pool size
         unused = {*RANKING_ONLY, *INDUCTIVE_SETTINGS, *(("n_reranked",) if config.ranker == "scoring" else ())}
         trained = {k: v for k, v in to_dict(config).items() if k not in unused}
@@ -161,10 +163,11 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             train, valid = (given.sequences.rows(users).tolist() for users in (split.train, split.valid))
             tune = partial(launch, processes=config.processes, on_epoch=tracking.log_epoch)
             if config.ranker == "scoring":
-                texts = np.load(inputs["content"].path("content.npy")) if "content" in inputs else None
+                read = job.config.retrieve
+                content = read_content(inputs["content"], choice, read).numpy() if "content" in inputs else None
                 felt, users = given.feelings if config.sentiment != "none" else None, (train, valid)
                 return tune(
-                    train_scoring, config, category, given.sequences, felt, users, candidates.folder, texts, folder
+                    train_scoring, config, category, given.sequences, felt, users, candidates.folder, content, folder
                 )
             prompts, held_out = (
                 finetuning_requests(rows, given.sequences, given.feelings, given.pools) for rows in (train, valid)

@@ -126,7 +126,9 @@ def workload(config: Config, shape: LlamaConfig, sequences: Sequences, items: pd
         instruction = count(INSTRUCTION.format(category=category)) / rerank.batch_size  # read once per step
         inner, width = config.retrieve.hidden, shape.hidden_size
         soft = 2 * inner * width + inner + (n + 1) * inner
-        soft += (7 * width if rerank.sentiment != "none" else 0) + (CONTENT * inner if rerank.scoring.content else 0)
+        soft += (7 * width if rerank.sentiment != "none" else 0) + (
+            CONTENT * inner if rerank.scoring.content != "none" else 0
+        )
         choices = n if rerank.scoring.negative_source == "full" else rerank.scoring.n_hard_negatives + 1
         return Workload(train, valid, length + instruction, length, choices, inner, soft)
     rng, palr = np.random.default_rng(0), rerank.ranker == "palr"

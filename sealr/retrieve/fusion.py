@@ -53,9 +53,9 @@ def fuse(
             "no user has three items and held-out ones: there is nothing to tune the weights of a fusion on"
         )
     weights = tune_weights(parts, sequences, config.exclude_seen, feelings)
-    buffers = (buffer for part in parts for name, buffer in part.model.named_buffers() if name == "items.content")
+    contents = [dict(part.model.named_buffers()).get("items.content") for part in parts]
     with torch.random.fork_rng():  # spares the caller's generator the draws of weights that are overwritten
-        model: Any = build(config, sequences.n_items, next(buffers, None)).to(device()).eval()
+        model: Any = build(config, sequences.n_items, contents).to(device()).eval()
     for mine, part in zip(model.parts, parts, strict=True):
         mine.load_state_dict(part.model.state_dict())
     model.weights.copy_(torch.tensor(weights))

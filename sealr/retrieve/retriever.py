@@ -129,7 +129,9 @@ def load(folder: Path) -> Retriever:
     if len(items) != len(counts):
         raise ValueError(f"{folder}: items.json has {len(items)} items, popularity.json {len(counts)}")
     state = load_file(folder / f"{config.model}.safetensors")
-    content = next((t for name, t in state.items() if name.split(".")[-1] == "content"), None)
+    content: Any = state.get("items.content")
+    if config.model == "fusion":
+        content = [state.get(f"parts.{number}.items.content") for number in range(len(config.parts))]
     with torch.random.fork_rng():  # spares the caller's generator the draws of weights that are overwritten
         model = build(config, len(items), content)
     try:

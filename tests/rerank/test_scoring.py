@@ -321,7 +321,7 @@ def test_without_a_neural_retriever_items_start_from_cooccurrence():
 def test_texts_reach_the_score(config, tmp_path):
     """Content starts with no effect and learns one."""
     sequences, feelings = walks(24)
-    settings = replace(config, scoring=ScoringSettings(content=True, dropout=0.0), epochs=2)
+    settings = replace(config, scoring=ScoringSettings(content="reviews", dropout=0.0), epochs=2)
     content = torch.nn.functional.one_hot(torch.arange(ITEMS + 1)).float()
     users = list(range(20)), list(range(20, 24))
     train(settings, sequences, feelings, users, tmp_path, content=content.numpy())

@@ -115,7 +115,7 @@ def test_many_users_are_sampled(sequences, monkeypatch):
 def config(quick):
     parts = (
         {"model": "ease", "ease": {"l2": 20}, "max_len": 4},
-        {"model": "sasrec", "content": True},
+        {"model": "sasrec", "content": "reviews"},
         {"model": "popularity"},
     )
     return replace(quick, model="fusion", parts=parts, epochs=2, exclude_seen=True)

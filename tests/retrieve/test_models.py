@@ -112,7 +112,7 @@ def test_too_long_a_row(name):
 
 @pytest.mark.parametrize("name", NEURAL)
 def test_gradients_reach_every_parameter(name):
-    model = build(configured(name, content=True, sentiment="class"), 20, torch.randn(21, 6)).train()
+    model = build(configured(name, content="reviews", sentiment="class"), 20, torch.randn(21, 6)).train()
     hidden, targets = model.training_pairs(
         torch.tensor([[5, 6, 7, 8], [1, 2, 3, 0]]), torch.tensor([[6, 7, 8, 9], [2, 3, 4, 0]])
     )
@@ -137,7 +137,7 @@ def test_content_is_read_on_both_sides(name):
 
 def made_with_content(name, content):
     torch.manual_seed(0)
-    model = build(configured(name, content=True), 20, content.clone()).eval()
+    model = build(configured(name, content="reviews"), 20, content.clone()).eval()
     torch.nn.init.normal_(model.items.project.weight)
     return model
 
@@ -145,7 +145,7 @@ def made_with_content(name, content):
 def test_content_of_another_catalogue():
     for content in (None, torch.zeros(20, 6)):
         with pytest.raises(ValueError, match="21 rows"):
-            build(configured("sasrec", content=True), 20, content)
+            build(configured("sasrec", content="reviews"), 20, content)
 
 
 @pytest.mark.parametrize("name", NEURAL)

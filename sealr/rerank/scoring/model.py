@@ -40,8 +40,9 @@ INSTRUCTION = (
 class ItemTokens(nn.Module):
     """Soft tokens of items and feelings, and the projection of hidden states back to item embeddings.
 
-    table (n_items + 1, D): initial item embeddings, row 0 is padding. content (n_items + 1, C): text embeddings or
-    None. width: H of the LLM. scale: standard deviation of the LLM's token embeddings, which soft tokens start with.
+    table (n_items + 1, D): initial item embeddings, row 0 is padding. content (n_items + 1, C): of the items'
+    texts, or None. width: H of the LLM. scale: standard deviation of the LLM's token embeddings; soft tokens start
+    with it.
     """
 
     content: Tensor

@@ -96,7 +96,7 @@ def train_scoring(
 
     feelings: (interactions, 2) aligned with ``sequences.flat``, None without sentiment. users: rows of
     ``sequences.users`` to train and to validate on, if inductive. retriever: folder of a trained one. content:
-    (n_items + 1, C) text embeddings, if configured. Raises ValueError when there is nothing to train or validate on.
+    (n_items + 1, C) content vectors, if configured. Raises ValueError when there is nothing to train or validate on.
     """
     train, valid = training_windows(sequences, *users, config)
     check_users(len(train), len(valid))

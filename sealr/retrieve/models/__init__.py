@@ -6,7 +6,8 @@ trained model also has ``training_pairs`` and ``item_weights`` (see ``SequenceMo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,13 +23,14 @@ from sealr.retrieve.models.sasrec import SASRec
 from sealr.settings import RetrieveConfig
 
 
-def _fusion(n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> Fusion:
+def _fusion(n_items: int, config: RetrieveConfig, content: Sequence[Tensor | None] | None = None) -> Fusion:
+    parts = part_configs(config)
     # One copy per part: tensors that share memory cannot be written to one file
-    copies = (None if content is None else content.clone() for _ in config.parts)
-    return Fusion(config, [build(part, n_items, copy) for part, copy in zip(part_configs(config), copies, strict=True)])
+    copies = [None if c is None else c.clone() for c in content or [None] * len(parts)]
+    return Fusion(config, [build(part, n_items, copy) for part, copy in zip(parts, copies, strict=True)])
 
 
-MODELS: dict[str, Callable[[int, RetrieveConfig, Tensor | None], nn.Module]] = {
+MODELS: dict[str, Callable[[int, RetrieveConfig, Any], nn.Module]] = {
     "gru4rec": GRU4Rec,
     "caser": Caser,
     "sasrec": SASRec,
@@ -41,6 +43,9 @@ MODELS: dict[str, Callable[[int, RetrieveConfig, Tensor | None], nn.Module]] = {
 }
 
 
-def build(config: RetrieveConfig, n_items: int, content: Tensor | None = None) -> nn.Module:
-    """A model with fresh weights from torch's global generator, for items 1..n_items."""
+def build(config: RetrieveConfig, n_items: int, content: Tensor | Sequence[Tensor | None] | None = None) -> nn.Module:
+    """A model with fresh weights from torch's global generator, for items 1..n_items.
+
+    content: (n_items + 1, C) content vectors for a model that reads them; for a fusion, one entry per part.
+    """
     return MODELS[config.model](n_items, config, content)

@@ -50,7 +50,8 @@ class Packed:
 class SequenceModel(nn.Module):
     """Items 1..n_items, padding 0; width D; input and output share the item embeddings.
 
-    content: (n_items + 1, C) text embeddings. With ``config.content`` their projection is added to the item embeddings.
+    content: (n_items + 1, C) vectors of the items' texts (`sealr.content.profiles`). Where ``config.content`` is not
+    "none", their projection is added to the item embeddings.
     With ``config.sentiment`` the user's feelings about past items are added to the input.
     """
 
@@ -59,12 +60,13 @@ class SequenceModel(nn.Module):
     def __init__(self, n_items: int, config: RetrieveConfig, content: Tensor | None = None) -> None:
         super().__init__()
         self.config = config
-        if config.content and (content is None or len(content) != n_items + 1):
+        reads = config.content != "none"
+        if reads and (content is None or len(content) != n_items + 1):
             found = "none" if content is None else f"{len(content)} rows"
             raise ValueError(
-                f"retrieve.content needs text embeddings of {n_items + 1} rows, row 0 for padding; got {found}"
+                f"retrieve.content={config.content} needs vectors of {n_items + 1} rows, row 0 for padding; got {found}"
             )
-        self.items = ItemEmbedding(nn.Embedding(n_items + 1, config.hidden), content if config.content else None)
+        self.items = ItemEmbedding(nn.Embedding(n_items + 1, config.hidden), content if reads else None)
         self.dropout = Dropout(config.dropout)
         self.sentiment_embedding = SentimentEmbedding(config.hidden) if config.sentiment != "none" else None
 

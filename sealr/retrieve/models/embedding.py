@@ -9,9 +9,9 @@ UNKNOWN = 3.0  # sentiment class of an item without a label, next to -2..2
 
 
 class ItemEmbedding(nn.Module):
-    """An embedding of the item's id, plus a projection of its text embedding if there is one.
+    """An embedding of the item's id, plus a projection of its content vector if there is one.
 
-    ids: n_items + 1 rows of width D, row 0 for padding. content: (n_items + 1, C) text embeddings.
+    ids: n_items + 1 rows of width D, row 0 for padding. content: (n_items + 1, C), from its texts.
     """
 
     content: Tensor
