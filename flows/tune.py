@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import optuna
-import torch
 from prefect import flow
 
 from sealr import tracking
@@ -21,7 +19,7 @@ from sealr.flows import steps
 from sealr.flows.job import hold_lock, open_job
 from sealr.pipeline.inputs import read_sequences, retriever_sequences
 from sealr.pipeline.job import Job
-from sealr.pipeline.retrievers import identity, item_content, reads_feelings, retriever_feelings
+from sealr.pipeline.retrievers import identity, item_profiles, read_content, reads_feelings, retriever_feelings
 from sealr.rerank import tune as reranker
 from sealr.rerank.scoring.train import hard_model
 from sealr.retrieve import tune as retriever
@@ -67,7 +65,8 @@ def tune_retriever(job: Job, trials: int, hours: float) -> tuple[optuna.Study, P
     reviews = steps.ingest(job)
     labels = steps.label(job, reviews) if reads_feelings(config) else None
     sequences = retriever_sequences(job, read_sequences(reviews), config)
-    content = torch.from_numpy(np.load(item_content(job, reviews).path("content.npy"))) if config.content else None
+    texts = item_profiles(job, config, reviews) if config.content != "none" else None
+    content = read_content(texts, config.content, config) if texts else None
 
     @contextmanager
     def track(title: str, chosen: RetrieveConfig) -> Iterator[OnEpoch]:
@@ -77,9 +76,8 @@ def tune_retriever(job: Job, trials: int, hours: float) -> tuple[optuna.Study, P
     felt = retriever_feelings(config, labels, sequences)
     folder = state_dir() / job.name / "tune" / reviews.digest[:16]
     # The name changes with everything that trials share: fixed settings, labels, users and code
-    name = (
-        f"{config.model}-{text_digest([identity(job, config), labels and labels.digest, code_digest(RETRIEVER)])[:8]}"
-    )
+    shared = [identity(job, config), labels and labels.digest, code_digest(RETRIEVER), texts and texts.digest]
+    name = f"{config.model}-{text_digest(shared)[:8]}"
     study = retriever.tune(config, sequences, trials, folder, name, track, content, felt, hours)
     return study, folder, " ".join(f"retrieve.{name}={value}" for name, value in study.best_params.items())
 

@@ -40,7 +40,7 @@ class Profiles:
     deviation: dict[str, Tensor]
 
     def table(self, choice: Content, scale: float, seed: int) -> Tensor:
-        """(n_items + 1, C) float32 vectors of length ``scale``, as ``retrieve.content`` chooses; "both" has 2 C columns.
+        """(n_items + 1, C) vectors of length ``scale``, chosen as in ``retrieve.content``; "both" has 2 C columns.
 
         seed: permutes the items for "shuffled". Raises ValueError when no item has such a text.
         """
@@ -147,7 +147,7 @@ def _sums(parts: Iterable[tuple[int, np.ndarray]], owners: np.ndarray, n_items: 
         np.add.at(counts, owned, 1.0)
         total += vectors.sum(0, dtype=np.float64)
         squares += (vectors.astype(np.float64) ** 2).sum(0)
-    if sums is None:
+    if sums is None or not len(owners):
         return torch.zeros(n_items + 1, 1), torch.zeros(1), torch.ones(1)
     mean = total / len(owners)
     deviation = np.sqrt(np.maximum(squares / len(owners) - mean**2, 0.0))

@@ -25,7 +25,7 @@ def vector_parts(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (place of the first text, vectors (P, C) float32 of length 1) for each part of ``texts``, in order.
 
-    A text without tokens has zeros. cache: the folder that keeps vectors, in half precision. what: for the progress bar.
+    A text without tokens has zeros. cache: folder that keeps vectors, in half precision. what: for the progress bar.
     """
     store = VectorCache(cache, reader.identity, reader.width, "content.cache", "<f2")
     try:

@@ -45,8 +45,9 @@ def train(
     """Trains on the train split, keeps the weights with the best validation NDCG@10 over all items, and writes them.
 
     folder: receives the files that ``load`` reads, and ``history.json``. A folder with a checkpoint of the same
-    configuration and data resumes from it. content: (n_items + 1, C) as `Profiles.table` makes it. feelings: (interactions, 2) as
-    ``sealr.emotion.feelings`` makes them. Raises ValueError when there is nothing to train or validate on.
+    configuration and data resumes from it. content: (n_items + 1, C) as `Profiles.table` makes it. feelings:
+    (interactions, 2) as ``sealr.emotion.feelings`` makes them. Raises ValueError when there is nothing to train
+    or validate on.
     """
     if config.model == "fusion":
         raise ValueError("a fusion is not trained itself: train its parts, then call sealr.retrieve.fusion.fuse")

@@ -44,7 +44,7 @@ def test_profiles_hold_training_reviews_only():
     vectors = profiles.vectors["reviews"]
     assert vectors.shape == (len(sequences.items) + 1, 2) and vectors.dtype == torch.float32
     assert (vectors[[0, 3, 4, 5]] == 0).all()  # padding; c, d and e are held out everywhere
-    # a: mean of (1, 0), (5, 0), (0, 0); b: of (0, 1), (0, 3), (0, 2); over all six: mean (1, 1), variance 19/6.. and 4/3
+    # a: mean of (1, 0), (5, 0), (0, 0); b: of (0, 1), (0, 3), (0, 2); over all six: mean (1, 1)
     deviation = np.sqrt([(1 + 25) / 6 - 1, (1 + 9 + 4) / 6 - 1])
     np.testing.assert_allclose(profiles.deviation["reviews"], deviation, rtol=1e-6)
     for row, mean in ((1, [2.0, 0.0]), (2, [0.0, 2.0])):
