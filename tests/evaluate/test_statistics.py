@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sealr.evaluate import statistics
-from sealr.evaluate.statistics import bootstrap_mean, paired_bootstrap
+from sealr.evaluate.statistics import bootstrap_mean, group_bootstrap, paired_bootstrap, shown
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
@@ -40,7 +40,67 @@ def test_blocks_are_only_a_matter_of_memory(monkeypatch):
     assert low < mean == 49.5 < high
 
 
-@pytest.mark.parametrize(("a", "b"), [([1.0], [1.0, 2.0]), ([], []), ([np.nan], [1.0])])
+def test_one_seed_is_resampled_over_users_alone():
+    rng = np.random.default_rng(0)
+    a, b = rng.random(80), rng.random(80)
+    assert paired_bootstrap(a[None], b[None], 500, 3) == paired_bootstrap(a, b, 500, 3)
+    assert bootstrap_mean(a[None], 500, 3) == bootstrap_mean(a, 500, 3)
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    """Nobody is hit with one seed and everybody with the other, so the mean over users is certain and of no use."""
+    seeds = np.stack([np.zeros(50), np.ones(50)])
+    assert bootstrap_mean(seeds.mean(axis=0)) == (0.5, 0.5, 0.5)
+    assert bootstrap_mean(seeds) == (0.5, 0.0, 1.0)  # drawn seeds: 0 and 0, 0 and 1, 1 and 1
+    assert paired_bootstrap(seeds, np.ones(50)) == (-0.5, -1.0, 0.0)  # a system of one seed beside one of two
+    assert paired_bootstrap(seeds, seeds) == (0, 0, 0)  # the seeds of both are drawn together
+
+
+def test_seeds_that_agree_change_nothing():
+    rng = np.random.default_rng(0)
+    values = rng.choice([0.0, 0.3, 1.0], size=200)
+    one, three = bootstrap_mean(values, 4000), bootstrap_mean(np.stack([values] * 3), 4000)
+    assert three == pytest.approx(one, abs=1e-12)
+
+
+def test_equals_drawing_seeds_and_then_users():
+    rng = np.random.default_rng(1)
+    values = rng.random((3, 40)) < np.array([[0.2], [0.4], [0.7]])
+    naive = []
+    for _ in range(20_000):
+        seeds, users = rng.integers(0, 3, 3), rng.integers(0, 40, 40)
+        naive.append(values[seeds][:, users].mean())
+    mean, low, high = bootstrap_mean(values, 20_000, 0)
+    assert mean == values.mean() and (low, high) == pytest.approx(np.percentile(naive, [2.5, 97.5]), abs=0.01)
+
+
+def test_two_groups_of_users_are_drawn_within_themselves():
+    assert group_bootstrap(np.ones(40), np.zeros(30)) == (1, 1, 1)  # nobody changes the group
+    rng = np.random.default_rng(2)
+    a, b = rng.random(60) < 0.6, rng.random(35) < 0.3
+    users = (rng.integers(0, n, (20_000, n)) for n in (60, 35))
+    naive = np.subtract(*(group[drawn].mean(axis=1) for group, drawn in zip((a, b), users, strict=True)))
+    mean, low, high = group_bootstrap(a, b, 20_000, 0)
+    assert mean == a.mean() - b.mean() and (low, high) == pytest.approx(np.percentile(naive, [2.5, 97.5]), abs=0.01)
+
+
+def test_both_groups_share_the_drawn_seeds():
+    first = np.stack([np.zeros(40), np.ones(40)])
+    assert group_bootstrap(first, first[:, :30]) == (0, 0, 0)  # a lucky seed is lucky for both groups
+    assert group_bootstrap(first, 1 - first[:, :30]) == (0, -1, 1)
+    with pytest.raises(ValueError, match="same seeds, got 2 and 1"):
+        group_bootstrap(first, np.ones(30))
+
+
+def test_as_text():
+    assert shown(0.1, -0.02, 0.25) == "+0.1000 (-0.0200 to +0.2500)"
+    assert shown(0.1, 0.02, 0.25, sign="") == "0.1000 (0.0200 to 0.2500)"
+    assert shown(0.1, np.nan, np.nan) == "+0.1000"  # a figure without an interval
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [([1.0], [1.0, 2.0]), ([], []), ([np.nan], [1.0]), ([[1.0]] * 2, [[1.0]] * 3), ([[[1.0]]], [[[1.0]]])]
+)
 def test_refuses(a, b):
     with pytest.raises(ValueError):
         paired_bootstrap(a, b)
