@@ -19,7 +19,7 @@ from sealr import tracking
 from sealr.data.manifest import state_dir
 from sealr.data.tables import atomic_path, write_json
 from sealr.evaluate import comparison as comparing
-from sealr.evaluate.comparison import FULL, TIMES, Run
+from sealr.evaluate.comparison import FULL, INJECTED, TIMES, Run
 from sealr.evaluate.report import Panel, markdown_table, plot
 from sealr.flows import steps
 from sealr.flows.job import external_failure, open_job
@@ -29,7 +29,10 @@ from sealr.pipeline.comparison_files import select_comparisons, select_names
 
 log = logging.getLogger("sealr.flows")
 FAILURES = (ValueError, OSError, ArithmeticError, tracking.TrackingError)
-DIFFERENCES = "Mean of `system` minus `other` under the full protocol, with 95 % paired bootstrap intervals over users."
+DIFFERENCES = (
+    "Mean of `system` minus `other` under the full protocol, with 95 % paired bootstrap intervals over users, and over "
+    "seeds where there are several."
+)
 
 
 @flow(name="benchmark", flow_run_name="benchmark-{table}")
@@ -64,7 +67,7 @@ def compare(bench: Bench, only: str, name: str) -> None:
     )  # rows of reference are only injected; they come first
 
     tables, resampling = {}, (config.evaluate.bootstrap, config.evaluate.seed)
-    baseline, felt = bench.baseline(), bench.targets_felt()
+    baseline, glad, readings = bench.baseline(), bench.gladness(), dict(spec.protocols)
     for protocol in spec.protocols:
         if protocol == TIMES:
             users = bench.reviews.rows["users"]
@@ -74,10 +77,14 @@ def compare(bench: Bench, only: str, name: str) -> None:
             figures = {
                 system: values for system, values in figures.items() if system in chosen or system not in spec.systems
             }
-            tables[protocol] = comparing.table(runs, protocol, spec.metrics, figures, felt, baseline, *resampling)
+            tables[protocol] = comparing.table(runs, protocol, spec.metrics, figures, baseline, *resampling)
+            if glad is not None and protocol != INJECTED:
+                liked = comparing.liked(runs, protocol, glad, spec.compare, *resampling)
+                tables[liked.title], readings[liked.title] = liked.table(), liked.reading
     if len(pairs := comparing.differences(runs, spec.compare, *resampling)):
         tables["differences"] = pairs
-    _write(bench, name, tables)
+        readings["differences"] = DIFFERENCES
+    _write(bench, name, tables, readings)
 
 
 def is_external(error: Exception) -> bool:
@@ -85,11 +92,9 @@ def is_external(error: Exception) -> bool:
     return bool(external_failure(error)) or transient(error, scheduled=False)
 
 
-def _write(bench: Bench, name: str, tables: dict[str, pd.DataFrame]) -> None:
-    title, readings = f"{bench.spec.title}: {bench.job.name}", bench.spec.protocols
-    sections = [
-        f"### {key}\n\n{readings.get(key, DIFFERENCES)}\n\n{markdown_table(made)}" for key, made in tables.items()
-    ]
+def _write(bench: Bench, name: str, tables: dict[str, pd.DataFrame], readings: dict[str, str]) -> None:
+    title = f"{bench.spec.title}: {bench.job.name}"
+    sections = [f"### {key}\n\n{readings[key]}\n\n{markdown_table(made)}" for key, made in tables.items()]
     text = "\n".join([f"## {title}\n", _heading(bench), *sections])
     folder = state_dir() / "benchmarks" / name
     folder.mkdir(parents=True, exist_ok=True)

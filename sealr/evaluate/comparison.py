@@ -1,21 +1,24 @@
 """Comparing systems on the same users: a table per protocol, paired differences, and times.
 
-A system is trained with one or more seeds. A user's value is the mean over the seeds, and intervals are over users; the
-spread over the seeds has a column of its own.
+A system is trained with one or more seeds. A user's value is the mean over the seeds, and intervals resample users and
+seeds; the spread over the seeds has a column of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sealr.evaluate.metrics import chance, hit_rate, ndcg, regret, satisfied_hit_rate
+from sealr.evaluate.gladness import Gladness
+from sealr.evaluate.liking import TITLE, caption, liking
+from sealr.evaluate.metrics import chance, hit_rate, ndcg
 from sealr.evaluate.protocols import CHANCE
 from sealr.evaluate.report import PUBLISHED
+from sealr.evaluate.sections import MINUS, Section
 from sealr.evaluate.statistics import paired_bootstrap, shown
 
 FULL, KEPT, INJECTED, TIMES = "full", "kept", "injected", "times"  # protocols; kept: history items stay candidates
@@ -37,11 +40,11 @@ class Run:
     note: str = ""
 
 
-def per_user(ranks: Sequence[np.ndarray], metric: str) -> np.ndarray:
-    """(N,) a metric such as "HR@10" by user, mean over seeds."""
+def per_seed(ranks: Sequence[np.ndarray], metric: str) -> np.ndarray:
+    """(seeds, N) a metric such as "HR@10" by seed and user."""
     name, k = metric.split("@")
     values_of = {"HR": hit_rate, "NDCG": ndcg}[name]
-    return np.mean([values_of(r, int(k)) for r in ranks], axis=0)
+    return np.stack([values_of(r, int(k)) for r in ranks])
 
 
 def table(
@@ -49,35 +52,30 @@ def table(
     protocol: str,
     metrics: Sequence[str] = PAPER_METRICS,
     published: Mapping[str, Sequence[float | None]] | None = None,
-    targets_felt: np.ndarray | None = None,
     baseline: np.ndarray | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """One row per system. Published figures follow the system of the same name, or stand at the end.
 
-    published: figures in the order of ``PAPER_METRICS``. targets_felt (N,): class of the target's review, NaN without a
-    label; adds satisfied HR@10 and regret@10. baseline (N,): ranks of the retriever that NDCG@10 is compared with under
-    "full"; under "injected" it is compared with chance, and a chance row per pool size comes first.
+    published: figures in the order of ``PAPER_METRICS``. baseline (N,): ranks of the retriever that NDCG@10 is compared
+    with under "full"; under "injected" it is compared with chance, and a chance row per pool size comes first.
     """
     rows = _chance_rows(runs, metrics) if protocol == INJECTED else []
     for system, group in by_system(runs).items():
         row: dict[str, Any] = {"system": system}
         if ranks := [run.ranks[protocol] for run in group if protocol in run.ranks]:
-            row |= {"seeds": len(group)} | {m: float(per_user(ranks, m).mean()) for m in metrics}
-            over_seeds = [per_user([r], "NDCG@10").mean() for r in ranks]
-            row["sd NDCG@10"] = float(np.std(over_seeds, ddof=1)) if len(group) > 1 else np.nan
-            if targets_felt is not None:
-                row["satisfied HR@10"] = float(np.mean([satisfied_hit_rate(r, targets_felt, 10).mean() for r in ranks]))
-                row["regret@10"] = float(np.mean([regret(r, targets_felt, 10).mean() for r in ranks]))
+            row |= {"seeds": len(group)} | {m: float(per_seed(ranks, m).mean()) for m in metrics}
+            gains = per_seed(ranks, "NDCG@10")
+            row["sd NDCG@10"] = float(np.std(gains.mean(axis=1), ddof=1)) if len(group) > 1 else np.nan
             if protocol == FULL:
                 row["coverage@10"] = float(np.mean([run.coverage for run in group]))
             if protocol == FULL and baseline is not None:
-                difference = paired_bootstrap(per_user(ranks, "NDCG@10"), ndcg(baseline, 10), resamples, seed)
+                difference = paired_bootstrap(gains, ndcg(baseline, 10), resamples, seed)
                 row["NDCG@10 minus retriever"] = shown(*difference)
             if protocol == INJECTED and group[0].sizes is not None:
                 expected = chance(group[0].sizes, 10)[1]
-                difference = paired_bootstrap(per_user(ranks, "NDCG@10"), expected, resamples, seed)
+                difference = paired_bootstrap(gains, expected, resamples, seed)
                 row["NDCG@10 minus chance"] = shown(*difference)
             row["seconds"] = np.round(np.mean([run.seconds for run in group]))
         elif any(run.ranks for run in group):  # not a row of this protocol
@@ -109,21 +107,52 @@ def _chance_rows(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict[str, 
 def differences(
     runs: Sequence[Run], pairs: Sequence[Sequence[str]], resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """For each pair and metric: mean of ``system`` minus ``other`` under "full" with its 95 % interval over users.
+    """For each pair and metric: mean of ``system`` minus ``other`` under "full" with its 95 % interval.
 
-    Only seeds that both systems have are compared. Pairs with a system that has no figures are left out.
+    The interval is over users, and over the seeds that both systems have. Pairs with a system that has no figures are
+    left out.
     """
-    systems, rows = by_system(run for run in runs if FULL in run.ranks), []
-    for pair in pairs:
-        if not systems.keys() >= set(pair):
-            continue
-        shared = set.intersection(*({run.seed for run in systems[name]} for name in pair))
+    rows = []
+    for (system, other), (a, b) in _shared(runs, pairs):
         for metric in ("HR@10", "NDCG@10"):
-            a, b = ([r.ranks[FULL] for r in systems[name] if r.seed in shared] for name in pair)
-            mean, low, high = paired_bootstrap(per_user(a, metric), per_user(b, metric), resamples, seed)
-            row = {"system": pair[0], "other": pair[1], "metric": metric, "mean": mean, "low": low, "high": high}
-            rows.append(row | {"seeds": len(shared)})
+            mean, low, high = paired_bootstrap(per_seed(a, metric), per_seed(b, metric), resamples, seed)
+            row = {"system": system, "other": other, "metric": metric, "mean": mean, "low": low, "high": high}
+            rows.append(row | {"seeds": len(a)})
     return pd.DataFrame(rows)
+
+
+def liked(
+    runs: Sequence[Run],
+    protocol: str,
+    targets: Gladness,
+    pairs: Sequence[Sequence[str]] = (),
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Section:
+    """Figures on liked and on disliked targets: a row for every system and, under "full", for every pair.
+
+    targets: ``Gladness`` of the N targets. pairs: as in ``differences``.
+    """
+    rows = {}
+    for system, group in by_system(runs).items():
+        if ranks := [run.ranks[protocol] for run in group if protocol in run.ranks]:
+            rows[system] = liking(np.stack(ranks), targets, resamples, seed)
+    if protocol == FULL:
+        for pair, (a, b) in _shared(runs, pairs):
+            rows[MINUS.join(pair)] = liking(np.stack(a), targets, resamples, seed, np.stack(b))
+    return Section(f"{TITLE}, {protocol}", caption(targets), rows)
+
+
+def _shared(
+    runs: Sequence[Run], pairs: Sequence[Sequence[str]]
+) -> Iterator[tuple[Sequence[str], tuple[list[np.ndarray], list[np.ndarray]]]]:
+    """Each pair of systems that have figures, and their ranks under "full" by the seeds that both have."""
+    systems = by_system(run for run in runs if FULL in run.ranks)
+    for pair in pairs:
+        if systems.keys() >= set(pair):
+            first, second = ({run.seed: run.ranks[FULL] for run in systems[name]} for name in pair)
+            seeds = sorted(first.keys() & second.keys())
+            yield pair, ([first[seed] for seed in seeds], [second[seed] for seed in seeds])
 
 
 def times_table(runs: Sequence[Run], users: int, prompts: int) -> pd.DataFrame:

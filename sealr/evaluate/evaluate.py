@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,27 @@ from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json
 from sealr.evaluate import protocols
-from sealr.evaluate.metrics import chance, coverage, hit_rate, ndcg, regret, satisfied_hit_rate, summary
-from sealr.evaluate.protocols import RETRIEVER
+from sealr.evaluate.beyond import beyond, by_history
+from sealr.evaluate.gladness import Gladness
+from sealr.evaluate.liking import TITLE, caption, liking
+from sealr.evaluate.metrics import chance, hit_rate, ndcg, summary
+from sealr.evaluate.protocols import RETRIEVER, Protocol
 from sealr.evaluate.report import Panel, markdown_table, plot
-from sealr.evaluate.statistics import paired_bootstrap, shown
+from sealr.evaluate.sections import MINUS, Section
+from sealr.evaluate.statistics import Interval, paired_bootstrap, shown
 from sealr.settings import EvaluateConfig
 
 TOP = 10
 EVERYBODY = "retriever, all users"
 METRICS = {"HR@10": hit_rate, "NDCG@10": ndcg}
+READINGS = {
+    "Beyond accuracy, test lists": "Of the first ten items: coverage, the share of the catalogue in any list; novelty, "
+    "-log2 of the share of users who took the item in training; popularity, the number of these users; diversity, 1 "
+    "minus the cosine of two items' contents. Means over users with 95 % intervals. The last row describes the items "
+    "that users took.",
+    "Short and long histories": "Under the full protocol. A short history has at most the median number of items, "
+    "{median:g}.",
+}
 
 
 def evaluate(
@@ -29,22 +41,23 @@ def evaluate(
     users: Sequence[str],
     validity: float,
     sequences: Sequences,
-    feelings: np.ndarray,
+    glad: Gladness | None,
     config: EvaluateConfig,
     folder: Path,
     learned: Collection[int] = (),
+    content: np.ndarray | None = None,
 ) -> StageResult:
     """Writes results.json, results.md and results.png; returns the metrics under flat names.
 
-    rankings: the table that ``rerank`` wrote. retriever_ranks (test users,): the targets' ranks in the whole catalogue.
-    users: the evaluated ones. validity: share of the items named by the LLM that were candidates.
-    feelings (interactions, 2): class and expected sentiment; without any the metrics about feelings are left out.
+    rankings: the table that ``rerank`` wrote; every ranker in it gets a row. retriever_ranks (test users,): the
+    targets' ranks in the whole catalogue. users: the evaluated ones. validity: share of the items named by the LLM that
+    were candidates. glad: aligned with ``sequences.flat``; None leaves out liked and disliked targets.
     learned: rows of ``sequences.users`` whose test items the retriever was trained on; its metrics exclude them.
+    content (items + 1, C): item vectors for the lists' diversity.
     """
     split, rows_of_users = sequences.split("test"), sequences.rows(users)
     places = np.searchsorted(split.users, rows_of_users)  # (N,) in the split
     targets = split.targets[places]  # (N,)
-    felt = feelings[split.ends[places], 0]  # (N,) class of the target
     names = [r for r in dict.fromkeys(rankings["ranker"]) if r != RETRIEVER]
     pools = list_matrix(rankings, RETRIEVER, "test", users, sequences)  # (N, C)
     lists = {name: list_matrix(rankings, name, "test", users, sequences) for name in names}
@@ -53,12 +66,6 @@ def evaluate(
 
     full = protocols.full(pools, targets, retriever_ranks[places], lists)
     rows = full.rows()
-    for row in rows:
-        ranks = full.ranks[row["system"]]
-        for name, share in (("satisfied HR@10", satisfied_hit_rate), ("regret@10", regret)):
-            values = share(ranks, felt, TOP)
-            if len(values):  # else no user felt that way, or there are no labels
-                row[name] = float(values.mean())
     tested = retriever_ranks[~np.isin(split.users, list(learned))]
     rows.insert(0, {"protocol": "full", "system": EVERYBODY, "users": len(tested)} | summary(tested))
     if full.ceiling > 0:  # else no target was retrieved, and the protocol has no users
@@ -66,36 +73,46 @@ def evaluate(
         rows += protocols.retrieved(pools, targets, inverted | lists).rows()
     injected = protocols.injected(injected_pools, targets, injected_lists, full.ceiling)
     rows += injected.rows()
-
-    differences = {}
-    chances = dict(zip(METRICS, chance((injected_pools > 0).sum(axis=1), TOP), strict=True))
-    for name in names:
-        for metric, values_of in METRICS.items():
-            retriever, own = values_of(full.ranks[RETRIEVER], TOP), values_of(full.ranks[name], TOP)
-            among = values_of(injected.ranks[name], TOP)
-            for label, first, second in (
-                (f"{metric}, {name} minus retriever", own, retriever),
-                (f"{metric}, {name} minus chance, injected", among, chances[metric]),
-            ):
-                differences[label] = paired_bootstrap(first, second, config.bootstrap, config.seed)
-    quality = {f"ceiling HR@{pools.shape[1]}": full.ceiling, "validity of the LLM's lists": validity}
-    quality |= {
-        f"coverage@10, {n}": coverage(r[:, :TOP], sequences.n_items) for n, r in {RETRIEVER: pools, **lists}.items()
-    }
-
     table = _ordered(pd.DataFrame(rows))
-    known = table.astype(object).where(table.notna(), None).to_dict("records")
-    write_json({"rows": known, "differences": differences, "quality": quality}, folder / "results.json")
-    _write_markdown(table, differences, quality, folder / "results.md")
+
+    resampling = (config.bootstrap, config.seed)
+    differences = _differences(full, injected, (injected_pools > 0).sum(axis=1), names, resampling)
+    quality = {f"ceiling HR@{pools.shape[1]}": full.ceiling, "validity of the LLM's lists": validity}
+    liked = None
+    if glad is not None:
+        felt = glad.take(split.ends[places])
+        liked = Section(TITLE, caption(felt), _liking(full.ranks, felt, names, resampling))
+    lengths = (split.ends - split.starts)[places]
+    described = (
+        beyond({RETRIEVER: pools, **lists}, targets, sequences, *resampling, content),
+        by_history(full.ranks, lengths, *resampling),
+    )
+    texts = ((title, text.format(median=np.median(lengths))) for title, text in READINGS.items())
+    more = [Section(*text, part) for text, part in zip(texts, described, strict=True)]
+    sections = [liked, *more] if liked else more
+
+    _write_markdown(table, differences, quality, sections, folder / "results.md")
     bars = table[table["system"] != EVERYBODY]  # bars of one panel are over the same users
     panels = [
         Panel(f"{name} ({part['users'].iloc[0]:,} users)", part, ceiling=full.ceiling if name == "full" else None)
         for name, part in bars.groupby("protocol", sort=False)
     ]
     plot(panels, folder / "results.png")
+    for row in rows:
+        if liked and row["protocol"] == "full":
+            row |= liked.means(row["system"])
+    known = _ordered(pd.DataFrame(rows))
+    results = {"rows": known.astype(object).where(known.notna(), None).to_dict("records"), "differences": differences}
+    figures = {section.title: section.plain() for section in sections}
+    write_json(results | {"quality": quality, "sections": figures}, folder / "results.json")
+
     metrics = {_flat(r["protocol"], r["system"], k): float(r[k]) for r in rows for k in r if "@" in k}
     metrics |= {_flat("difference", *k.split(", ")[::-1]): mean for k, (mean, _, _) in differences.items()}
     metrics |= {_flat(k): v for k, v in quality.items()}
+    for section in sections:
+        for system in section.rows:
+            prefix = "difference" if MINUS in system else "full"
+            metrics |= {_flat(prefix, system, name): mean for name, mean in section.means(system).items()}
     return StageResult({"users": len(users), "retrieved": round(full.ceiling * len(users))}, metrics)
 
 
@@ -118,8 +135,38 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     return table[[*first, *(c for c in table if c not in first + last), *last]]
 
 
+def _differences(
+    full: Protocol, injected: Protocol, sizes: np.ndarray, names: Sequence[str], resampling: tuple[int, int]
+) -> dict[str, Interval]:
+    """Every ranker minus the retriever under "full", and minus chance under "injected". sizes (N,): of its pools."""
+    made, chances = {}, dict(zip(METRICS, chance(sizes, TOP), strict=True))
+    for name in names:
+        for metric, values_of in METRICS.items():
+            own, retriever, among = (
+                values_of(ranks, TOP) for ranks in (full.ranks[name], full.ranks[RETRIEVER], injected.ranks[name])
+            )
+            made[f"{metric}, {name} minus retriever"] = paired_bootstrap(own, retriever, *resampling)
+            made[f"{metric}, {name} minus chance, injected"] = paired_bootstrap(among, chances[metric], *resampling)
+    return made
+
+
+def _liking(
+    ranks: Mapping[str, np.ndarray], targets: Gladness, names: Sequence[str], resampling: tuple[int, int]
+) -> dict[str, dict[str, Interval]]:
+    """A row for every system, and one for the paired difference of every ranker to the retriever."""
+    rows = {system: liking(own, targets, *resampling) for system, own in ranks.items()}
+    beside = {
+        f"{name}{MINUS}{RETRIEVER}": liking(ranks[name], targets, *resampling, ranks[RETRIEVER]) for name in names
+    }
+    return rows | beside
+
+
 def _write_markdown(
-    table: pd.DataFrame, differences: dict[str, tuple[float, float, float]], quality: dict[str, float], path: Path
+    table: pd.DataFrame,
+    differences: Mapping[str, Interval],
+    quality: Mapping[str, float],
+    sections: Sequence[Section],
+    path: Path,
 ) -> None:
     intervals = (
         "Differences under the full protocol unless another is named, with 95 % paired bootstrap intervals over users:"
@@ -127,6 +174,8 @@ def _write_markdown(
     lines = [markdown_table(table), f"{intervals}\n"]
     lines += [f"- {name}: {shown(*difference)}" for name, difference in differences.items()]
     lines += ["", *(f"- {name}: {value:.4f}" for name, value in quality.items())]
+    for section in sections:
+        lines += ["", f"### {section.title}\n", f"{section.reading}\n", markdown_table(section.table()).rstrip()]
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -26,20 +26,14 @@ def ndcg(ranks: ArrayLike, k: int) -> np.ndarray:
     return np.where(hit, 1.0 / np.log2(np.where(hit, ranks, 1) + 1.0), 0.0)
 
 
-def satisfied_hit_rate(ranks: ArrayLike, sentiments: ArrayLike, k: int) -> np.ndarray:
-    """HR@k of the users who reviewed their target positively, (those users,).
+def graded_ndcg(ranks: ArrayLike, stars: ArrayLike, k: int) -> np.ndarray:
+    """NDCG@k times the target's gain (2^(stars - 1) - 1) / 15: 5 stars count 1, 4 stars 7/15, 3 stars 1/5, 1 star 0.
 
-    sentiments (N,): class of the target's review, -2 to 2; NaN where the review has no label.
+    stars (N,): 1 to 5; NaN gives NaN. This is the exponential gain of Burges et al. (ICML 2005) for grades 0 to 4 over
+    its maximum. The list's own ideal would cancel the gain of a single target, so the best value is the mean gain.
     """
-    return hit_rate(ranks, k)[np.asarray(sentiments, dtype=np.float64) > 0]
-
-
-def regret(ranks: ArrayLike, sentiments: ArrayLike, k: int) -> np.ndarray:
-    """HR@k of the users who reviewed their target negatively, (those users,). Lower is better.
-
-    sentiments: as in ``satisfied_hit_rate``.
-    """
-    return hit_rate(ranks, k)[np.asarray(sentiments, dtype=np.float64) < 0]
+    gains = (2.0 ** (np.asarray(stars, dtype=np.float64) - 1) - 1) / 15
+    return gains * ndcg(ranks, k)
 
 
 def coverage(lists: np.ndarray, n_items: int) -> float:

@@ -12,10 +12,11 @@ from sealr.data.manifest import Manifest
 from sealr.data.tables import read_json, read_table
 from sealr.evaluate.comparison import FULL, INJECTED, KEPT, TIMES, Run
 from sealr.evaluate.evaluate import list_matrix
+from sealr.evaluate.gladness import Gladness
 from sealr.evaluate.metrics import coverage
 from sealr.evaluate.protocols import RETRIEVER, inverted, rank_in
 from sealr.pipeline.comparison_files import Comparison
-from sealr.pipeline.inputs import evaluated_users, read_feelings, read_sequences
+from sealr.pipeline.inputs import evaluated_users, read_gladness, read_sequences
 from sealr.pipeline.job import Job
 from sealr.pipeline.retrievers import parts_of, train_retriever
 from sealr.pipeline.stages import through_evaluation
@@ -54,13 +55,11 @@ class Bench:
             return None
         return self.ranks(train_retriever(self.job, self.job.config.retrieve, self.reviews, self.labels), FULL)
 
-    def targets_felt(self) -> np.ndarray | None:
-        """(N,) class of the review of each target, NaN without a label; None when no review has one."""
-        if self.labels is None:
-            return None
+    def gladness(self) -> Gladness | None:
+        """How glad users were of their targets, (N,) each; None where the reviews have neither stars nor labels."""
         sequences = read_sequences(self.reviews)
-        felt = read_feelings(self.labels, sequences)[sequences.split("test").ends[self.places], 0]
-        return None if np.isnan(felt).all() else felt
+        glad = read_gladness(self.reviews, self.labels, sequences)
+        return glad and glad.take(sequences.split("test").ends[self.places])
 
 
 def open_bench(spec: Comparison, job: Job, overrides: str, stages: Any) -> Bench:

@@ -34,7 +34,7 @@ class Comparison:
     base: str = ""  # base model's configuration
     settings: str = ""  # overrides for all systems
     seeds: int = Field(0, ge=0)  # train with seeds 0, 1, ...; 0: once, with the configuration's seeds
-    feelings: bool = False  # label the reviews; adds satisfied HR@10 and regret@10
+    feelings: bool = False  # label the reviews, for systems that read feelings
     baseline: bool = False  # compare NDCG@10 with that of the configuration's own retriever
     metrics: tuple[str, ...] = (*PAPER_METRICS, "HR@20", "HR@50", "HR@100")
     compare: tuple[tuple[str, str], ...] = ()  # pairs whose difference gets an interval

@@ -11,6 +11,7 @@ from sealr.data.manifest import Manifest
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_table
 from sealr.emotion.feelings import feelings
+from sealr.evaluate.gladness import Gladness, gladness
 from sealr.evaluate.protocols import UserSplit, draw_users, split_users
 from sealr.pipeline.job import Job
 from sealr.rerank.requests import Pools
@@ -36,6 +37,12 @@ def read_sequences(reviews: Manifest) -> Sequences:
 def read_feelings(labels: Manifest, sequences: Sequences, shuffle_seed: int | None = None) -> np.ndarray:
     """(interactions, 2) class and expected sentiment in the labels that ``label`` wrote, see ``feelings``."""
     return feelings(read_table(labels.path("labels.parquet"), "labels"), sequences, shuffle_seed)
+
+
+def read_gladness(reviews: Manifest, labels: Manifest | None, sequences: Sequences) -> Gladness | None:
+    """Who was glad of what, by the stars of the reviews or else by their labels, see ``gladness``."""
+    labelled = None if labels is None else read_table(labels.path("labels.parquet"), "labels")
+    return gladness(read_table(reviews.path("reviews.parquet"), "reviews"), labelled, sequences)
 
 
 def ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> RankingInputs:

@@ -6,7 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sealr.evaluate.comparison import FULL, INJECTED, PAPER_METRICS, Run, differences, per_user, table, times_table
+from sealr.evaluate.comparison import (
+    FULL,
+    INJECTED,
+    PAPER_METRICS,
+    Run,
+    differences,
+    liked,
+    per_seed,
+    table,
+    times_table,
+)
+from sealr.evaluate.gladness import Gladness
 from sealr.evaluate.metrics import chance
 
 RANKS = {("a", 0): [1, 3, 0, 11], ("a", 1): [1, 0, 0, 2], ("b", 0): [0, 60, 0, 0]}
@@ -27,16 +38,14 @@ def injected(system, ranks, pool=50, **more):
 
 def test_a_user_counts_with_the_mean_over_seeds(runs):
     ranks = [run.ranks[FULL] for run in runs if run.system == "a"]
-    assert per_user(ranks, "HR@10").tolist() == [1.0, 0.5, 0.0, 0.5]
-    assert per_user(ranks, "NDCG@10").tolist() == pytest.approx([1.0, 0.25, 0.0, 0.5 / np.log2(3)])
+    assert per_seed(ranks, "HR@10").mean(axis=0).tolist() == [1.0, 0.5, 0.0, 0.5]
+    assert per_seed(ranks, "NDCG@10").tolist() == [[1, 0.5, 0, 0], [1, 0, 0, pytest.approx(1 / np.log2(3))]]
 
 
 def test_rows_by_hand(runs):
-    felt = np.array([2.0, -1.0, 1.0, np.nan])
-    made = table(runs, FULL, DEEP, {"somebody": [0.1, 0.2, 0.3, 0.4]}, felt).set_index("system")
+    made = table(runs, FULL, DEEP, {"somebody": [0.1, 0.2, 0.3, 0.4]}).set_index("system")
     a, b = made.loc["a"], made.loc["b"]
     assert (a["seeds"], a["HR@10"], a["HR@20"], b["HR@50"], b["HR@100"]) == (2, 0.5, 0.625, 0.0, 0.25)
-    assert a["satisfied HR@10"] == 0.5 and a["regret@10"] == 0.5  # users 0 and 2 liked theirs; user 1 did not
     spread = [np.mean([1, 0.5, 0, 0]), np.mean([1, 0, 0, 1 / np.log2(3)])]
     assert a["sd NDCG@10"] == pytest.approx(np.std(spread, ddof=1)) and pd.isna(b["sd NDCG@10"])
     assert a["coverage@10"] == 0.5 and a["seconds"] == 10
@@ -47,6 +56,34 @@ def test_differences_are_over_shared_seeds_and_signed(runs):
     made = differences(runs, [["a", "b"], ["a", "not trained"]])
     assert made["metric"].tolist() == ["HR@10", "NDCG@10"] and made["seeds"].tolist() == [1, 1]
     assert made["mean"][0] == 0.5 and made["low"][0] <= 0.5 <= made["high"][0]
+
+
+def test_seeds_that_disagree_widen_a_difference():
+    """With seed 0 the first system misses everybody, with seed 1 it hits everybody. The second does the opposite."""
+    ranks = {0: np.zeros(50, dtype=int), 1: np.ones(50, dtype=int)}
+    runs = [Run(name, seed, {FULL: ranks[seed ^ flip]}) for name, flip in (("a", 0), ("b", 1)) for seed in (1, 0)]
+    runs.append(Run("same as a", 1, {FULL: ranks[1]}))
+    runs.append(Run("same as a", 0, {FULL: ranks[0]}))
+    made = differences(runs, [["a", "b"], ["same as a", "a"]]).set_index(["system", "metric"])
+    assert made.loc[("a", "HR@10"), ["mean", "low", "high"]].tolist() == [0, -1, 1]
+    assert made.loc[("same as a", "HR@10"), ["mean", "low", "high"]].tolist() == [0, 0, 0]  # seed beside the same seed
+    beside = table(runs, FULL, baseline=ranks[0]).set_index("system")["NDCG@10 minus retriever"]
+    assert beside["a"] == "+0.5000 (+0.0000 to +1.0000)"
+
+
+def test_liked_and_disliked_targets_of_systems_and_of_pairs():
+    liking = np.repeat([1, 0], 40).astype(np.float32)
+    targets = Gladness(np.where(liking, 5, 1).astype(np.float32), liking, "stars")
+    everybody, nobody = np.ones(80, dtype=int), np.zeros(80, dtype=int)
+    knows = np.where(liking, 1, 0)  # hits only what is liked
+    runs = [Run("a", 0, {FULL: knows}), Run("a", 1, {FULL: nobody}), Run("b", 0, {FULL: everybody})]
+    made = liked(runs, FULL, targets, [["a", "b"], ["a", "not trained"]])
+    assert made.title == "Liked and disliked targets, full" and "40 liked, 40 disliked" in made.reading
+    assert list(made.rows) == ["a", "b", "a minus b"]
+    assert made.means("a")["HR@10 liked minus disliked"] == 0.5 and made.rows["a"]["HR@10 liked"] == (0.5, 0, 1)
+    assert made.rows["a minus b"]["HR@10 disliked"] == (-1, -1, -1)  # of seed 0, the only one that both have
+    assert made.rows["a minus b"]["HR@10 liked"] == (0, 0, 0)
+    assert liked([], FULL, targets).table().empty
 
 
 def test_a_row_stands_beside_the_retriever_that_the_llm_reranks():

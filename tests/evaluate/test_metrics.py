@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sealr.evaluate.metrics import chance, coverage, hit_rate, ndcg, regret, satisfied_hit_rate, summary, validity
+from sealr.evaluate.metrics import chance, coverage, graded_ndcg, hit_rate, ndcg, summary, validity
 
 RANKS = np.array([1, 2, 5, 6, 10, 11, 0])
 
@@ -50,10 +50,11 @@ def test_chance_is_what_shuffling_gives():
     assert gains == pytest.approx(ndcg(ranks, 10).mean(), abs=2e-3)
 
 
-def test_satisfaction_and_regret():
-    ranks, sentiments = np.array([1, 20, 3, 2, 1, 1]), np.array([2, 1, -1, -2, 0, np.nan])
-    assert satisfied_hit_rate(ranks, sentiments, 10).tolist() == [1, 0]
-    assert regret(ranks, sentiments, 2).tolist() == [0, 1]
+def test_graded_ndcg_weighs_a_target_by_its_stars():
+    ranks, stars = np.array([1, 3, 1, 1, 0, 1, 1]), np.array([5, 4, 3, 2, 5, 1, np.nan])
+    # gains 1, 7/15, 3/15, 1/15, 1, 0; a target at rank 3 counts half
+    np.testing.assert_allclose(graded_ndcg(ranks, stars, 10), [1, 7 / 30, 0.2, 1 / 15, 0, 0, np.nan])
+    assert graded_ndcg(np.stack([ranks, ranks]), stars, 2).shape == (2, 7)  # (seeds, N) ranks, too
 
 
 def test_coverage_and_validity():

@@ -4,12 +4,13 @@ from types import SimpleNamespace
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 
 from sealr import tracking
 from sealr.config import ConfigError, load_config
 from sealr.data.manifest import Manifest
-from sealr.data.tables import read_json, write_json
+from sealr.data.tables import read_json, write_json, write_table
 from sealr.evaluate.comparison import FULL, INJECTED, TIMES, Run
 from sealr.flows import benchmark, steps
 from sealr.pipeline import stages
@@ -46,7 +47,11 @@ def bench(tmp_path, monkeypatch, run_id):
     monkeypatch.setenv("SEALR_HOME", str(tmp_path))
     monkeypatch.setattr(benchmark, "create_markdown_artifact", lambda **given: None)
     monkeypatch.setattr(benchmark, "run_system", run)
-    reviews, job = SimpleNamespace(rows={"users": 100}), Job(load_config("demo", "smollm2-135m"), run_id)
+    rows = [(u, f"i{n}", n, 5.0 - n, "", n) for u in "abc" for n in range(3)]
+    table = pd.DataFrame(rows, columns=["user", "item", "timestamp", "rating", "text", "position"])
+    write_table(table, tmp_path / "reviews.parquet", "reviews")
+    reviews = SimpleNamespace(rows={"users": 100}, path=lambda name: tmp_path / name)
+    job = Job(load_config("demo", "smollm2-135m"), run_id)
     spec, places = merged_comparison(TOP, "demo", {}), np.arange(3)
     return Bench(spec, job, "rerank.lr=1", None, reviews, None, list("abc"), places, True)
 
@@ -81,6 +86,7 @@ def test_a_page_has_every_protocol_with_published_figures(bench, tmp_path):
         part in text for part in ("## Table 2: demo", "A note.", "Whole catalogue.", "rerank.finetune_share=0.1")
     )
     assert "3 users" in text and "- settings over all: `rerank.lr=1`" in text
+    assert "### Liked and disliked targets, full\n\nBy stars: " in text and "0 liked, 3 disliked" in text
     run_names = [run.info.run_name for run in mlflow.MlflowClient().search_runs(["1"])]
     assert "comparison" in run_names
 

@@ -195,8 +195,9 @@ def test_a_chain_beside_its_retriever(bench):
     assert injected.loc["chance, Can12", "HR@5"] == pytest.approx(chance(12, 5)[0])
     assert fused.note.startswith("weight of the LLM") and fused.seconds > own.seconds
     assert len(times_table([own, alone, fused], 40, 8)) == 1 and np.isfinite(alone.times).all()
-    felt = bench.targets_felt()
-    assert felt.shape == (12,) and np.isin(felt[~np.isnan(felt)], [-2, -1, 0, 1, 2]).all()
+    glad = bench.gladness()
+    assert glad.source == "labels" and glad.liked.shape == (12,)
+    assert np.isin(glad.liked[~np.isnan(glad.liked)], [0, 1]).all()
 
 
 @pytest.mark.slow
