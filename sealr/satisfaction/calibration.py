@@ -1,8 +1,10 @@
 """What a past review says about its writer's gladness, in stars.
 
-A given star is the best answer. A review without one gets the star that its text suggests: a ridge regression from the
-28 probabilities, and from the text's vector where there is one, to the stars of training reviews that have both.
-Without enough such reviews the star is 3 + expected sentiment, from 1 to 5.
+The text suggests a star: a ridge regression from the 28 probabilities, and from the text's vector where there is one,
+to the stars of training reviews that have both. Without enough such reviews the suggestion is 3 + expected sentiment.
+
+A given star counts most, and the suggestion TEXT_SHARE of the whole: stars are coarse, and words tell a glad five from
+a polite one. A review without a given star gets the suggestion.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from sealr.data.tables import EMOTIONS
-from sealr.satisfaction.linear import Ridge, fit
+from sealr.satisfaction.linear import Ridge, ridge
 
 LEARN_FROM = ("auto", "stars", "labels")
 INPUTS = ("texts", "emotions", "sentiment")  # of the regressions, most telling first
 MIN_REVIEWS = 50  # with stars and labels, for a calibration
 MAX_REVIEWS = 50_000  # evenly drawn from the table; more teach nothing new and need memory
 NEUTRAL = 3.0
+TEXT_SHARE = 0.3  # of the text's suggestion beside a given star; chosen on validation (docs/satisfaction.md)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,11 @@ class Calibration:
                 known &= _real(vectors)
                 found[known] = self.texts(np.hstack([probabilities[known], vectors[known]]))
         found = np.clip(found, 1, 5).astype(np.float32)
-        return found if self.learn_from == "labels" else np.where(np.isfinite(rating), rating, found)
+        if self.learn_from == "labels":
+            return found
+        share = np.float32(TEXT_SHARE if self.emotions is not None else 0)  # an uncalibrated suggestion has no say
+        both = np.where(np.isfinite(found), (1 - share) * rating + share * found, rating)
+        return np.where(np.isfinite(rating), both, found)
 
     def to_dict(self) -> dict[str, Any]:
         ridges = {name: getattr(self, name) for name in INPUTS}
@@ -78,8 +85,9 @@ def calibrate(
 ) -> Calibration:
     """Fits on training reviews that have a star and a label; arrays as in `Calibration.stars`.
 
-    learn_from: "auto" takes given stars and calibrates labels to them. "stars" takes given stars only; other reviews
-    say nothing. "labels" asks the labeller alone: it ignores stars and fits nothing, so it shows what labels are worth.
+    learn_from: "auto" takes given stars and what texts suggest, calibrated to them. "stars" takes given stars only;
+    other reviews say nothing. "labels" asks the labeller alone: it ignores stars and fits nothing, so it shows what
+    labels are worth.
     Raises ValueError on another value, and when "stars" finds no training review with a star.
     """
     if learn_from not in LEARN_FROM:
@@ -97,8 +105,8 @@ def calibrate(
     texts = None
     if vectors is not None and (real := both[_real(vectors[both])]).size >= MIN_REVIEWS:
         groups = np.r_[np.arange(len(EMOTIONS)), np.full(vectors.shape[1], len(EMOTIONS))]
-        texts = fit(np.hstack([probabilities[real], vectors[real]]), rating[real], groups)
-    return Calibration(learn_from, texts, fit(probabilities[both], stars), fit(expected[both, None], stars))
+        texts = ridge(np.hstack([probabilities[real], vectors[real]]), rating[real], groups)
+    return Calibration(learn_from, texts, ridge(probabilities[both], stars), ridge(expected[both, None], stars))
 
 
 def review_stars(

@@ -2,8 +2,9 @@
 
 ``effects``: mu + effect of the item + effect of the user (`sealr/satisfaction/effects.py`).
 
-``ridge``: a ridge regression on these effects and on what else is known of the item: how many reviews, how much they
-differ, their mean emotions and mean text vector; and on how well these fit what the user was glad of.
+``ridge``: intercept + a * effect of the item + b * effect of the user + c * fit. The fit is the dot product of the
+item's content, the mean vector of its reviews, and the user's interest: the mean content of the items of the history,
+weighted by the stars that neither effect explains. Without vectors there is no content, and the fit is 0.
 
 A user is a history of items and stars, so the forecast also works for users that training has never seen. All that is
 known of an item is a row of a table. The forecast is this row times weights of the user, plus a constant of the user.
@@ -24,7 +25,6 @@ from scipy.sparse import csr_matrix
 from sealr.data.tables import atomic_path, read_json, write_json
 from sealr.satisfaction.calibration import Calibration
 from sealr.satisfaction.linear import Ridge
-from sealr.satisfaction.statistics import PLAIN
 from sealr.settings import SatisfactionConfig
 
 TENSORS, NUMBERS = "satisfaction.safetensors", "satisfaction.json"
@@ -34,8 +34,7 @@ class Users(NamedTuple):
     """What histories say about N users."""
 
     effects: np.ndarray  # (N,) stars above what others give to the same items
-    counts: np.ndarray  # (N,) reviews with known stars
-    interests: np.ndarray  # (N, F - 3) mean emotions and content of their items, weighted by the stars that are left
+    interests: np.ndarray  # (N, D) content of their items, weighted by the stars that are left
 
 
 class Sums(NamedTuple):
@@ -43,18 +42,17 @@ class Sums(NamedTuple):
 
     counts: np.ndarray  # (N,)
     left: np.ndarray  # (N,) of stars - mu - effect of the item
-    profiles: np.ndarray  # (N, F - 3) of the items' emotions and content
-    weighted: np.ndarray  # (N, F - 3) of the same, times what is left
+    content: np.ndarray  # (N, D) of the items' content
+    weighted: np.ndarray  # (N, D) of the same, times what is left
 
     def users(self, pull: float) -> Users:
         effects = self.left / (self.counts + pull)
-        interests = (self.weighted - effects[:, None] * self.profiles) / (self.counts + pull)[:, None]
-        return Users(effects, self.counts, interests)
+        return Users(effects, (self.weighted - effects[:, None] * self.content) / (self.counts + pull)[:, None])
 
 
 @dataclass(frozen=True)
 class Satisfaction:
-    """table (V + 1, F) float32: an item's effect, count, spread, mean emotions and content; row 0 is padding.
+    """table (V + 1, 1 + D) float32: an item's effect and content; row 0 is padding. D is 0 without texts.
 
     source (V + 1,) int64: in the placebo, the item whose row a candidate gets.
     """
@@ -63,7 +61,6 @@ class Satisfaction:
     mean: float  # mu, in stars
     pull: float  # reviews of effect 0 that shrink a user's effect
     table: np.ndarray
-    emotions: int  # columns of the table with emotions: 28, or 0 without labels
     ridge: Ridge | None = None  # None: the sum of the effects
     calibration: Calibration | None = None  # turns the labels of a request into stars
     source: np.ndarray | None = None
@@ -125,36 +122,23 @@ class Satisfaction:
         shape = (len(lengths), len(self.table))
         ones = csr_matrix((known.astype(np.float32), items, ends), shape)
         weights = csr_matrix((left, items, ends), shape)
-        profile = self.table[:, PLAIN:]
-        counts, total = (np.asarray(m.sum(1)).ravel() for m in (ones, weights))
-        return Sums(counts, total, ones @ profile, weights @ profile)
-
-    def products(self, users: Users) -> list[np.ndarray]:
-        """Weights (N, F) that users give to the columns of an item: one array for each feature of user and item."""
-        width, columns = self.table.shape[1], slice(PLAIN, PLAIN + self.emotions)
-        effect, emotion, content = np.zeros((3, len(users.effects), width), np.float32)
-        effect[:, 0] = users.effects
-        emotion[:, columns] = users.interests[:, : self.emotions]
-        content[:, columns.stop :] = users.interests[:, self.emotions :]
-        return [effect, emotion, content]
+        counts, total = (np.asarray(matrix.sum(1)).ravel() for matrix in (ones, weights))
+        return Sums(counts, total, ones @ self.table[:, 1:], weights @ self.table[:, 1:])
 
     def _weights(self, users: Users) -> tuple[np.ndarray, np.ndarray]:
-        """(N, F) weights of an item's columns and (N,) constants: the forecast is their dot product with the row."""
-        width = self.table.shape[1]
+        """(N, 1 + D) weights of an item's row and (N,) constants of the forecast."""
+        weights = np.zeros((len(users.effects), self.table.shape[1]), np.float32)
         if self.ridge is None:
-            weights = np.zeros((len(users.effects), width), np.float32)
             weights[:, 0] = 1
             return weights, (self.mean + users.effects).astype(np.float32)
-        own, (effect, count), pairs = np.split(self.ridge.weights, [width, width + 2])
-        weights = own + sum(weight * each for weight, each in zip(pairs, self.products(users), strict=True))
-        constants = self.ridge.intercept + effect * users.effects + count * np.log1p(users.counts)
-        return weights.astype(np.float32), constants.astype(np.float32)
+        weights[:, 0], effect, fit = self.ridge.weights
+        weights[:, 1:] = fit * users.interests
+        return weights, (self.ridge.intercept + effect * users.effects).astype(np.float32)
 
     def placebo(self, seed: int = 0) -> Satisfaction:
         """The same forecast, but each candidate is judged by what reviews say about another item.
 
-        What histories say about users stays true. Nothing is fitted again: a regression on the rows of other items
-        would use them as names of the items.
+        What histories say about users stays true, and so do the weights.
         """
         source = np.arange(len(self.table))
         source[1:] = np.random.default_rng(seed).permutation(source[1:])
@@ -177,7 +161,7 @@ class Satisfaction:
         """Writes two files, each atomically."""
         with atomic_path(folder / TENSORS) as temporary:
             save_file({"table": self.table} | ({} if self.source is None else {"source": self.source}), temporary)
-        numbers = {"config": asdict(self.config), "mean": self.mean, "pull": self.pull, "emotions": self.emotions}
+        numbers = {"config": asdict(self.config), "mean": self.mean, "pull": self.pull}
         numbers["ridge"] = self.ridge and self.ridge.to_dict()
         numbers["calibration"] = self.calibration and self.calibration.to_dict()
         write_json(numbers, folder / NUMBERS)

@@ -30,9 +30,8 @@ def world():
     generous, taste = rng.normal(0, 0.5, 60), rng.normal(size=(60, 6))
     fits = 0.5 * (taste[users] * kind[items]).sum(1)
     stars = (3 + good[items] + generous[users] + fits + rng.normal(0, 0.4, len(items))).astype(np.float32)
-    probabilities = rng.random((len(items), 28)).astype(np.float32) / 10
     vectors = (kind[items] + rng.normal(0, 0.3, (len(items), 6))).astype(np.float16)
-    return sequences, stars, probabilities, vectors
+    return sequences, stars, vectors
 
 
 def valid(model, world):
