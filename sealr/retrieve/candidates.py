@@ -131,7 +131,16 @@ def target_ranks(
 
 
 def ranks_among(scores: Tensor, targets: Tensor) -> Tensor:
-    """scores (B, items + 1), targets (B,) -> (B,) int64 rank of each target in its row, from 1; 0 if -inf or NaN."""
+    """scores (B, items + 1), targets (B,) -> (B,) int64 rank of each target in its row, from 1; 0 if it is -inf.
+
+    Raises FloatingPointError when a row has NaN: a comparison with NaN is false, so all such items would count as
+    behind the target.
+    """
+    if unordered := int(scores.isnan().any(1).sum()):
+        raise FloatingPointError(
+            f"{unordered} of {len(scores)} users have items whose score is not a number, so their targets have no "
+            "rank: the retriever's or the LLM's weights are broken; lower its learning rate and train it again"
+        )
     targets = targets[:, None]
     value = scores.gather(1, targets)  # (B, 1)
     items = torch.arange(scores.shape[1], device=scores.device)  # (items + 1,)

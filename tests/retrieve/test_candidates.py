@@ -168,9 +168,18 @@ def test_other_catalogue_is_refused(retriever):
         candidates(retriever, make_sequences([[1, 2, 3]], 3), "test", 5, True)
 
 
-def test_a_target_without_a_number_is_missed():
-    scores = torch.tensor([[-torch.inf, 0.5, torch.nan, 0.1], [-torch.inf, 0.5, 0.2, 0.1]])
+def test_a_masked_target_is_missed():
+    scores = torch.tensor([[-torch.inf, 0.5, -torch.inf, 0.1], [-torch.inf, 0.5, 0.2, 0.1]])
     assert ranks_among(scores, torch.tensor([2, 2])).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("place", [1, 2], ids=["competitor", "target"])
+def test_scores_that_are_no_numbers_have_no_ranks(place):
+    """NaN is not above any score, so the target would look better than it is."""
+    scores = torch.tensor([[-torch.inf, 0.5, 0.2, 0.1], [-torch.inf, 0.5, 0.2, 0.1]])
+    scores[1, place] = torch.nan
+    with pytest.raises(FloatingPointError, match="^1 of 2 users have items whose score is not a number"):
+        ranks_among(scores, torch.tensor([2, 2]))
 
 
 def test_users_learned_whole_do_not_count(retriever, sequences, tmp_path):
