@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import Any, Literal, TypeVar, dataclass_transform
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 Content = Literal["none", "metadata", "reviews", "both", "shuffled"]
@@ -42,16 +41,6 @@ class Columns:
     categories: str = "categories"
 
 
-def _scale(scale: Any) -> Any:
-    if isinstance(scale, str) and scale and not re.fullmatch(r"-?[\d.]+\.\.-?[\d.]+", scale):
-        raise ValueError(f"data.rating_scale {scale!r} is neither a range such as 1..10 nor a map such as {{good: 5}}")
-    if isinstance(scale, dict) and any(isinstance(word, bool) for word in scale):
-        raise ValueError("data.rating_scale: put yes, no, on, off, true and false in quotes")
-    if isinstance(scale, dict):
-        return {str(word): stars for word, stars in scale.items()}
-    return scale
-
-
 @frozen
 class DataConfig:
     name: str = Field(
@@ -68,7 +57,7 @@ class DataConfig:
     # Dates that are texts: auto, or one or several of iso and strptime patterns such as "%d/%m/%Y"
     date_format: str | tuple[str, ...] = "auto"
     # Ratings: stars from 1 to 5 and fractions such as 7/10; "1..10": numbers from 1 to 10; or {good: 5, bad: 1}
-    rating_scale: Annotated[str | dict[str, float], BeforeValidator(_scale)] = ""
+    rating_scale: str | dict[str, float] = ""
     encoding: str = "auto"  # of text files: auto, or a name such as cp1252
     delimiter: str = Field("auto", pattern="^(auto|tab|.)$")  # of CSV files: auto, tab, or a character
     header: bool = True  # of CSV files; false: the columns are called "1", "2" and so on

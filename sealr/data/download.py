@@ -22,6 +22,8 @@ from fsspec.registry import known_implementations
 from tqdm import tqdm
 
 from sealr.data.manifest import file_digest
+from sealr.data.parts import parts
+from sealr.data.query import run_query
 from sealr.redact import redact
 from sealr.settings import RemoteFile
 
@@ -50,6 +52,9 @@ def data_dir() -> Path:
 
 def local_path(remote: RemoteFile, folder: Path) -> Path:
     """Where the file is, or will be: ``s3://bucket/a.csv`` becomes ``s3/bucket/a.csv`` in the data folder."""
+    if remote.query:
+        key = hashlib.sha256(f"{redact(remote.path)} {remote.query}".encode()).hexdigest()[:16]
+        return folder / "sql" / f"{key}.jsonl"
     if "://" not in remote.path:
         return folder / remote.path
     url = urlsplit(remote.path)
@@ -67,11 +72,15 @@ def fetch(remote: RemoteFile, folder: Path | None = None, hint: str = "", tries:
     if not remote.path:
         raise ValueError("no data file is configured: set data.reviews.path")
     path = local_path(remote, folder or data_dir())
+    if path.is_dir():
+        if not parts(path):
+            raise MissingFile(f"{path} is a folder without files")
+        return path
     if path.is_file():
         _check(path, remote, "Delete it to download it again, or correct the checksum in the configuration")
         return path
     if path.exists():
-        raise ValueError(f"{path} is not a file; data.reviews.path and data.items.path name files")
+        raise ValueError(f"{path} is neither a file nor a folder; data.reviews.path and data.items.path name them")
     elsewhere = "" if Path(remote.path).is_absolute() else f", or set SEALR_DATA to a folder that holds {remote.path}"
     by_hand = f"Put the file at {path}{elsewhere if '://' not in remote.path else ''}." + (f" {hint}" if hint else "")
     url = remote.path if "://" in remote.path else remote.url
@@ -82,7 +91,10 @@ def fetch(remote: RemoteFile, folder: Path | None = None, hint: str = "", tries:
     lock = "sealr-" + hashlib.sha256(f"{Path.home()} {path}".encode()).hexdigest()[:20] + ".lock"
     with FileLock(Path(tempfile.gettempdir()) / lock):
         if not path.is_file():  # else another process downloaded it while this one waited
-            _download(url, part, tries, wait, by_hand)
+            if remote.query:
+                run_query(url, remote.query, part)
+            else:
+                _download(url, part, tries, wait, by_hand)
             try:
                 _check(part, remote, f"The download from {redact(url)} was removed: try again, or correct the checksum")
             except ChecksumError:

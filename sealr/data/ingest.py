@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sealr.data.cleaning import clean, words
+from sealr.data.cleaning import YEAR_1990, clean, words
 from sealr.data.download import MissingFile, data_dir, fetch
 from sealr.data.manifest import StageResult
 from sealr.data.rejects import Rejects, rejected_table
@@ -29,6 +30,7 @@ from sealr.settings import DataConfig
 
 log = logging.getLogger(__name__)
 CHUNK = 50_000  # rows held as Python objects before they become a DataFrame
+CLOCK_SKEW = 86_400  # seconds by which a review may be in the future
 MANY = 0.2  # warn if one reason rejects more than this share of the rows
 WANTED = ("exact duplicate", "k-core", "before start_date")  # reasons that need no warning
 ITEM_FIELDS = ("title", "brand", "categories")
@@ -68,18 +70,17 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
     files = input_files(config) if files is None else files
     source = reader(config.source)
     path = files.get("reviews", Path("demo"))
-    since = _start(config.start_date)
     with rejected_table(folder / "rejected.parquet") as rejects:
-        frame, read = _read_clean(source.read_reviews(config, path), path.name, since, rejects)
+        frame, read = _read_clean(source.read_reviews(config, path), path.name, config, rejects)
         if not read:
             raise IngestError(f"{path} holds no reviews")
         late = _duplicates_and_core(frame, config.k_core)
         # Read again, because the raw records of all rows do not fit into memory
-        for row in source.read_reviews(config, path) if late else ():
-            if row.line in late:
-                rejects.add(path.name, row.line, late[row.line], row.raw)
+        for number, row in enumerate(source.read_reviews(config, path)) if late else ():
+            if number in late:
+                rejects.add(row.file or path.name, row.line, late[number], row.raw)
         counts = rejects.counts.copy()  # without those of items
-        frame = frame[~frame["line"].isin(late.keys())]
+        frame = frame[~frame["row"].isin(late.keys())]
         reviews = frame.sort_values(["user", "timestamp"], kind="stable", ignore_index=True)
         reviews["position"] = reviews.groupby("user", sort=False).cumcount().astype("int32")
         if len(reviews):
@@ -108,33 +109,36 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
 
 def _start(date: str) -> int:
     if not date:
-        return 0
+        return YEAR_1990
     try:
         return int(datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
     except ValueError:
         raise ValueError(f"data.start_date {date!r} is not a date of the form YYYY-MM-DD") from None
 
 
-def _read_clean(rows: Iterator[Row], source: str, since: int, rejects: Rejects) -> tuple[pd.DataFrame, int]:
-    """Clean rows in file order with their line numbers, and the number of rows read. Bad rows go to ``rejects``."""
-    columns = {"line": "int64", "user": "str", "item": "str", "timestamp": "int64", "rating": "float32", "text": "str"}
+def _read_clean(rows: Iterator[Row], source: str, config: DataConfig, rejects: Rejects) -> tuple[pd.DataFrame, int]:
+    """Clean rows in file order with their numbers from 0, and the number of rows read. Bad rows go to ``rejects``."""
+    since, until = _start(config.start_date), int(time.time()) + CLOCK_SKEW
+    columns = {"row": "int64", "user": "str", "item": "str", "timestamp": "int64", "rating": "float32", "text": "str"}
     chunks = [pd.DataFrame(columns=list(columns)).astype(columns)]
     read = 0
     while part := list(itertools.islice(rows, CHUNK)):
-        read += len(part)
         good = []
-        for row in part:
-            values, reason = clean(row.values, since) if row.values is not None else (None, row.reason)
+        for number, row in enumerate(part, read):
+            values, reason = None, row.reason
+            if row.values is not None:
+                values, reason = clean(row.values, since, until, config.need_text)
             if values is not None:
-                good.append((row.line, *values))
+                good.append((number, *values))
             else:
-                rejects.add(source, row.line, reason, row.raw)
+                rejects.add(row.file or source, row.line, reason, row.raw)
+        read += len(part)
         chunks.append(pd.DataFrame(good, columns=list(columns)).astype(columns))
     return pd.concat(chunks, ignore_index=True), read
 
 
 def _duplicates_and_core(frame: pd.DataFrame, k: int) -> dict[int, str]:
-    """Line -> reason for exact duplicates, except the first, and for rows outside of the iterative k-core."""
+    """Row number -> reason for exact duplicates, except the first, and for rows outside of the iterative k-core."""
     duplicate = frame.duplicated(["user", "item", "timestamp", "text"]).to_numpy()
     users, items = (pd.factorize(frame[name])[0] for name in ("user", "item"))
     keep = ~duplicate
@@ -144,9 +148,9 @@ def _duplicates_and_core(frame: pd.DataFrame, k: int) -> dict[int, str]:
         if enough.sum() == keep.sum():
             break
         keep = enough
-    lines = frame["line"].to_numpy()
-    late = dict.fromkeys(lines[duplicate].tolist(), "exact duplicate")
-    return late | dict.fromkeys(lines[~keep & ~duplicate].tolist(), "k-core")
+    rows = frame["row"].to_numpy()
+    late = dict.fromkeys(rows[duplicate].tolist(), "exact duplicate")
+    return late | dict.fromkeys(rows[~keep & ~duplicate].tolist(), "k-core")
 
 
 def _items(
@@ -161,7 +165,7 @@ def _items(
         item = row.values["item"] if row.values is not None else None
         item = str(item) if isinstance(item, int) else item
         if not isinstance(item, str) or not item.strip():
-            rejects.add(path.name, row.line, row.reason or "missing item", row.raw)
+            rejects.add(row.file or path.name, row.line, row.reason or "missing item", row.raw)
         elif item in known and not known[item]:
             known[item] = row.values or {}
     rows = [(item, *(words(values.get(field)) for field in ITEM_FIELDS)) for item, values in known.items()]

@@ -25,6 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 import sealr
+from sealr.data.parts import parts
 from sealr.data.tables import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,9 @@ def _plain(value: Any) -> Any:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+    """SHA-256 of a file's bytes, hexadecimal; of a folder of parts: of their names and bytes."""
+    if path.is_dir():
+        return text_digest({str(part.relative_to(path)): file_digest(part) for part in parts(path)})
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

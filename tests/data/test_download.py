@@ -174,8 +174,10 @@ def test_without_a_url(tmp_path):
     with pytest.raises(ValueError, match="set data.reviews.path"):
         fetch(RemoteFile(), tmp_path)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match="folder is not a file"):
+    with pytest.raises(MissingFile, match="folder is a folder without files"):
         fetch(RemoteFile("folder"), tmp_path)
+    (tmp_path / "folder" / "part.csv").write_text("x")
+    assert fetch(RemoteFile("folder"), tmp_path) == tmp_path / "folder"
 
 
 def test_an_absolute_path_needs_no_data_folder(tmp_path):

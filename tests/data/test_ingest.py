@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -68,20 +69,21 @@ def case(tmp_path, monkeypatch):
         (record(user="\ud800"), "user is not text"),
         (record(time=None), "missing timestamp"),
         (record(time=""), "missing timestamp"),
-        (record(time="yesterday"), "timestamp not readable: see data.time_unit"),
-        (record(time=1.5), "timestamp not readable: see data.time_unit"),
-        (record(time=True), "timestamp not readable: see data.time_unit"),
-        (record(time=-5), "negative timestamp"),
-        (record(time=0), "timestamp before 1990: not known, or not in seconds? see data.time_unit"),
-        (record(time="1400000000.5"), "timestamp not readable: see data.time_unit"),
+        (record(time="yesterday"), "timestamp not readable: see data.time_unit and data.date_format"),
+        (record(time=1.5), "timestamp not readable: see data.time_unit and data.date_format"),
+        (record(time=True), "timestamp not readable: see data.time_unit and data.date_format"),
+        (record(time=-5), "timestamp before 1990: see data.time_unit and data.start_date"),
+        (record(time=0), "timestamp before 1990: see data.time_unit and data.start_date"),
+        (record(time="1400000000.5"), "timestamp not readable: see data.time_unit and data.date_format"),
+        (record(time=int(time.time()) + 2 * 86_400), "timestamp in the future"),
         (record(time=1_400_000_000_000), "timestamp after 2100: in milliseconds? set data.time_unit to ms"),
         (record(time=10**30), "timestamp after 2100: in milliseconds? set data.time_unit to ms"),
-        (record(overall=0), "rating out of range"),
-        (record(overall=5.5), "rating out of range"),
-        (record(overall=10**400), "rating not a number"),
-        (record(overall="many"), "rating not a number"),
-        (record(overall="nan"), "rating not a number"),
-        (record(overall=True), "rating not a number"),
+        (record(overall=0), "rating not from 1 to 5: see data.rating_scale"),
+        (record(overall=5.5), "rating not from 1 to 5: see data.rating_scale"),
+        (record(overall=10**400), "rating not a number: see data.rating_scale"),
+        (record(overall="many"), "rating not a number: see data.rating_scale"),
+        (record(overall="nan"), "rating not a number: see data.rating_scale"),
+        (record(overall=True), "rating not a number: see data.rating_scale"),
         (record(text=["a"]), "text is not text"),
         (record(), "exact duplicate"),
     ],
@@ -148,6 +150,38 @@ def test_start_date_is_inclusive_and_utc(case):
         case.run(start_date="1.1.2021")
 
 
+def test_dates_before_1990_only_if_asked_and_those_of_tomorrow_are_a_matter_of_clocks(case):
+    times = {"a": -86_400, "b": 0, "c": 631_151_999, "d": 631_152_000, "e": int(time.time()) + 80_000}
+    case.write(*(record(user, time=value) for user, value in times.items()))
+    assert case.run().rows["reviews"] == 2 and set(case.table("reviews")["user"]) == {"d", "e"}
+    assert case.run(start_date="1970-01-01").rows["reviews"] == 4
+    assert case.rejected() == [(1, "before start_date")]
+    assert case.run(start_date="1900-01-01").rows["reviews"] == 5
+    validate(case.table("reviews"), "reviews")
+
+
+def test_reviews_without_a_text_can_be_rejected(case):
+    case.write(record("a"), record("b", text=" "), record("c", text=None))
+    assert case.run().rows["reviews"] == 3
+    assert case.run(need_text=True).rows["reviews"] == 1
+    assert case.rejected() == [(2, "missing text"), (3, "missing text")]
+
+
+def test_a_folder_of_parts_is_one_data_set(case):
+    (case.folder / "parts" / "deep").mkdir(parents=True)
+    case.write(record("a"), record("b"), "{", name="parts/part-0.json")
+    case.write(record("a"), record("c"), record("d", time="x"), name="parts/deep/part-1.json")
+    case.write("not counted", name="parts/_SUCCESS")
+    output = case.run(reviews=RemoteFile("parts"))
+    assert output.rows["read"] == 6 and set(case.table("reviews")["user"]) == {"a", "b", "c"}
+    found = case.table("rejected")[["source", "line", "reason"]].values.tolist()
+    assert sorted(map(tuple, found)) == [
+        ("part-0.json", 1, "exact duplicate"),
+        ("part-0.json", 3, "not JSON"),
+        ("part-1.json", 3, "timestamp not readable: see data.time_unit and data.date_format"),
+    ]
+
+
 def test_ties_keep_file_order_and_positions_count_per_user(case):
     rows = [("b", "i3", START + 2), ("a", "i2", START), ("b", "i1", START), ("b", "i9", START), ("b", "i5", START)]
     case.write(*(record(*row) for row in rows))
@@ -203,7 +237,7 @@ def test_a_truncated_gzip_file_is_named_and_leaves_nothing(case):
         "\n".join(json.dumps(record(f"u{n}", text=os.urandom(50).hex())) for n in range(500)).encode()
     )
     (case.folder / "reviews.json").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataFileError, match=r"reviews.json: the gzip file is truncated or damaged after line \d+ "):
+    with pytest.raises(DataFileError, match=r"reviews.json: the gzip file is truncated or damaged"):
         case.run()
     assert not list(case.out.iterdir())
 

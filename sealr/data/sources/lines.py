@@ -1,4 +1,4 @@
-"""Reading files line by line, gzip or plain, with a progress bar in bytes.
+"""Reading files line by line, plain, gzip or zstd, with a progress bar in bytes.
 
 Every reader yields ``Row``s. A row has raw values, which ``sealr.data.cleaning`` checks later, or the reason why the
 record is unreadable. It always has its line number and raw text.
@@ -7,17 +7,23 @@ record is unreadable. It always has its line number and raw text.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
+import pyarrow as pa
 from tqdm import tqdm
 
-GZIP_MAGIC = b"\x1f\x8b"
+from sealr.data.parts import parts
+
+GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 BOM = b"\xef\xbb\xbf"
+BOMS_16 = (b"\xff\xfe", b"\xfe\xff")
 NOT_UTF8 = "not UTF-8"
 LONGEST = 64 << 20  # maximum bytes per line: a small gzip file can hold a line that exceeds the memory
 
@@ -27,37 +33,58 @@ class DataFileError(ValueError):
 
 
 class Row(NamedTuple):
-    line: int  # first line (text) or row (Parquet) of the record, from 1
+    line: int  # first line (text) or row (Parquet) of the record in its file, from 1
     values: dict[str, Any] | None  # None if the record is unreadable
     raw: str  # the record as in the file
     reason: str = ""  # why values is None
+    file: str = ""  # name of the part, if the data set is a folder
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers from 1, without a byte order mark; gzip is recognised by content.
+@contextmanager
+def open_bytes(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
+    """The decompressed bytes of a file, and the file itself, whose position tells the progress.
 
-    Raises DataFileError for a damaged gzip file or an endless line, FileNotFoundError without a file.
+    The content tells the compression. Raises DataFileError within the block if the compressed bytes are damaged.
     """
-    size = path.stat().st_size
-    with open(path, "rb") as file, tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
-        compressed = file.read(2) == GZIP_MAGIC
+    with open(path, "rb") as file:
+        magic = file.read(4)
         file.seek(0)
-        lines = gzip.GzipFile(fileobj=file) if compressed else file
-        number = 0
+        stream: Any = file
+        if magic.startswith(GZIP_MAGIC):
+            stream = gzip.GzipFile(fileobj=file)
+        elif magic == ZSTD_MAGIC:
+            stream = io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
         try:
-            while line := lines.readline(LONGEST + 1):
-                number += 1
-                if len(line) > LONGEST:
-                    raise DataFileError(f"{path}: line {number} is longer than {LONGEST:,} bytes; is this a text file?")
-                if number == 1:
-                    line = line.removeprefix(BOM)
-                if number % 1000 == 0:
-                    bar.update(file.tell() - bar.n)
-                yield number, line
+            yield stream, file
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataFileError(
-                f"{path}: the gzip file is truncated or damaged after line {number} ({error}); download it again"
-            ) from None
+            raise DataFileError(f"{path}: the gzip file is truncated or damaged ({error}); download it again") from None
+        except OSError as error:
+            if magic != ZSTD_MAGIC:
+                raise
+            raise DataFileError(f"{path}: the zstd file is truncated or damaged ({error}); download it again") from None
+
+
+def read_lines(path: Path, encoding: str = "") -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers from 1, without a byte order mark; the content tells gzip and zstd.
+
+    encoding: of a file with two or four bytes per character, whose lines become UTF-8; a byte order mark tells it too.
+    Raises DataFileError for damaged compression or an endless line, FileNotFoundError without a file.
+    """
+    size, number = path.stat().st_size, 0
+    with (
+        tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar,
+        open_bytes(path) as (stream, file),
+    ):
+        lines: Iterator[bytes] = iter(lambda: stream.readline(LONGEST + 1), b"")
+        if encoding or stream.peek(2)[:2] in BOMS_16:
+            wide = io.TextIOWrapper(stream, encoding or "utf-16", errors="replace", newline="\n")
+            lines = (line.encode() for line in iter(lambda: wide.readline(LONGEST + 1), ""))
+        for number, line in enumerate(lines, 1):
+            if len(line) > LONGEST:
+                raise DataFileError(f"{path}: line {number} is longer than {LONGEST:,} bytes; is this a text file?")
+            if number % 1000 == 0:
+                bar.update(file.tell() - bar.n)
+            yield number, line.removeprefix(BOM) if number == 1 else line
         bar.update(size - bar.n)
 
 
@@ -82,23 +109,25 @@ def parse_json(text: str) -> Any:
 def read_objects(
     path: Path, fields: Callable[[dict[str, Any]], dict[str, Any]], parse: Callable[[str], Any] = parse_json
 ) -> Iterator[Row]:
-    """One Row per non-blank line; ``fields`` maps the parsed object to our fields.
+    """One Row per non-blank line of a file or of a folder of parts; ``fields`` maps the parsed object to our fields.
 
     parse: parses a line; raises ValueError for invalid text.
     """
-    for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        text, valid = decode(line)
-        record, reason = None, "" if valid else NOT_UTF8
-        try:
-            record = parse(text) if valid else None
-        except (ValueError, RecursionError):  # thousands of nested brackets recurse too deeply
-            reason = "not JSON"
-        if isinstance(record, dict):
-            yield Row(number, fields(record), text)
-        else:
-            yield Row(number, None, text, reason or "not an object")
+    for part in parts(path):
+        for number, line in read_lines(part):
+            if line.strip():
+                text, valid = decode(line)
+                record, reason = parse_object(text, parse) if valid else (None, NOT_UTF8)
+                yield Row(number, fields(record) if record is not None else None, text, reason, part.name)
+
+
+def parse_object(text: str, parse: Callable[[str], Any] = parse_json) -> tuple[dict[str, Any] | None, str]:
+    """The object that a line holds; or None, and the reason."""
+    try:
+        record = parse(text)
+    except (ValueError, RecursionError):  # thousands of nested brackets recurse too deeply
+        return None, "not JSON"
+    return (record, "") if isinstance(record, dict) else (None, "not an object")
 
 
 def seconds(value: Any) -> Any:
