@@ -7,8 +7,8 @@ from prefect import flow
 from sealr.data.manifest import Manifest
 from sealr.flows import steps
 from sealr.flows.job import open_job
-from sealr.pipeline.retrievers import reads_feelings
 from sealr.pipeline.stages import through_evaluation
+from sealr.retrieve.models.fusion import reads_feelings
 
 
 @flow(name="ingest", flow_run_name="ingest-{data}")

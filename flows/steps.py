@@ -12,7 +12,7 @@ from prefect.tasks import exponential_backoff
 from sealr import tracking
 from sealr.data.manifest import Manifest
 from sealr.flows.retry import FIRST_WAIT, RETRIES, worth_retrying
-from sealr.pipeline import registering, stages
+from sealr.pipeline import gladness, registering, stages
 from sealr.pipeline.job import Job
 
 step = partial(
@@ -26,6 +26,7 @@ step = partial(
 
 ingest = step(name="ingest")(stages.ingest)
 label = step(name="label")(stages.label)
+satisfaction = step(name="satisfaction")(gladness.satisfaction)
 retrieve = step(name="retrieve")(stages.retrieve)
 finetune = step(name="finetune")(stages.finetune)
 rerank = step(name="rerank")(stages.rerank)

@@ -19,10 +19,11 @@ from sealr.flows import steps
 from sealr.flows.job import hold_lock, open_job
 from sealr.pipeline.inputs import read_sequences, retriever_sequences
 from sealr.pipeline.job import Job
-from sealr.pipeline.retrievers import identity, item_profiles, read_content, reads_feelings, retriever_feelings
+from sealr.pipeline.retrievers import identity, item_profiles, read_content, retriever_feelings
 from sealr.rerank import tune as reranker
 from sealr.rerank.scoring.train import hard_model
 from sealr.retrieve import tune as retriever
+from sealr.retrieve.models.fusion import reads_feelings
 from sealr.retrieve.train import OnEpoch, load
 from sealr.settings import RetrieveConfig
 from sealr.study import open_study, search, summary
@@ -87,6 +88,7 @@ def tune_reranker(job: Job, trials: int, hours: float) -> tuple[optuna.Study, Pa
     config = job.config.rerank
     reviews = steps.ingest(job)
     labels = steps.label(job, reviews)
+    glad = steps.satisfaction(job, reviews, labels)
     candidates = steps.retrieve(job, reviews, labels)
     folder = state_dir() / job.name / "tune" / candidates.digest[:16]
     judged = [job.config.evaluate.valid_users, job.config.evaluate.seed, labels.digest, code_digest(RERANKER)]
@@ -101,7 +103,7 @@ def tune_reranker(job: Job, trials: int, hours: float) -> tuple[optuna.Study, Pa
         )
         one = replace(job, config=chosen)  # only validation counts: one test list is the fewest that the stage accepts
         adapter = steps.finetune(one, reviews, labels, candidates)
-        rankings = steps.rerank(one, reviews, labels, candidates, adapter)
+        rankings = steps.rerank(one, reviews, labels, candidates, adapter, glad)
         return max(read_json(rankings.path("fusion.json"))["validation_ndcg_at_10"].values())
 
     search(study, objective, trials, hours)

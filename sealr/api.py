@@ -50,8 +50,9 @@ class Model:
         self.recommender: Recommender = Recommender.load(folder)
 
     def __repr__(self) -> str:
-        config, weight = self.recommender.config, self.recommender.weight
-        reranker = f"{config.rerank.ranker} re-ranker with fusion weight {weight:g}" if weight else "no re-ranker"
+        config, weights = self.recommender.config, self.recommender.weights
+        reranker = f"{config.rerank.ranker} re-ranker of weight {weights.llm:g}" if weights.llm else "no re-ranker"
+        reranker += f", satisfaction of weight {weights.satisfaction:g}" if weights.satisfaction else ""
         known = f"{len(self.recommender.histories):,} users, {len(self.recommender.retriever.items):,} items"
         return f"<sealr.Model of {config.data.name!r}: {known}; {config.retrieve.model} retriever, {reranker}>"
 
@@ -67,14 +68,17 @@ class Model:
         k: int = 10,
         exclude_seen: bool | None = None,
         explain: bool = False,
+        satisfaction_weight: float = 1.0,
     ) -> pd.DataFrame:
         """The k best items for each user, or for one history.
 
         users: ids as in the reviews; one or several. None, without a history: all users that the model knows.
         history: what one user bought, oldest first: a list of ``{"item": id, "text": review}`` or a DataFrame with
-        these columns. ``sentiment``, from -2 to 2, may replace the text; both may be missing.
+        these columns. ``rating``, 1 to 5 stars, may stand beside the text. ``sentiment``, from -2 to 2, may replace the
+        text. All three may be missing.
         exclude_seen: whether items of the history are left out; None: as the model was trained.
         explain: find reasons by leaving out each of the newest items in turn. This takes about 20 times as long.
+        satisfaction_weight: 0 ranks by what users will take, 1 as validation chose, more by what they will be glad of.
 
         Returns one row a recommendation: user, item, title, rank (from 1), score (higher is better; comparable
         within one user only) and reason. An unknown user gets popular items and a warning.
@@ -84,7 +88,9 @@ class Model:
         >>> model.recommend(history=[{"item": "B1", "text": "I love it"}], k=5)
         """
         if history is not None:
-            columns = [c for c in ("item", "text", "sentiment") if isinstance(history, pd.DataFrame) and c in history]
+            columns = [
+                c for c in ("item", "text", "rating", "sentiment") if isinstance(history, pd.DataFrame) and c in history
+            ]
             events = history[columns].to_dict("records") if isinstance(history, pd.DataFrame) else list(history)
             asked = pd.DataFrame({"user": pd.Series([users], dtype=object), "history": [events]})
         else:
@@ -92,6 +98,7 @@ class Model:
             ids = [users] if isinstance(users, str) or not isinstance(users, Iterable) else list(users)
             asked = pd.DataFrame({"user": pd.Series(ids, dtype=object)})
         params = {"top_k": k, "exclude_seen": exclude_seen, "explain": explain}
+        params |= {"satisfaction_weight": float(satisfaction_weight)}
         parts = [asked.iloc[start : start + BATCH] for start in range(0, len(asked), BATCH)]
         answers = [a for part in parts for a in self.recommender.predict(part, params).to_dict("records")]
         notes = list(dict.fromkeys(note for answer in answers for note in answer["warnings"]))

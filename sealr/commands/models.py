@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sealr.commands.options import NOTHING, Model, Reason, TopK, WithSeen, use_tracking
+from sealr.commands.options import NOTHING, Gladness, Model, Reason, TopK, WithSeen, use_tracking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ def recommend(
     user: Annotated[list[str], typer.Option(help="A user whose history the model knows. Repeatable.")] = NOTHING,
     history: Annotated[
         Path | None,
-        typer.Option(help="History of one new user: JSON or CSV with item and, optional, text or sentiment."),
+        typer.Option(help="History of one new user: JSON or CSV with item and, optional, text, rating or sentiment."),
     ] = None,
     model: Model = CHAMPION,
     top_k: TopK = 10,
@@ -40,6 +40,7 @@ def recommend(
     explain: Annotated[
         bool, typer.Option("--explain", help="Find reasons by leaving items of the history out; slower.")
     ] = False,
+    satisfaction_weight: Gladness = 1.0,
     output: Annotated[Format, typer.Option("--format", help="Form of the lists.")] = Format.table,
 ) -> None:
     """Recommend items to known users, or to a new user with a history file."""
@@ -58,7 +59,7 @@ def recommend(
     seen = False if with_seen else None
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
-        found = loaded.recommend(user or None, events, top_k, seen, explain)
+        found = loaded.recommend(user or None, events, top_k, seen, explain, satisfaction_weight)
     for note in notes:
         print(f"warning: {note.message}", file=sys.stderr)
     print_lists(found, output)
@@ -74,7 +75,7 @@ def read_history(path: Path) -> list[dict[str, object]]:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if "item" not in frame:
         raise ValueError(f"{path} needs a column item, and has {', '.join(map(str, frame.columns)) or 'none'}")
-    columns = [c for c in ("item", "text", "sentiment") if c in frame]
+    columns = [c for c in ("item", "text", "rating", "sentiment") if c in frame]
     return [{k: v for k, v in row.items() if not pd.isna(v)} for row in frame[columns].to_dict("records")]
 
 
@@ -140,13 +141,15 @@ def score(
     model: Model = CHAMPION,
     top_k: TopK = 10,
     with_seen: WithSeen = False,
+    satisfaction_weight: Gladness = 1.0,
     master: Annotated[str | None, typer.Option(help="Spark's master, such as local[4]; without it, all cores.")] = None,
 ) -> None:
     """Recommend to all users of a table, on Spark."""
     check_model(model)
     from sealr.serving.batch import score_users
 
-    rows = score_users(model, users, out, top_k, with_seen, master)
+    params = {"top_k": top_k, "satisfaction_weight": satisfaction_weight}
+    rows = score_users(model, users, out, params | ({"exclude_seen": False} if with_seen else {}), master)
     print(f"{rows:,} rows in {out}")
 
 

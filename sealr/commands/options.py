@@ -20,6 +20,13 @@ Reason = Annotated[str, typer.Option(help="Why. It becomes a tag of the version.
 TopK = Annotated[int, typer.Option("--top-k", "-k", min=1, help="Items per list.")]
 WithSeen = Annotated[bool, typer.Option("--with-seen", help="Also recommend items of the user's history.")]
 
+Gladness = Annotated[
+    float,
+    typer.Option(
+        "--satisfaction-weight", min=0, help="0: what users will take; 1: as chosen; more: what they will be glad of."
+    ),
+]
+
 
 def use_tracking() -> None:
     """Checks the MLflow database or server and points MLflow at it, for commands that run no flow."""

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from sealr.data.cache import VectorCache
 from sealr.data.manifest import CHECKPOINT, StageResult
 from sealr.data.tables import EMOTIONS, write_table
-from sealr.emotion.labeller import Labeller, expand_to_rows
+from sealr.emotion.labeller import EMPTY, NO_WORDS, Labeller, expand_to_rows
+from sealr.emotion.language import language_report, language_shares
 from sealr.emotion.ray_engine import label_parts
 from sealr.emotion.sentiment import CLASS_NAMES, sentiment_classes, to_sentiment
 from sealr.settings import LabelConfig
@@ -23,7 +24,7 @@ from sealr.settings import LabelConfig
 log = logging.getLogger(__name__)
 PART_ROWS = 512  # distinct texts per part; an interruption loses at most one part
 EXECUTION_ONLY_FIELDS = ("workers", "engine", "cache")  # settings that do not change the labels
-EMPTY = "empty text"  # the reason of a null label
+REASONS = {EMPTY: "empty text", NO_WORDS: "no known words"}  # of null labels
 PROBABILITIES = [f"p_{e}" for e in EMOTIONS]
 
 
@@ -68,17 +69,24 @@ def label(
         sizes = {"cache.hits": float(hits), "cache.misses": float(new.sum()), "cache.megabytes": store.megabytes()}
     finally:
         store.close()
-    labels = pd.concat([reviews[["user", "position"]].reset_index(drop=True), assemble(probabilities, classes)], axis=1)
+    rows = assemble(probabilities, codes, classes)
+    labels = pd.concat([reviews[["user", "position"]].reset_index(drop=True), rows], axis=1)
     write_table(labels, folder / "labels.parquet", "labels")
-    metrics = summary(labels, reviews["rating"] if "rating" in reviews else None) | sizes
+    languages = language_shares(reviews["text"])
+    sentence, doubtful = language_report(languages)
+    log.log(logging.WARNING if doubtful else logging.INFO, "%s", sentence)
+    metrics = summary(labels, reviews["rating"] if "rating" in reviews else None) | sizes | languages
     if new.any():
         metrics["reviews_per_second"] = len(codes) * float(new.mean()) / seconds
     null = int(labels["emotion"].isna().sum())
     return StageResult({"labelled": len(labels) - null, "null": null}, metrics)
 
 
-def assemble(probabilities: np.ndarray, classes: np.ndarray) -> pd.DataFrame:
-    """(N, 28) probabilities -> the columns of the labels table that follow from them."""
+def assemble(probabilities: np.ndarray, codes: np.ndarray, classes: np.ndarray) -> pd.DataFrame:
+    """(N, 28) probabilities -> the columns of the labels table that follow from them.
+
+    codes: (N,) of `Labeller.clean`, which say why a row has no label.
+    """
     null = np.isnan(probabilities).any(axis=1)
     top = np.where(null[:, None], 0.0, probabilities).argmax(axis=1)
     sentiment, expected = to_sentiment(probabilities, classes)
@@ -87,7 +95,7 @@ def assemble(probabilities: np.ndarray, classes: np.ndarray) -> pd.DataFrame:
         "score": probabilities[np.arange(len(top)), top],
         "sentiment": pd.Series(sentiment, dtype="Int8").mask(null),
         "expected": expected,
-        "reason": pd.Series([EMPTY if n else None for n in null], dtype=object),
+        "reason": pd.Series([REASONS.get(c) for c in codes.tolist()], dtype=object),
     })  # fmt: skip
     return pd.concat([frame, pd.DataFrame(probabilities, columns=PROBABILITIES)], axis=1)
 
@@ -111,7 +119,13 @@ def summary(labels: pd.DataFrame, ratings: pd.Series | None = None) -> dict[str,
 
 
 def label_texts(texts: Sequence[str | None], labeller: Labeller) -> list[dict[str, Any]]:
-    """For serving: emotion, score, sentiment, expected and reason of each text, as `label` would write them."""
-    frame = assemble(labeller.probabilities(texts), sentiment_classes(labeller.config.sentiment_map))
+    """For serving: emotion, score, sentiment, expected and reason of each text, as `label` would write them.
+
+    "probabilities" is a (28,) array, NaN where the text has no label.
+    """
+    codes, unique = labeller.clean(texts)
+    probabilities = expand_to_rows(labeller.predict_texts(unique), codes)
+    frame = assemble(probabilities, codes, sentiment_classes(labeller.config.sentiment_map))
     records = frame.drop(columns=PROBABILITIES).astype(object).to_dict("records")
-    return [{k: None if pd.isna(v) else v for k, v in row.items()} for row in records]
+    known = [{k: None if pd.isna(v) else v for k, v in row.items()} for row in records]
+    return [row | {"probabilities": p} for row, p in zip(known, probabilities, strict=True)]

@@ -15,10 +15,11 @@ from sealr.evaluate.evaluate import EVERYBODY
 from sealr.evaluate.metrics import ndcg, summary
 from sealr.evaluate.statistics import bootstrap_mean
 from sealr.pipeline import stages
+from sealr.pipeline.gladness import read_stars
 from sealr.pipeline.inputs import read_feelings, read_sequences, retriever_sequences
 from sealr.pipeline.job import Job
-from sealr.pipeline.retrievers import reads_feelings
-from sealr.serving.packing import histories, pack
+from sealr.retrieve.models.fusion import reads_feelings
+from sealr.serving.packing import Weights, histories, pack
 
 
 def through_retrieval(job: Job) -> dict[str, Manifest]:
@@ -37,11 +38,11 @@ def packed(job: Job, made: Mapping[str, Manifest]) -> Path:
         felt = np.full((len(sequences.flat), 2), np.nan, dtype=np.float32)
         if "labels" in made:
             felt = read_feelings(made["labels"], sequences)
-        weight = read_json(made["rankings"].path("fusion.json"))["weight"] if "rankings" in made else 0.0
-        adapter = made["adapter"].folder if "adapter" in made else None
-        items, known = made["reviews"].path("items.parquet"), histories(sequences, felt)
-        pack(folder / "model", job.config, weight, made["candidates"].folder, adapter, items, known)
-        return StageResult({"users": len(sequences)}, {"fusion_weight": weight})
+        fusion = read_json(made["rankings"].path("fusion.json")) if "rankings" in made else {}
+        weights = Weights(fusion.get("weight", 0.0), fusion.get("satisfaction_weight", 0.0))
+        folders = {name: manifest.folder for name, manifest in made.items()}
+        pack(folder / "model", job.config, weights, folders, histories(sequences, felt, read_stars(made)))
+        return StageResult({"users": len(sequences)}, {"fusion_weight": weights.llm})
 
     with job.stage("pack", {}):
         code = ("data", "serving", "pipeline/local.py")

@@ -8,12 +8,13 @@ from pathlib import Path
 from sealr import tracking
 from sealr.data.manifest import Manifest, StageResult, run_stage, text_digest
 from sealr.data.tables import read_json, read_table
+from sealr.pipeline.gladness import read_stars
 from sealr.pipeline.inputs import read_feelings, read_sequences, user_split
 from sealr.pipeline.job import Job
-from sealr.pipeline.retrievers import parts_of
 from sealr.registry import drift as drifting
 from sealr.registry import gate, promote
 from sealr.registry.package import register_model
+from sealr.retrieve.models.fusion import parts_of
 from sealr.settings import Config
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> promote.
         evidence = gate.evidence(rankings, validated, sequences, validation, [*users.train, *users.valid])
         hold = f"the data have drifted ({drifted})" if drifted and job.config.registry.drift.hold else ""
         felt, statistics = read_feelings(labels, sequences), _statistics(reviews, labels)
-        return register_model(job.config, sequences, felt, evidence, statistics, made, hold)
+        return register_model(job.config, sequences, felt, read_stars(made), evidence, statistics, made, hold)
 
 
 def _statistics(reviews: Manifest, labels: Manifest) -> drifting.Statistics:

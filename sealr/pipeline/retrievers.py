@@ -24,7 +24,7 @@ from sealr.pipeline.inputs import read_feelings, read_sequences, retriever_seque
 from sealr.pipeline.job import Job
 from sealr.retrieve.candidates import best_items, target_ranks
 from sealr.retrieve.fusion import fuse
-from sealr.retrieve.models.fusion import part_configs
+from sealr.retrieve.models.fusion import parts_of, reads_feelings
 from sealr.retrieve.train import load, train
 from sealr.settings import Content, RetrieveConfig
 
@@ -94,16 +94,6 @@ def split_key(job: Job, config: RetrieveConfig) -> dict[str, Any]:
 def split_code(config: RetrieveConfig) -> tuple[str, ...]:
     """The module that splits the users, where the retriever depends on the split."""
     return ("evaluate/protocols.py",) if config.tuning_users == "whole" else ()
-
-
-def parts_of(config: RetrieveConfig) -> list[RetrieveConfig]:
-    """The configurations of a fusion's parts; empty for any other model."""
-    return part_configs(config) if config.model == "fusion" else []
-
-
-def reads_feelings(config: RetrieveConfig) -> bool:
-    """Whether a retriever, or a part of it, reads sentiments."""
-    return any(part.sentiment != "none" for part in (config, *parts_of(config)))
 
 
 def retriever_feelings(config: RetrieveConfig, labels: Manifest | None, sequences: Sequences) -> np.ndarray | None:

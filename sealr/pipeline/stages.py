@@ -24,11 +24,12 @@ from sealr.emotion import label as labelling
 from sealr.emotion.labeller import labeller_id
 from sealr.emotion.plots import distribution_plot
 from sealr.evaluate.evaluate import evaluate as evaluate_tables
+from sealr.pipeline.gladness import read_forecast
 from sealr.pipeline.inputs import (
     INDUCTIVE_SETTINGS,
     evaluated_users,
     ranking_inputs,
-    read_feelings,
+    read_gladness,
     read_sequences,
     retriever_sequences,
     split_settings,
@@ -38,7 +39,6 @@ from sealr.pipeline.job import Job
 from sealr.pipeline.retrievers import (
     item_profiles,
     read_content,
-    reads_feelings,
     retriever_feelings,
     split_code,
     split_key,
@@ -50,9 +50,11 @@ from sealr.rerank.llm import ADAPTER
 from sealr.rerank.rankers import load_encoder, load_ranker
 from sealr.rerank.requests import finetuning_requests
 from sealr.rerank.rerank import rerank as rerank_lists
+from sealr.rerank.satisfying import PLOT as FRONTIER
 from sealr.rerank.scoring.train import train_scoring
 from sealr.retrieve.candidates import write_candidates
 from sealr.retrieve.index import faiss
+from sealr.retrieve.models.fusion import reads_feelings
 from sealr.retrieve.train import load
 
 log = logging.getLogger(__name__)
@@ -181,11 +183,17 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
         return manifest
 
 
-def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, adapter: Manifest) -> Manifest:
-    """Re-ranks the evaluation users' pools and tunes the fusion weight on validation."""
+def rerank(
+    job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, adapter: Manifest, glad: Manifest
+) -> Manifest:
+    """Re-ranks the evaluation users' pools and tunes the weights of LLM and satisfaction on validation.
+
+    glad: the forecast of satisfaction.
+    """
     config = job.config
     with job.stage("rerank", {"rerank": config.rerank, "evaluate": config.evaluate}):
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "adapter": adapter}
+        inputs["satisfaction"] = glad
         settings = {"rerank": config.rerank, "evaluate": config.evaluate, "category": config.data.category}
         settings["base"] = weights.digest(config.rerank.base)
 
@@ -196,12 +204,14 @@ def rerank(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, 
             items = read_table(reviews.path("items.parquet"), "items")
             ranker = load_ranker(config.rerank, config.data.category, adapter.path(ADAPTER), items, preferences_dir())
             batch = config.rerank.decode_batch * (SCORING_BATCHES if config.rerank.ranker == "scoring" else 1)
-            return rerank_lists(ranker, test, valid, given.sequences, given.feelings, given.pools, batch, folder)
+            truth = read_gladness(reviews, labels, given.sequences)
+            more = (read_forecast(glad), truth.liked if truth else None)
+            return rerank_lists(ranker, test, valid, given.sequences, given.feelings, given.pools, batch, folder, *more)
 
         manifest = run_stage(
-            "rerank", job.name, settings, inputs, (*LLM_CODE, "evaluate/statistics.py", *PIPELINE), work
+            "rerank", job.name, settings, inputs, (*LLM_CODE, "evaluate", "satisfaction", *PIPELINE), work
         )
-        tracking.log_manifest(manifest, {"fusion.json": ""})
+        tracking.log_manifest(manifest, {"fusion.json": "", FRONTIER: "plots"})
         return manifest
 
 
@@ -217,10 +227,10 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             ranks = np.load(candidates.path("test_ranks.npy"), allow_pickle=False)
             fusion = read_json(rankings.path("fusion.json"))
             lists = read_table(rankings.path("rankings.parquet"), "rankings")
-            felt = read_feelings(labels, sequences)
+            glad = read_gladness(reviews, labels, sequences)
             learned = retriever_sequences(job, sequences, job.config.retrieve).whole
             users, validity = fusion["test_users"], fusion["validity"]
-            return evaluate_tables(lists, ranks, users, validity, sequences, felt, config, folder, learned)
+            return evaluate_tables(lists, ranks, users, validity, sequences, glad, config, folder, learned)
 
         code = ("data", "evaluate", "emotion/feelings.py", *PIPELINE)
         manifest = run_stage("evaluate", job.name, settings, inputs, code, work)
@@ -238,9 +248,11 @@ def through_evaluation(job: Job, stages: Any = None) -> dict[str, Manifest]:
     run = stages or sys.modules[__name__]
     made = {"reviews": run.ingest(job)}
     made["labels"] = run.label(job, made["reviews"])
+    made["satisfaction"] = run.satisfaction(job, made["reviews"], made["labels"])
     made["candidates"] = run.retrieve(job, made["reviews"], made["labels"])
     made["adapter"] = run.finetune(job, made["reviews"], made["labels"], made["candidates"])
-    made["rankings"] = run.rerank(job, made["reviews"], made["labels"], made["candidates"], made["adapter"])
+    shared = made["reviews"], made["labels"], made["candidates"]
+    made["rankings"] = run.rerank(job, *shared, made["adapter"], made["satisfaction"])
     made["results"] = run.evaluate(job, made["reviews"], made["labels"], made["candidates"], made["rankings"])
     return made
 

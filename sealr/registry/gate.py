@@ -23,6 +23,7 @@ from sealr.data.tables import read_json
 from sealr.evaluate.metrics import ndcg
 from sealr.evaluate.statistics import paired_bootstrap, shown
 from sealr.redact import redact
+from sealr.rerank.rerank import FUSED, GLAD
 from sealr.serving.recommender import Recommender, ResolvedRequest
 from sealr.serving.request import MAX_HISTORY, Options
 
@@ -56,7 +57,9 @@ def evidence(
     rankings: pd.DataFrame, users: Sequence[str], sequences: Sequences, validation: str, tuned: Sequence[str]
 ) -> Evidence:
     """Evidence of a freshly evaluated model. rankings: the table that `rerank` wrote; users: its validation users."""
-    lists = rankings[(rankings["ranker"] == "fused") & (rankings["split"] == "valid")]
+    valid = rankings[rankings["split"] == "valid"]
+    served = GLAD if (valid["ranker"] == GLAD).any() else FUSED
+    lists = valid[valid["ranker"] == served]
     targets = {u: sequences.items[t - 1] for u, t in zip(users, _targets(sequences, users), strict=True)}
     hits = lists[lists["item"] == lists["user"].map(targets)]
     ranks = dict(zip(hits["user"], hits["rank"].astype(int), strict=True))
@@ -64,15 +67,21 @@ def evidence(
 
 
 def judge(
-    challenger: Evidence, champion: str, sequences: Sequences, feelings: np.ndarray, resamples: int, hold: str = ""
+    challenger: Evidence,
+    champion: str,
+    sequences: Sequences,
+    feelings: np.ndarray,
+    stars: np.ndarray | None,
+    resamples: int,
+    hold: str = "",
 ) -> Verdict:
     """Compares the challenger with the registered version at the URI ``champion``.
 
-    feelings: (interactions, 2), aligned with ``sequences.flat``. hold: why no version may be promoted now.
-    A champion that cannot be scored holds the promotion: nothing moves without a comparison.
+    feelings (interactions, 2), stars (interactions,): aligned with ``sequences.flat``. hold: why no version may be
+    promoted now. A champion that cannot be scored holds the promotion: nothing moves without a comparison.
     """
     try:
-        users, old, known = _champion_ranks(challenger, champion, sequences, feelings)
+        users, old, known = _champion_ranks(challenger, champion, sequences, feelings, stars)
     except Exception as error:
         log.warning("the champion %s cannot be scored", champion, exc_info=True)
         said = f"{type(error).__name__}: {redact(' '.join(str(error).split()))[:500]}"
@@ -97,7 +106,11 @@ def judge(
 
 
 def rescore(
-    model: Recommender, users: Sequence[str], sequences: Sequences, feelings: np.ndarray
+    model: Recommender,
+    users: Sequence[str],
+    sequences: Sequences,
+    feelings: np.ndarray,
+    stars: np.ndarray | None = None,
 ) -> tuple[list[int], float]:
     """Ranks of the users' validation items in the model's lists, 0 below TOP, and the share of histories it knows.
 
@@ -105,13 +118,14 @@ def rescore(
     target that the model does not know is a miss, as in service. No ranks where the share is below MIN_KNOWN.
     """
     # The model's id of each of our items
+    stars = np.full(len(sequences.flat), np.nan, np.float32) if stars is None else stars
     own_id = np.array([0, *(model.retriever.item_to_id.get(item, 0) for item in sequences.items)])
     queries = []
     for row in sequences.rows(users):
         span = sequences.span("valid", row)
         span = slice(max(span.start, span.stop - MAX_HISTORY), span.stop)
         ids = own_id[sequences.flat[span]]
-        queries.append(ResolvedRequest(None, ids[ids > 0].tolist(), feelings[span][ids > 0]))
+        queries.append(ResolvedRequest(None, ids[ids > 0].tolist(), feelings[span][ids > 0], stars[span][ids > 0]))
     share = sum(bool(q.history) for q in queries) / max(1, len(users))
     if share < MIN_KNOWN:
         return [], share
@@ -121,7 +135,7 @@ def rescore(
 
 
 def _champion_ranks(
-    challenger: Evidence, uri: str, sequences: Sequences, feelings: np.ndarray
+    challenger: Evidence, uri: str, sequences: Sequences, feelings: np.ndarray, stars: np.ndarray | None
 ) -> tuple[list[str], list[int], float]:
     """(comparable users, the champion's ranks of their validation items, share of histories that it knows)."""
     kept = read_note(uri, EVIDENCE, Evidence)
@@ -133,7 +147,7 @@ def _champion_ranks(
     with tempfile.TemporaryDirectory(prefix="sealr-gate-") as scratch:
         folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch))
         model = Recommender.load(next((folder / "artifacts").glob("*/model.json")).parent)
-        return users, *rescore(model, users, sequences, feelings)
+        return users, *rescore(model, users, sequences, feelings, stars)
 
 
 def read_note(uri: str, name: str, kind: type[Note]) -> Note | None:

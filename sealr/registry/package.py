@@ -18,14 +18,15 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array
 
-from sealr import resources, weights
+from sealr import resources
+from sealr import weights as model_weights
 from sealr.config import to_dict
 from sealr.data.manifest import PACKAGE, Manifest, code_digest, text_digest
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json, write_json
 from sealr.registry import card, gate, promote
 from sealr.registry.drift import Statistics
-from sealr.serving.packing import histories, pack
+from sealr.serving.packing import Weights, histories, pack
 from sealr.settings import Config
 
 log = logging.getLogger(__name__)
@@ -41,10 +42,11 @@ def signature(exclude_seen: bool) -> ModelSignature:
     answer = {"items": texts, "titles": texts, "scores": numbers, "reasons": texts, "warnings": texts}
     user, flag = ColSpec(DataType.string, "user", required=False), DataType.boolean
     params = [("top_k", DataType.long, 10), ("exclude_seen", flag, exclude_seen), ("explain", flag, False)]
+    weight = ParamSpec("satisfaction_weight", DataType.double, 1.0)
     return ModelSignature(
         inputs=Schema([user, ColSpec(AnyType(), "history", required=False)]),
         outputs=Schema([user, *(ColSpec(kind, name) for name, kind in answer.items())]),
-        params=ParamSchema([ParamSpec(*param) for param in params]),
+        params=ParamSchema([*(ParamSpec(*param) for param in params), weight]),
     )
 
 
@@ -52,6 +54,7 @@ def register_model(
     config: Config,
     sequences: Sequences,
     feelings: np.ndarray,
+    stars: np.ndarray | None,
     evidence: gate.Evidence,
     statistics: Statistics,
     stages: Mapping[str, Manifest],
@@ -59,9 +62,9 @@ def register_model(
 ) -> promote.Registration:
     """Logs the model to the active run, registers a version unless the same exists, and lets the gate decide.
 
-    feelings: (interactions, 2), aligned with ``sequences.flat``. stages: the manifests reviews, labels, candidates (the
-    retriever), adapter, rankings and results. evidence, statistics: stored with the model for later challengers.
-    hold: why no version may be promoted now.
+    feelings (interactions, 2), stars (interactions,): aligned with ``sequences.flat``. stages: the manifests reviews,
+    labels, satisfaction, candidates (the retriever), adapter, rankings and results. evidence, statistics: stored with
+    the model for later challengers. hold: why no version may be promoted now.
     """
     content = text_digest(
         {name: manifest.digest for name, manifest in stages.items()}
@@ -73,13 +76,13 @@ def register_model(
         log.info("register: unchanged, reusing version %s", version)
     else:
         fusion, metrics = read_json(stages["rankings"].path("fusion.json")), stages["rankings"].metrics
-        known = histories(sequences, feelings)
+        known = histories(sequences, feelings, stars)
+        weights = Weights(fusion["weight"], fusion["satisfaction_weight"])
         results = stages["results"].path("results.md").read_text(encoding="utf-8")
         about = card.model_card(config, stages, fusion, results, statistics, len(known))
         with tempfile.TemporaryDirectory() as temporary:
             packed, notes = Path(temporary) / "model", Path(temporary) / gate.NOTES
-            folders = stages["candidates"].folder, stages["adapter"].folder
-            pack(packed, config, fusion["weight"], *folders, stages["reviews"].path("items.parquet"), known)
+            pack(packed, config, weights, {name: manifest.folder for name, manifest in stages.items()}, known)
             write_json(asdict(evidence), notes / gate.EVIDENCE)
             write_json(asdict(statistics), notes / gate.STATISTICS)
             (notes / gate.CARD).write_text(about, encoding="utf-8")
@@ -106,7 +109,9 @@ def register_model(
         version = promote.create(name, logged.model_uri, logged.run_id, tags, card.description(about), logged.model_id)
     mlflow.set_tags({"sealr.version": version})
     resamples = config.evaluate.bootstrap
-    judge = partial(gate.judge, evidence, sequences=sequences, feelings=feelings, resamples=resamples, hold=hold)
+    judge = partial(
+        gate.judge, evidence, sequences=sequences, feelings=feelings, stars=stars, resamples=resamples, hold=hold
+    )
     return promote.assign_aliases(config.registry.name, version, judge)
 
 
@@ -125,6 +130,6 @@ def requirements(config: Config, weight: float) -> list[str]:
     if weight and config.rerank.quantization == "nf4":
         names += ["accelerate", "bitsandbytes"]
     if weight and not config.registry.include_base:
-        source = weights.resolve(config.rerank.base) / "source.json"  # there if a package carried the weights
+        source = model_weights.resolve(config.rerank.base) / "source.json"  # there if a package carried the weights
         names += ["gguf"] if source.is_file() and read_json(source)["file"].endswith(".gguf") else []
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in names]  # no index has +cpu or +cu130

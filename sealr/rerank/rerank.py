@@ -1,4 +1,4 @@
-"""Re-ranks the evaluation users' pools, fuses LLM and retriever, and writes the lists.
+"""Re-ranks the evaluation users' pools: fuses LLM and retriever, adds satisfaction, and writes the lists.
 
 Splits of the rankings table: ``valid`` and ``test`` hold the retriever's own pools; ``injected`` holds the test pools
 with the target inserted (the paper's protocol). On validation, only pools that contain their target are ranked, because
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,14 @@ from tqdm.auto import tqdm
 from sealr.data.manifest import CHECKPOINT, StageResult
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json, write_table
+from sealr.evaluate.protocols import RETRIEVER
 from sealr.rerank.rankers import Ranker, Scored, fuse, order, tune_weight
 from sealr.rerank.requests import Pools, RerankInput, inject, ranking_request
+from sealr.rerank.satisfying import Lists, choose
+from sealr.satisfaction.learn import Forecast
 
 log = logging.getLogger(__name__)
+FUSED, GLAD = "fused", "fused + satisfaction"  # names of rankings
 
 
 def rerank(
@@ -34,12 +39,15 @@ def rerank(
     pools: Pools,
     batch: int,
     folder: Path,
+    forecast: Forecast | None = None,
+    liked: np.ndarray | None = None,
 ) -> StageResult:
-    """Writes ``rankings.parquet`` (rankers: retriever, the LLM, fused) and ``fusion.json``.
+    """Writes ``rankings.parquet`` (rankers: retriever, the LLM, fused, and with satisfaction) and ``fusion.json``.
 
     rows, valid_rows: of ``sequences.users``; the first are ranked for test, the second tune the fusion weight.
-    feelings: (interactions, 2), aligned with ``sequences.flat``. batch: users per checkpoint. The metric
-    ``seconds_a_list`` is measured on test lists only: injected lists reuse cached work.
+    feelings: (interactions, 2), aligned with ``sequences.flat``. batch: users per checkpoint. forecast: adds
+    satisfaction to the scores; None: no such ranking. liked (interactions,): 1, 0 or NaN, needed with a forecast. The
+    metric ``seconds_a_list`` is measured on test lists only: injected lists reuse cached work.
     """
     timed = Timed(ranker)
     wanted = dict(zip(valid_rows, sequences.targets("valid", valid_rows).tolist(), strict=True))
@@ -62,26 +70,43 @@ def rerank(
     for i, scored in zip(missed, new_scores, strict=True):
         injected_llm[i] = scored
 
-    splits = {
+    made = {
         "valid": (tuning, valid, valid_llm),
         "test": (rows, test, test_llm),
         "injected": (rows, injected, injected_llm),
     }
-    frames = [_table(sequences, *part, ranker.name, weight).assign(split=split) for split, part in splits.items()]
+    lists = {name: _fused("valid" if name == "valid" else "test", *part, weight) for name, part in made.items()}
+    fusion: dict[str, Any] = {"weight": weight, "satisfaction_weight": 0.0}
+    glad: dict[str, list[np.ndarray]] = {}
+    if forecast is not None and liked is not None:
+        fusion |= choose(forecast, liked, sequences, lists["valid"], valid_rows, lists["test"], folder)
+        log.info(fusion["satisfaction_in_words"])
+        for name, part in lists.items():
+            felt = part.satisfaction(forecast.model, forecast.stars, sequences)
+            glad[name] = [s + fusion["satisfaction_weight"] * f for s, f in zip(part.scores, felt, strict=True)]
+    frames = []
+    for name, (asked_rows, requests, llm) in made.items():
+        rankings = {RETRIEVER: [np.asarray(r.pool_scores) for r in requests], ranker.name: [s.values for s in llm]}
+        rankings |= {FUSED: list(lists[name].scores)} | ({GLAD: glad[name]} if glad else {})
+        frames.append(_table(sequences, asked_rows, requests, rankings).assign(split=name))
     write_table(pd.concat(frames, ignore_index=True), folder / "rankings.parquet", "rankings")
-    fusion = {
-        "weight": weight,
+    fusion |= {
         "validation_ndcg_at_10": {str(w): value for w, value in tried.items()},
         "validity": float(np.mean([s.validity for s in [*valid_llm, *test_llm, *new_scores]])),
         "validation_users": [sequences.users[row] for row in valid_rows],
         "test_users": [sequences.users[row] for row in rows],
     }
     write_json(fusion, folder / "fusion.json")
-    metrics = {"fusion_weight": weight, "valid_ndcg@10": tried[weight], "valid_ndcg@10_retriever": tried[0.0]}
+    metrics = {
+        "fusion_weight": weight,
+        "satisfaction_weight": fusion["satisfaction_weight"],
+        "valid_ndcg@10": tried[weight],
+        "valid_ndcg@10_retriever": tried[0.0],
+    }
     if timed.lists:
         metrics["seconds_a_list"] = timed.seconds / timed.lists
-    lists = len(valid) + len(test) + len(missed)
-    return StageResult({"test_users": len(rows), "valid_users": len(valid_rows), "lists_generated": lists}, metrics)
+    ranked = len(valid) + len(test) + len(missed)
+    return StageResult({"test_users": len(rows), "valid_users": len(valid_rows), "lists_generated": ranked}, metrics)
 
 
 class Timed:
@@ -120,20 +145,25 @@ def score_parts(
     return scores
 
 
+def _fused(
+    split: str, rows: Sequence[int], requests: Sequence[RerankInput], llm: Sequence[Scored], weight: float
+) -> Lists:
+    scores = [fuse(np.asarray(r.pool_scores), s.values, weight) for r, s in zip(requests, llm, strict=True)]
+    return Lists(split, rows, requests, scores)
+
+
 def _table(
     sequences: Sequences,
     rows: Sequence[int],
     requests: Sequence[RerankInput],
-    llm: Sequence[Scored],
-    name: str,
-    weight: float,
+    rankings: Mapping[str, Sequence[np.ndarray]],
 ) -> pd.DataFrame:
-    """Three rankings of every request: the retriever's, the LLM's and the fused one."""
-    names = {"user": sequences.users, "item": sequences.items, "ranker": ["retriever", name, "fused"]}
+    """The rankings of every request. rankings: name -> scores (C,) of each request."""
+    names = {"user": sequences.users, "item": sequences.items, "ranker": list(rankings)}
     columns: dict[str, list[np.ndarray]] = {column: [] for column in ("user", "item", "rank", "score", "ranker")}
-    for row, request, scored in zip(rows, requests, llm, strict=True):
-        pool, retriever = np.asarray(request.pool), np.asarray(request.pool_scores)
-        for ranker, values in enumerate((retriever, scored.values, fuse(retriever, scored.values, weight))):
+    for row, request, *scores in zip(rows, requests, *rankings.values(), strict=True):
+        pool = np.asarray(request.pool)
+        for ranker, values in enumerate(scores):
             best = order(values)
             same = np.ones_like(best)
             parts = (row * same, pool[best] - 1, same.cumsum(), values[best], ranker * same)

@@ -37,12 +37,10 @@ class ScoreError(ValueError):
     """The users, the model or the output folder cannot be used, or Spark is missing; the message says what to do."""
 
 
-def score_users(
-    model: str, users: str | None, out: str, top_k: int = 10, with_seen: bool = False, master: str | None = None
-) -> int:
+def score_users(model: str, users: str | None, out: str, params: dict[str, Any], master: str | None = None) -> int:
     """Starts Spark, writes recommendations (see `score`) and returns the number of rows. Raises ScoreError.
 
-    with_seen: also recommend items of the history. master: such as local[4]; None: spark-submit's, else all cores.
+    params: of `sealr.serving.request.Options`. master: such as local[4]; None: spark-submit's, else all cores.
     """
     try:
         from pyspark.sql import SparkSession
@@ -59,7 +57,7 @@ def score_users(
     spark = (builder.master(master) if master else builder).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     try:
-        return score(spark, model, users, out, {"top_k": top_k} | ({"exclude_seen": False} if with_seen else {}))
+        return score(spark, model, users, out, params)
     except MlflowException as error:
         raise ScoreError(redact(error.message)) from None
     finally:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sealr import weights
+from sealr import weights as model_weights
 from sealr.config import to_dict
 from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json
@@ -18,41 +19,53 @@ from sealr.emotion.backends import pinned_name
 from sealr.emotion.labeller import labeller_id
 from sealr.redact import redacted
 from sealr.rerank.llm import ADAPTER
+from sealr.satisfaction.learn import REASONS
+from sealr.satisfaction.model import NUMBERS, TENSORS
 from sealr.settings import Config
 
+SATISFACTION = "satisfaction"  # subfolder of the forecast and of what each item's reviews felt
 
-def pack(
-    folder: Path,
-    config: Config,
-    weight: float,
-    retriever: Path,
-    finetuned: Path | None,
-    items: Path,
-    histories: pd.DataFrame,
-) -> None:
+
+@dataclass(frozen=True)
+class Weights:
+    """What validation chose: weights in z(retriever) + llm * z(LLM) + satisfaction * standardised satisfaction."""
+
+    llm: float = 0.0
+    satisfaction: float = 0.0
+
+
+def pack(folder: Path, config: Config, weights: Weights, stages: Mapping[str, Path], histories: pd.DataFrame) -> None:
     """Writes a folder that `Recommender.load` reads.
 
-    weight: of the LLM in the fusion. retriever, finetuned: stage folders; without the second, ``weight`` must be 0.
-    items: the items table. histories: see the function of that name.
+    stages: folders of reviews and candidates, of the adapter if there is one, and of satisfaction if it has a weight.
+    histories: see the function of that name.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     unused = shutil.ignore_patterns("*.parquet", "*.npy", "history.json", "manifest.json", ".*")
-    shutil.copytree(retriever, folder / "retriever", ignore=unused)
-    shutil.copy(items, folder / "items.parquet")
+    shutil.copytree(stages["candidates"], folder / "retriever", ignore=unused)
+    shutil.copy(stages["reviews"] / "items.parquet", folder / "items.parquet")
     histories.to_parquet(folder / "histories.parquet", index=False)
-    values: dict[str, Any] = {"fusion_weight": weight, "labeller": labeller_id(config.label)}
-    if finetuned:
-        shutil.copytree(finetuned / ADAPTER, folder / ADAPTER)
-        values["base_digest"] = weights.digest(config.rerank.base)
+    values: dict[str, Any] = {"weights": asdict(weights), "labeller": labeller_id(config.label)}
+    if "adapter" in stages:
+        shutil.copytree(stages["adapter"] / ADAPTER, folder / ADAPTER)
+        values["base_digest"] = model_weights.digest(config.rerank.base)
         if config.registry.include_base:
-            shutil.copytree(weights.resolve(config.rerank.base), folder / "base")
+            shutil.copytree(model_weights.resolve(config.rerank.base), folder / "base")
+    if weights.satisfaction:
+        (folder / SATISFACTION).mkdir()
+        for name in (TENSORS, NUMBERS, REASONS):
+            shutil.copy(stages["satisfaction"] / name, folder / SATISFACTION / name)
     config = replace(config, label=replace(config.label, model=pinned_name(config.label.model)))
     write_json({"config": redacted(to_dict(config))} | values, folder / "model.json")
 
 
-def histories(sequences: Sequences, feelings: np.ndarray) -> pd.DataFrame:
-    """Each user's whole history: user, items (indices, oldest first), sentiments and expected (floats, NaN unknown)."""
-    columns = {"items": sequences.flat, "sentiments": feelings[:, 0], "expected": feelings[:, 1]}
+def histories(sequences: Sequences, feelings: np.ndarray, stars: np.ndarray | None) -> pd.DataFrame:
+    """Each user's whole history: user, items (indices, oldest first), sentiments, expected and stars (NaN unknown).
+
+    feelings (interactions, 2), stars (interactions,): aligned with ``sequences.flat``.
+    """
+    stars = np.full(len(sequences.flat), np.nan, np.float32) if stars is None else stars
+    columns = {"items": sequences.flat, "sentiments": feelings[:, 0], "expected": feelings[:, 1], "stars": stars}
     stops = sequences.offsets[1:-1]
     return pd.DataFrame({"user": sequences.users} | {name: np.split(v, stops) for name, v in columns.items()})

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, 
 FAILED = "MODEL_FAILED"  # MLflow error class of a failure inside the model, which is not the caller's fault
 MAX_TOP_K = 1000
 MAX_HISTORY = 10_000  # items of one request
+MAX_WEIGHT = 100.0  # of satisfaction, times the chosen one
 MAX_ID = 512  # characters of a user or item id
 HISTORY = "history must be a list of objects like {'item': 'B000', 'text': 'Great!'}"
 RULES = {
@@ -23,10 +24,12 @@ RULES = {
     "item": f"item must be an id: a text of at most {MAX_ID} characters or a whole number",
     "history": HISTORY,
     "text": "text must be a text",
+    "rating": "rating must be a number of stars from 1 to 5",
     "sentiment": "sentiment must be a whole number from -2 (strong negative) to 2 (strong positive)",
     "top_k": f"top_k must be a whole number from 1 to {MAX_TOP_K}",
     "exclude_seen": "exclude_seen must be true or false",
     "explain": "explain must be true or false",
+    "satisfaction_weight": f"satisfaction_weight must be a number from 0 to {MAX_WEIGHT:g}",
 }
 Model = TypeVar("Model", bound="Values")
 _REPR = reprlib.Repr()
@@ -121,6 +124,7 @@ class Event(Values):
 
     item: Id
     text: InstanceOf[str] = ""
+    rating: float | None = Field(None, ge=1, le=5, strict=True)  # stars
     sentiment: int | None = Field(None, ge=-2, le=2, strict=True)
 
 
@@ -140,6 +144,8 @@ class Options(Values):
     top_k: int = Field(10, ge=1, le=MAX_TOP_K, strict=True)
     exclude_seen: bool = Field(True, strict=True)
     explain: bool = Field(False, strict=True)  # reasons by leaving out each item of the history in turn
+    # 0: what users will take; 1: as validation chose; more: what they will be glad of
+    satisfaction_weight: float = Field(1.0, ge=0, le=MAX_WEIGHT, strict=True)
 
 
 def read(

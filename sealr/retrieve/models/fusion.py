@@ -79,6 +79,16 @@ def part_configs(config: RetrieveConfig) -> list[RetrieveConfig]:
     return parts
 
 
+def parts_of(config: RetrieveConfig) -> list[RetrieveConfig]:
+    """The configurations of a fusion's parts; empty for any other model."""
+    return part_configs(config) if config.model == "fusion" else []
+
+
+def reads_feelings(config: RetrieveConfig) -> bool:
+    """Whether a retriever, or a part of it, reads sentiments."""
+    return any(part.sentiment != "none" for part in (config, *parts_of(config)))
+
+
 def _part(config: RetrieveConfig, number: int, values: dict[str, Any]) -> RetrieveConfig:
     name = f"retrieve.parts[{number}]"
     if values.get("model", "fusion") == "fusion" or values.get("parts"):
