@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 PENALTIES = np.logspace(-5, 2, 36)  # per row, for columns of variance 1
-FLAT = 1e-12  # a column with less variance tells nothing and gets weight 0
+FLAT = 1e-8  # a column with less variance tells nothing and gets weight 0
 
 
 @dataclass(frozen=True)
