@@ -46,6 +46,7 @@ def evaluate(
     folder: Path,
     learned: Collection[int] = (),
     content: np.ndarray | None = None,
+    findings: Sequence[str] = (),
 ) -> StageResult:
     """Writes results.json, results.md and results.png; returns the metrics under flat names.
 
@@ -53,7 +54,7 @@ def evaluate(
     targets' ranks in the whole catalogue. users: the evaluated ones. validity: share of the items named by the LLM that
     were candidates. glad: aligned with ``sequences.flat``; None leaves out liked and disliked targets.
     learned: rows of ``sequences.users`` whose test items the retriever was trained on; its metrics exclude them.
-    content (items + 1, C): item vectors for the lists' diversity.
+    content (items + 1, C): item vectors for the lists' diversity. findings: sentences that stand above the tables.
     """
     split, rows_of_users = sequences.split("test"), sequences.rows(users)
     places = np.searchsorted(split.users, rows_of_users)  # (N,) in the split
@@ -91,7 +92,7 @@ def evaluate(
     more = [Section(*text, part) for text, part in zip(texts, described, strict=True)]
     sections = [liked, *more] if liked else more
 
-    _write_markdown(table, differences, quality, sections, folder / "results.md")
+    _write_markdown(findings, table, differences, quality, sections, folder / "results.md")
     bars = table[table["system"] != EVERYBODY]  # bars of one panel are over the same users
     panels = [
         Panel(f"{name} ({part['users'].iloc[0]:,} users)", part, ceiling=full.ceiling if name == "full" else None)
@@ -104,7 +105,7 @@ def evaluate(
     known = _ordered(pd.DataFrame(rows))
     results = {"rows": known.astype(object).where(known.notna(), None).to_dict("records"), "differences": differences}
     figures = {section.title: section.plain() for section in sections}
-    write_json(results | {"quality": quality, "sections": figures}, folder / "results.json")
+    write_json(results | {"findings": list(findings), "quality": quality, "sections": figures}, folder / "results.json")
 
     metrics = {_flat(r["protocol"], r["system"], k): float(r[k]) for r in rows for k in r if "@" in k}
     metrics |= {_flat("difference", *k.split(", ")[::-1]): mean for k, (mean, _, _) in differences.items()}
@@ -138,30 +139,36 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 def _differences(
     full: Protocol, injected: Protocol, sizes: np.ndarray, names: Sequence[str], resampling: tuple[int, int]
 ) -> dict[str, Interval]:
-    """Every ranker minus the retriever under "full", and minus chance under "injected". sizes (N,): of its pools."""
+    """Every ranker minus each of ``_others`` under "full", and minus chance among ``sizes`` (N,) under "injected"."""
     made, chances = {}, dict(zip(METRICS, chance(sizes, TOP), strict=True))
     for name in names:
         for metric, values_of in METRICS.items():
-            own, retriever, among = (
-                values_of(ranks, TOP) for ranks in (full.ranks[name], full.ranks[RETRIEVER], injected.ranks[name])
-            )
-            made[f"{metric}, {name} minus retriever"] = paired_bootstrap(own, retriever, *resampling)
+            own, among = values_of(full.ranks[name], TOP), values_of(injected.ranks[name], TOP)
+            for other in _others(name, names):
+                beside = values_of(full.ranks[other], TOP)
+                made[f"{metric}, {name}{MINUS}{other}"] = paired_bootstrap(own, beside, *resampling)
             made[f"{metric}, {name} minus chance, injected"] = paired_bootstrap(among, chances[metric], *resampling)
     return made
+
+
+def _others(name: str, names: Sequence[str]) -> list[str]:
+    """What a ranker is compared with: the retriever, and for "a + b" also "a", so that b's own share is seen."""
+    return [RETRIEVER, *(other for other in names if other == name.rpartition(" + ")[0])]
 
 
 def _liking(
     ranks: Mapping[str, np.ndarray], targets: Gladness, names: Sequence[str], resampling: tuple[int, int]
 ) -> dict[str, dict[str, Interval]]:
-    """A row for every system, and one for the paired difference of every ranker to the retriever."""
+    """A row for every system, and one for the paired difference of every ranker to each of ``_others``."""
     rows = {system: liking(own, targets, *resampling) for system, own in ranks.items()}
-    beside = {
-        f"{name}{MINUS}{RETRIEVER}": liking(ranks[name], targets, *resampling, ranks[RETRIEVER]) for name in names
-    }
-    return rows | beside
+    for name in names:
+        for other in _others(name, names):
+            rows[f"{name}{MINUS}{other}"] = liking(ranks[name], targets, *resampling, ranks[other])
+    return rows
 
 
 def _write_markdown(
+    findings: Sequence[str],
     table: pd.DataFrame,
     differences: Mapping[str, Interval],
     quality: Mapping[str, float],
@@ -171,7 +178,8 @@ def _write_markdown(
     intervals = (
         "Differences under the full protocol unless another is named, with 95 % paired bootstrap intervals over users:"
     )
-    lines = [markdown_table(table), f"{intervals}\n"]
+    lines = [*(f"- {words}" for words in findings), ""] if findings else []
+    lines += [markdown_table(table), f"{intervals}\n"]
     lines += [f"- {name}: {shown(*difference)}" for name, difference in differences.items()]
     lines += ["", *(f"- {name}: {value:.4f}" for name, value in quality.items())]
     for section in sections:
@@ -181,4 +189,7 @@ def _write_markdown(
 
 
 def _flat(*parts: str) -> str:
-    return ".".join(p.replace(", ", "_").replace(" ", "_").replace("'s", "") for p in parts)
+    """A metric's name. MLflow allows no plus sign in it."""
+    for old, new in ((" + ", "_"), (", ", "_"), (" ", "_"), ("'s", "")):
+        parts = tuple(part.replace(old, new) for part in parts)
+    return ".".join(parts)

@@ -87,7 +87,7 @@ def many(tmp_path):
     orders = {
         "retriever": [[4, 6] if n < 40 else [6, 4] for n in range(80)],
         "scoring": [[6, 4]] * 80,
-        "any name": [[4, 6]] * 80,
+        "scoring + b": [[4, 6]] * 80,
     }
     rows = [
         (user, f"i{item}", rank, float(-rank), ranker, split)
@@ -108,11 +108,15 @@ def many(tmp_path):
 
 def test_liking_by_hand_for_every_ranker_of_the_table(many, tmp_path):
     assert many["full.retriever.HR@10_liked"] == 0.5 and many["full.retriever.HR@10_liked_minus_disliked"] == 0
-    assert many["full.any_name.NDCG@10_liked"] == 1 and many["full.any_name.graded_NDCG@10"] == (1 + 0.2) / 2
-    assert many["difference.any_name_minus_retriever.HR@10_disliked"] == 0.5
+    assert many["full.scoring_b.NDCG@10_liked"] == 1 and many["full.scoring_b.graded_NDCG@10"] == (1 + 0.2) / 2
+    assert many["difference.scoring_b_minus_retriever.HR@10_disliked"] == 0.5
+    gain = 1 - 1 / math.log2(3)
+    assert many["difference.scoring_b_minus_scoring.NDCG@10"] == pytest.approx(gain)
+    assert many["difference.scoring_b_minus_scoring.NDCG@10_liked"] == pytest.approx(gain)
     found = read_json(tmp_path / "results.json")
     liked = found["sections"]["Liked and disliked targets"]
-    names = ["retriever", "scoring", "any name", "scoring minus retriever", "any name minus retriever"]
+    names = ["retriever", "scoring", "scoring + b", "scoring minus retriever"]
+    names += ["scoring + b minus retriever", "scoring + b minus scoring"]  # what is added beside what it is added to
     assert [row["system"] for row in liked["rows"]] == names
     mean, low, high = liked["rows"][0]["HR@10 liked"]
     assert low < mean == 0.5 < high and liked["rows"][2]["HR@10 liked"] == [1, 1, 1]
@@ -121,7 +125,7 @@ def test_liking_by_hand_for_every_ranker_of_the_table(many, tmp_path):
     assert rows["injected", "scoring"]["NDCG@10 liked"] is None
     page = (tmp_path / "results.md").read_text()
     assert "By stars: 4 and 5 are liked, 1 to 3 disliked. Targets: 40 liked, 40 disliked, 80 with stars." in page
-    assert "| scoring minus retriever  | +0.5000 (+0." in page
+    assert "| scoring minus retriever     | +0.5000 (+0." in page
     assert "liked" not in page.split("Differences")[0]  # the table of protocols stays narrow
 
 
@@ -135,5 +139,5 @@ def test_lists_beyond_accuracy_and_groups_of_users(many, tmp_path):
     assert many["full.test_targets.coverage@10"] == 1 / 6
     short = sections["Short and long histories"]
     assert short["reading"].endswith("at most the median number of items, 3.5.")
-    assert many["full.any_name.NDCG@10_short"] == many["full.any_name.NDCG@10_long"] == 1
+    assert many["full.scoring_b.NDCG@10_short"] == many["full.scoring_b.NDCG@10_long"] == 1
     assert "### Short and long histories" in (tmp_path / "results.md").read_text()
