@@ -6,7 +6,7 @@ import pytest
 
 from sealr import resources
 from sealr.config import load_config
-from sealr.data.sources import READERS, amazon, columns, lines, reader, sequences, yelp
+from sealr.data.sources import amazon, amazon2023, columns, lines, reader, sequences, yelp
 from sealr.data.sources.columns import ColumnError
 from sealr.data.sources.lines import DataFileError, read_lines, seconds
 from sealr.settings import Columns, DataConfig
@@ -29,10 +29,8 @@ def read(path, **more):
 
 
 def test_registry():
-    assert reader("yelp") is yelp and set(READERS) == {"demo", "amazon", "yelp", "columns", "sequences"}
-    with pytest.raises(
-        ValueError, match="data.source 'ebay' is unknown; known: demo, amazon, yelp, columns, sequences"
-    ):
+    assert reader("yelp") is yelp and reader("amazon-2023") is amazon2023
+    with pytest.raises(ValueError, match="data.source 'ebay' is unknown; known: demo, amazon, amazon-2023, goodreads"):
         reader("ebay")
 
 

@@ -6,7 +6,7 @@ A source module has
 * ``read_items(config, path) -> Iterator[Row]``: values with the keys item, title, brand, categories
 * ``HINT``: where to get the files, for the message about missing ones
 
-``path`` is the file that ``sealr.data.download.fetch`` found; the demo generates its rows and ignores it.
+``path`` is the file, or the folder of parts, that ``sealr.data.download.fetch`` found; the demo generates its rows.
 Readers do not check values: ``sealr.data.cleaning`` decides which reviews are valid.
 """
 
@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from sealr.data.sources import amazon, columns, demo, sequences, yelp
+from sealr.data.sources import amazon, amazon2023, columns, demo, goodreads, sequences, yelp
 
 READERS: dict[str, ModuleType] = {
-    "demo": demo, "amazon": amazon, "yelp": yelp, "columns": columns, "sequences": sequences,
+    "demo": demo, "amazon": amazon, "amazon-2023": amazon2023, "goodreads": goodreads, "yelp": yelp, "columns": columns,
+    "sequences": sequences,
 }  # fmt: skip
 
 

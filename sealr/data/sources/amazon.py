@@ -1,6 +1,6 @@
-"""Amazon reviews of the 2014 release: 5-core reviews as JSON lines, metadata as one Python literal per line.
+"""Amazon reviews of the releases of 2014 and 2018: reviews as JSON lines; metadata as Python literals or JSON lines.
 
-Metadata of later releases are JSON, which is read too. The text is ``reviewText``, or ``summary`` if that is empty.
+The text is ``reviewText``, or ``summary`` if that is empty.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from typing import Any
 from sealr.data.sources.lines import Row, parse_json, read_objects
 from sealr.settings import DataConfig
 
-HINT = "The 2014 files are described at http://jmcauley.ucsd.edu/data/amazon/links.html"
+HINT = (
+    "The files of 2014 are described at http://jmcauley.ucsd.edu/data/amazon/links.html, those of 2018 at "
+    "https://nijianmo.github.io/amazon; for those of 2023 set data.source to amazon-2023."
+)
 
 # Lists of also-bought ids are unused, but take three quarters of the parsing time
 RELATED = re.compile(r"'related': \{(?:'\w+': \[(?:'\w+'(?:, )?)*\](?:, )?)*\}")
@@ -59,7 +62,7 @@ def _item(record: dict[str, Any]) -> dict[str, Any]:
         "item": record.get("asin"),
         "title": clean(record.get("title")),
         "brand": clean(record.get("brand")),
-        "categories": _path(record.get("categories", record.get("category"))),
+        "categories": category_path(record.get("categories", record.get("category"))),
     }
 
 
@@ -70,7 +73,7 @@ def clean(value: Any) -> str | None:
     return " ".join(html.unescape(value).split()) or None
 
 
-def _path(categories: Any) -> str | None:
+def category_path(categories: Any) -> str | None:
     """``[["Beauty", "Hair Care"], ["Beauty"]]`` -> ``"Beauty > Hair Care"``: the first of the longest paths."""
     if not isinstance(categories, list):
         return clean(categories)
