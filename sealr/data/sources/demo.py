@@ -1,28 +1,33 @@
-"""Generated reviews with a known mechanism, which show whether a pipeline uses feelings.
+"""Generated reviews with a known mechanism, which show whether a pipeline uses feelings and texts.
 
-There are two departments with three categories each, two rival brands per department, and ten products per brand and
-category, called a *line*: 12 lines, 120 items. A user writes 8 to 12 reviews and never reviews an item twice.
+There are two departments of three categories, and two brands with ten products each in every category: 120 items. An
+item has two of five *sides*, such as a strong scent or a glass bottle, each pair equally often in a category. Title,
+brand and categories do not tell them; reviews do. Two items in five are *poor*. A user is *fond* of one side, and three
+users in four *mind* another one. A user writes 8 to 12 reviews and never reviews an item twice.
 
-The mechanism. The feeling about an item is independent of item and user: good with probability .42, bad .42,
-neutral .16. The feeling about the last item decides where the next one comes from:
+What the user takes next follows from the feeling about the last item and from the side the user is fond of:
 
-* good: with probability .85 the same brand's line in the department's next category (the user continues the routine)
-* bad: with probability .85 the rival brand's line in the same category (the user replaces what failed)
-* neutral: with probability .85 one of these two lines, each with probability .5
+* after a good feeling, with probability .85, an item of the department's next category (the user goes on)
+* after a bad feeling, with probability .85, an item of the same category (the user replaces what failed)
+* after a neutral feeling, with probability .85, one of these two categories, each with probability .5
 * otherwise any item of the catalogue
+* of these, with probability .85, one that has the side the user is fond of
+* less reviewed items are more likely
 
-Within a line, less reviewed items are more likely. A draw in which an item has fewer than five reviews, which happens
-with few users, is repeated, so that all items survive a 5-core.
+What the user feels follows from the item and from the side the user minds. It does not decide what the user takes:
+users find out only later.
 
-What is achievable. The last item alone leaves two equally likely lines of ten, so HR@10 is at most about .5. The
-feeling raises this to about .8 (good and bad .85, neutral .43, plus chance); feelings shuffled between reviews add
-nothing. Counts of what follows each (line, feeling), without users' last items, give HR@10 .80; each line .44; each
-(line, shuffled feeling) .46 (seed 7; one of 320 users is .003). Counts per item are too sparse: .39 without feelings,
-.43 with them.
+* an item with a side that the user minds: good .05, neutral .05, bad .90
+* else a poor item: good .20, neutral .10, bad .70
+* else: good .88, neutral .06, bad .06
+
+What the user writes: an emotion of that feeling, and a side. Who feels bad about an item with a minded side complains
+of this side; who feels good about an item with the side they are fond of praises it; seven in ten others note a side.
 
 Ratings follow the feeling with noise: good 4 or 5, neutral 3, bad 1 or 2; one in ten is drawn from 2 to 4 instead.
 Timestamps are days, and a quarter of a user's reviews are on the same day as the one before. The file is ordered by
-time, stable within a user.
+time, stable within a user. A draw in which an item has fewer than five reviews, which happens with few users, is
+repeated, so that all items survive a 5-core.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -42,24 +48,36 @@ from sealr.settings import DataConfig
 HINT = ""
 DAY = 86_400
 START = 1_672_531_200  # 2023-01-01 UTC
-FOLLOW = 0.85  # probability that the feeling decides the next item's line
+FOLLOW = 0.85  # probability that the feeling decides the next item's category
+TASTE = 0.85  # probability that the next item has the side the user is fond of
+MINDING = 0.75  # share of users who mind a side
+POOR = 0.4  # share of items that are poor
+NOTE = 0.7  # probability that a review notes a side which it neither praises nor complains of
 SAME_DAY = 0.25
 GOOD = ("love", "joy", "admiration", "gratitude", "relief", "approval")
 NEUTRAL = ("neutral",)
 BAD = ("disappointment", "annoyance", "anger", "sadness", "disgust", "confusion")
-FEELINGS = ((1, GOOD, 0.42), (0, NEUTRAL, 0.16), (-1, BAD, 0.42))
+FEELINGS = ((1, GOOD), (0, NEUTRAL), (-1, BAD))
+ODDS = {"minded": (0.05, 0.05, 0.90), "poor": (0.20, 0.10, 0.70), "fine": (0.88, 0.06, 0.06)}  # of FEELINGS
 
-REVIEW, TRUTH = ["user", "item", "timestamp", "rating", "text"], ["emotion", "sentiment", "followed"]
+REVIEW = ["user", "item", "timestamp", "rating", "text"]
+TRUTH = ["emotion", "sentiment", "followed", "fond", "minds", "sides", "poor", "told"]
 
-Line = tuple[str, str, str]  # department, category, brand
+
+class Product(NamedTuple):
+    department: str
+    category: str
+    sides: tuple[str, ...]
+    poor: bool
 
 
 def generate(users: int = 320, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Reviews (user, item, timestamp, rating, text) in file order, items (item, title, brand, categories), and truth.
 
-    Truth has one row per review, in the same order: user, item, emotion, sentiment (1, 0, -1) and followed (whether the
-    previous feeling decided the item's line; False for first items). The same arguments give the same frames.
-    With fewer than 320 users, lines are shorter, so that every item keeps five reviews.
+    Truth has one row per review, in the same order: user, item, emotion, sentiment (1, 0, -1), followed (whether the
+    feeling before decided the item's category; False for first items), fond and minds (the user's sides, "" for none),
+    sides (the item's, a pair), poor (the item), and told (the side in the text, or ""). The same arguments give the
+    same frames. With fewer than 320 users, there are fewer items, so that every item keeps five reviews.
     """
     for attempt in itertools.count():
         reviews, items, truth = _generate(users, random.Random(f"{seed}/{attempt}"))
@@ -70,64 +88,78 @@ def generate(users: int = 320, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def _generate(users: int, rng: random.Random) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    lines, items = _catalogue(min(10, max(2, users * 10 // 144)), rng)
-    catalogue, areas = grammar()["catalogue"], grammar()["areas"]
-    things = {i: catalogue[d]["categories"][c]["word"] for (d, c, _), members in lines.items() for i in members}
-    line_of = {item: line for line, members in lines.items() for item in members}
-    counts = dict.fromkeys(line_of, 0)
+    products, items = _catalogue(min(10, max(2, users * 10 // 144)), rng)
+    sold, areas, sides = grammar()["catalogue"], grammar()["areas"], list(grammar()["sides"])
+    counts = dict.fromkeys(products, 0)
     rows = []
     for number in range(1, users + 1):
         day = START // DAY + rng.randrange(365)
+        fond, minds = rng.sample(sides, 2)
+        minds = minds if rng.random() < MINDING else ""
         seen: set[str] = set()
         item, sign = "", 0
         for step in range(rng.randint(8, 12)):
-            followed = step > 0 and rng.random() < FOLLOW
-            choices = [i for i in lines[_next_line(line_of[item], sign, rng)] if i not in seen] if followed else []
-            followed = bool(choices)
-            choices = choices or [i for i in counts if i not in seen]
+            wanted = _next_category(products[item], sign, rng) if step and rng.random() < FOLLOW else None
+            choices = [i for i, p in products.items() if i not in seen and wanted in (None, (p.department, p.category))]
+            followed = wanted is not None and bool(choices)
+            choices = choices or [i for i in products if i not in seen]
+            if rng.random() < TASTE:
+                choices = [i for i in choices if fond in products[i].sides] or choices
             item = rng.choices(choices, [(1 + counts[i]) ** -2.0 for i in choices])[0]
-            sign, emotions, _ = rng.choices(FEELINGS, [f[2] for f in FEELINGS])[0]
+            product = products[item]
+            odds = ODDS["minded" if minds in product.sides else "poor" if product.poor else "fine"]
+            sign, emotions = rng.choices(FEELINGS, odds)[0]
             emotion = rng.choice(emotions)
             day += 0 if step and rng.random() < SAME_DAY else rng.randint(1, 30)
             rating = rng.choice({1: (4, 5), 0: (3,), -1: (1, 2)}[sign]) if rng.random() < 0.9 else rng.choice((2, 3, 4))
-            text = compose(emotion, things[item], areas[line_of[item][0]], rng)
-            rows.append((f"u{number:04d}", item, day * DAY, float(rating), text, emotion, sign, followed))
+            told, manner = _told(product.sides, sign, fond, minds, rng)
+            thing = sold[product.department]["categories"][product.category]["word"]
+            text = compose(emotion, thing, areas[product.department], told, manner, rng)
+            review = (f"u{number:04d}", item, day * DAY, float(rating), text)
+            rows.append((*review, emotion, sign, followed, fond, minds, product.sides, product.poor, told))
             counts[item] += 1
             seen.add(item)
     frame = pd.DataFrame(rows, columns=[*REVIEW, *TRUTH]).sort_values("timestamp", kind="stable", ignore_index=True)
     return frame[REVIEW], items, frame[["user", "item", *TRUTH]]
 
 
-def _catalogue(products: int, rng: random.Random) -> tuple[dict[Line, list[str]], pd.DataFrame]:
-    """Lines of ``products`` items each, and the items table. Ids are shuffled, so they do not reveal the line."""
-    named = [
-        ((department, category, brand), name)
-        for department, sold in grammar()["catalogue"].items()
-        for category, kind in sold["categories"].items()
-        for brand in sold["brands"]
-        for name in kind["products"][:products]
-    ]
+def _catalogue(products: int, rng: random.Random) -> tuple[dict[str, Product], pd.DataFrame]:
+    """Items of ``products`` per brand and category, and the items table. Ids are shuffled: they tell no category."""
+    pairs = list(itertools.combinations(grammar()["sides"], 2))
+    named = []
+    for department, sold in grammar()["catalogue"].items():
+        for category, kind in sold["categories"].items():
+            names = [(brand, name) for brand in sold["brands"] for name in kind["products"][:products]]
+            sides = (rng.sample(pairs, len(pairs)) + rng.sample(pairs, len(pairs)))[: len(names)]
+            poor = rng.sample(range(len(names)), round(POOR * len(names)))
+            made = [Product(department, category, pair, place in poor) for place, pair in enumerate(sides)]
+            named += list(zip(made, names, strict=True))
     ids = [f"D{n:04d}" for n in range(1, len(named) + 1)]
     rng.shuffle(ids)
-    lines: dict[Line, list[str]] = {}
-    rows = []
-    for item, (line, name) in zip(ids, named, strict=True):
-        lines.setdefault(line, []).append(item)
-        department, category, brand = line
-        rows.append((item, f"{brand} {name}", brand, f"Beauty > {department} > {category}"))
+    rows = [
+        (item, f"{brand} {name}", brand, f"Beauty > {product.department} > {product.category}")
+        for item, (product, (brand, name)) in zip(ids, named, strict=True)
+    ]
     table = pd.DataFrame(rows, columns=["item", "title", "brand", "categories"])
-    return lines, table.sort_values("item", ignore_index=True)
+    return {i: product for i, (product, _) in zip(ids, named, strict=True)}, table.sort_values(
+        "item", ignore_index=True
+    )
 
 
-def _next_line(line: Line, sign: int, rng: random.Random) -> Line:
-    """The line that a feeling about an item of ``line`` leads to."""
-    department, category, brand = line
-    sold = grammar()["catalogue"][department]
-    sign = sign or rng.choice((1, -1))
-    if sign > 0:
-        names = list(sold["categories"])
-        return department, names[(names.index(category) + 1) % len(names)], brand
-    return department, category, sold["brands"][1 - sold["brands"].index(brand)]
+def _next_category(last: Product, sign: int, rng: random.Random) -> tuple[str, str]:
+    """Department and category that a feeling about the last item leads to."""
+    names = list(grammar()["catalogue"][last.department]["categories"])
+    onwards = (sign or rng.choice((1, -1))) > 0
+    return last.department, names[(names.index(last.category) + onwards) % len(names)]
+
+
+def _told(sides: tuple[str, ...], sign: int, fond: str, minds: str, rng: random.Random) -> tuple[str, str]:
+    """The side that a review tells, or "", and as what: a key of the grammar's "told"."""
+    if sign < 0 and minds in sides:
+        return minds, "minds"
+    if sign > 0 and fond in sides:
+        return fond, "fond"
+    return rng.choice(sides) if rng.random() < NOTE else "", "notes"
 
 
 def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
