@@ -18,8 +18,10 @@ from sealr.evaluate.protocols import RETRIEVER, inverted, rank_in
 from sealr.pipeline.comparison_files import Comparison
 from sealr.pipeline.inputs import evaluated_users, read_gladness, read_sequences
 from sealr.pipeline.job import Job
-from sealr.pipeline.retrievers import parts_of, train_retriever
+from sealr.pipeline.retrievers import train_retriever
 from sealr.pipeline.stages import through_evaluation
+from sealr.rerank.rerank import GLAD
+from sealr.retrieve.models.fusion import parts_of
 from sealr.settings import RetrieveConfig
 
 RANKS = {FULL: "test_ranks.npy", KEPT: "test_ranks_kept.npy", INJECTED: "test_ranks.npy"}  # files of a retriever
@@ -110,7 +112,7 @@ def _run_retriever(bench: Bench, system: str, seed: int | None) -> list[Run]:
 
 
 def _run_chain(bench: Bench, system: str, seed: int | None) -> list[Run]:
-    """The LLM alone and fused; under "injected" also the retriever's order, inverted and not."""
+    """The LLM alone, fused and with satisfaction; under "injected" also the retriever's order, inverted and not."""
     spec = bench.spec
     config = load_config(spec.configuration, spec.base, f"{spec.settings} {spec.systems[system]} {bench.overrides}")
     if seed is not None:
@@ -131,11 +133,14 @@ def _run_chain(bench: Bench, system: str, seed: int | None) -> list[Run]:
     seconds = sum(stage.seconds for stage in (*trained, adapter, rankings))
     pools = items(RETRIEVER, "injected")
     sizes, runs = (pools > 0).sum(axis=1), []
-    for ranker, label in ((config.rerank.ranker, system), ("fused", f"{system}, fused")):
+    for ranker in (name for name in dict.fromkeys(lists["ranker"]) if name != RETRIEVER):
+        label = system if ranker == config.rerank.ranker else f"{system}, {ranker}"
         orders = {FULL: items(ranker, "test"), INJECTED: items(ranker, "injected")}
         ranks = {protocol: rank_in(orders[protocol], targets) for protocol in spec.protocols if protocol in orders}
         covered = coverage(orders[FULL][:, :10], sequences.n_items) if bench.everybody else np.nan
-        note = f"weight of the LLM {fusion['weight']:g}" if ranker == "fused" else ""
+        note = "" if ranker == config.rerank.ranker else f"weight of the LLM {fusion['weight']:g}"
+        if ranker == GLAD:
+            note += f", of satisfaction {fusion['satisfaction_weight']:g}"
         runs.append(Run(label, config.rerank.seed, ranks, pool, sizes, covered, seconds, note=note))
     if TIMES in spec.protocols:
         training = adapter.metrics["train_seconds"] / (adapter.rows["train_users"] * adapter.metrics["epochs"])

@@ -17,6 +17,7 @@ from sealr.pipeline.job import Job
 from sealr.rerank.requests import Pools
 from sealr.settings import RetrieveConfig
 
+FEW_VALID, MOST_VALID = 50, 0.3  # validation users that choose an epoch, and their largest share by default
 INDUCTIVE_SETTINGS = ("finetune_share", "valid_share", "max_users")  # of rerank; they select the fine-tuning users
 
 
@@ -56,6 +57,7 @@ def ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Ma
 def user_split(job: Job, sequences: Sequences) -> UserSplit:
     """Splits the users who have a test item.
 
+    The share of validation users is raised where it holds fewer than FEW_VALID, to at most MOST_VALID.
     Inductive: nobody is both fine-tuned on and evaluated; at most ``rerank.max_users`` are fine-tuned on.
     Transductive: all are evaluated; the LLM learns from everybody's items but the last two.
     """
@@ -63,7 +65,9 @@ def user_split(job: Job, sequences: Sequences) -> UserSplit:
     config = job.config.rerank
     if config.user_split == "transductive":
         return UserSplit(train=[], valid=[], evaluate=sorted(users))
-    split = split_users(users, config.finetune_share, config.valid_share, job.config.evaluate.seed)
+    tuned = int(config.finetune_share * len(users))
+    enough = min(MOST_VALID, FEW_VALID / tuned) if tuned else 0.0
+    split = split_users(users, config.finetune_share, max(config.valid_share, enough), job.config.evaluate.seed)
     return replace(split, train=split.train[: config.max_users or None])
 
 

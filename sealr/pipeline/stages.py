@@ -44,6 +44,8 @@ from sealr.pipeline.retrievers import (
     split_key,
     train_retriever,
 )
+from sealr.pipeline.texts import FILE as TEXTS
+from sealr.pipeline.texts import decide
 from sealr.rerank.generative.finetune import finetune as finetune_adapter
 from sealr.rerank.launch import launch
 from sealr.rerank.llm import ADAPTER
@@ -118,6 +120,8 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
     config = job.config.retrieve
     if config.index == "approximate":
         faiss()  # a missing library is an error before the training, not after it
+    decision = decide(job, reviews, labels)
+    config = decision.config
     trained = train_retriever(job, config, reviews, labels)
     with job.stage("retrieve", config):
 
@@ -125,6 +129,7 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
             for name in trained.files:
                 shutil.copyfile(trained.path(name), folder / name)
             write_json(read_json(folder / "retriever.json") | {"config": to_dict(config)}, folder / "retriever.json")
+            write_json({"words": decision.words, "figures": decision.figures}, folder / TEXTS)
             sequences = read_sequences(reviews)
             felt = retriever_feelings(config, labels, sequences)
             learned = retriever_sequences(job, sequences, config).whole
@@ -133,10 +138,18 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
         inputs = {"reviews": reviews, "retriever": trained}
         if labels is not None and reads_feelings(config):
             inputs["labels"] = labels
-        settings = {"retrieve": config} | split_key(job, config)
-        code = ("data", "retrieve", "emotion/feelings.py", "evaluate/metrics.py", *split_code(config), *PIPELINE)
+        settings = {"retrieve": config, "texts": decision.figures} | split_key(job, config)
+        code = (
+            "data",
+            "retrieve",
+            "pipeline/texts.py",
+            "emotion/feelings.py",
+            "evaluate/metrics.py",
+            *split_code(config),
+            *PIPELINE,
+        )
         manifest = run_stage("retrieve", job.name, settings, inputs, code, work)
-        tracking.log_manifest(manifest, {"retriever.json": ""})
+        tracking.log_manifest(manifest, {"retriever.json": "", TEXTS: ""})
         job.validate_table(manifest, "candidates")
         return manifest
 
@@ -162,6 +175,8 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
         def work(folder: Path) -> StageResult:
             given = ranking_inputs(job, reviews, labels, candidates)
             split = user_split(job, given.sequences)
+            if (share := len(split.valid) / max(1, len(split.train) + len(split.valid))) > 1.5 * config.valid_share:
+                log.info("rerank.valid_share is raised to %.2f: fewer users would choose the epoch by chance", share)
             train, valid = (given.sequences.rows(users).tolist() for users in (split.train, split.valid))
             tune = partial(launch, processes=config.processes, on_epoch=tracking.log_epoch)
             if config.ranker == "scoring":
@@ -230,7 +245,11 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             glad = read_gladness(reviews, labels, sequences)
             learned = retriever_sequences(job, sequences, job.config.retrieve).whole
             users, validity = fusion["test_users"], fusion["validity"]
-            return evaluate_tables(lists, ranks, users, validity, sequences, glad, config, folder, learned)
+            findings = [read_json(candidates.path(TEXTS))["words"], fusion.get("satisfaction_in_words", "")]
+            findings = [words for words in findings if words]
+            return evaluate_tables(
+                lists, ranks, users, validity, sequences, glad, config, folder, learned, findings=findings
+            )
 
         code = ("data", "evaluate", "emotion/feelings.py", *PIPELINE)
         manifest = run_stage("evaluate", job.name, settings, inputs, code, work)
