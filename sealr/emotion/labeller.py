@@ -7,8 +7,7 @@ review.
 
 from __future__ import annotations
 
-import html
-import unicodedata
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,12 +16,15 @@ import pandas as pd
 from sealr.data.manifest import text_digest
 from sealr.data.tables import EMOTIONS
 from sealr.emotion import backends
+from sealr.emotion.cleaning import VERSION, clean, has_letters
 from sealr.settings import LabelConfig
 
 WINDOW_TOKENS = 128  # per window, special tokens included
 MAX_WINDOWS = 4  # read per text: 504 tokens of content
 BATCH_TOKENS = 1024  # padded tokens per forward pass; more than the CPU cache holds is slower
 CHARACTERS_PER_TOKEN = 16  # read per token at most, before tokenising; English has 4 to 5
+EMPTY, NO_WORDS = -1, -2  # in the place of an index: a text with nothing to read, or without a known word
+PLAIN_WORD = re.compile(r"(?<!\S)[A-Za-z]{1,20}(?![^\s.,;:!?])")  # every tokenizer knows these, if only as letters
 
 
 class Labeller:
@@ -46,7 +48,7 @@ class Labeller:
         self._before, self._after = marked[:start], marked[start + len(plain) :]  # such as [CLS] and [SEP]
         self.window_size = min(window_tokens, backend.max_tokens) - len(self._before) - len(self._after)
         self.max_tokens = self.window_size * max_windows  # read per text
-        self.identity = text_digest([backend.spec.digest, window_tokens, max_windows])[:16]
+        self.identity = identity(backend.spec, window_tokens, max_windows)
 
     @classmethod
     def from_config(cls, config: LabelConfig, precision: backends.Precision = "auto") -> Labeller:
@@ -57,10 +59,19 @@ class Labeller:
         return cls(backends.load(backends.resolve_labeller(config.model, precision)), config)
 
     def clean(self, texts: Sequence[str | None]) -> tuple[np.ndarray, list[str]]:
-        """(N,) index of each text in the distinct cleaned texts, -1 if it has nothing to read; and those texts."""
+        """(N,) index of each text in the distinct cleaned texts, or EMPTY or NO_WORDS; and those texts."""
         cleaned = pd.Series([clean(t, self.max_tokens * CHARACTERS_PER_TOKEN) or None for t in texts], dtype=object)
         codes, unique = pd.factorize(cleaned)
-        return codes, list(unique)
+        known = np.array([self._has_words(t) for t in unique], dtype=bool)
+        places = np.append(np.where(known, known.cumsum() - 1, NO_WORDS), EMPTY)  # an empty text has code -1
+        return places[codes], list(unique[known])
+
+    def _has_words(self, text: str) -> bool:
+        """Whether a cleaned text has letters in any token that the tokenizer knows."""
+        if PLAIN_WORD.search(text):
+            return True
+        tokens = self.backend.tokenizer.convert_ids_to_tokens(self.tokenize([text])[0])
+        return has_letters(text) and any(has_letters(t) for t in tokens if t != self.backend.tokenizer.unk_token)
 
     def probabilities(self, texts: Sequence[str | None]) -> np.ndarray:
         """(N, 28) float32 in the order of EMOTIONS; rows of NaN where a text has nothing to read."""
@@ -112,24 +123,19 @@ class Labeller:
 
 
 def expand_to_rows(probabilities: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Rows of (U, 28) by index -> (N, 28); rows of NaN for index -1."""
-    return np.concatenate([probabilities, np.full((1, len(EMOTIONS)), np.nan, np.float32)])[codes]
+    """Rows of (U, 28) by index -> (N, 28); rows of NaN for EMPTY and NO_WORDS."""
+    return np.concatenate([probabilities, np.full((1, len(EMOTIONS)), np.nan, np.float32)])[np.maximum(codes, -1)]
+
+
+def identity(spec: backends.LabellerSpec, window_tokens: int = WINDOW_TOKENS, max_windows: int = MAX_WINDOWS) -> str:
+    """A hash of everything the probabilities depend on: weights, cleaning and windows."""
+    return text_digest([spec.digest, VERSION, window_tokens, max_windows])[:16]
 
 
 def labeller_id(config: LabelConfig) -> str:
-    """Name and digest of the labeller a configuration names on this machine, without loading its weights."""
+    """Name and identity of the labeller a configuration names on this machine, without loading its weights."""
     spec = backends.resolve_labeller(config.model, "auto")  # as `from_config`: the fallback is logged once
-    return f"{spec.name} {spec.digest}"
-
-
-def clean(text: str | None, limit: int) -> str:
-    """The first ``limit`` characters with entities resolved and white space collapsed; "" if none is readable."""
-    if not isinstance(text, str):
-        return ""
-    text = html.unescape(text.strip()[: 4 * limit])
-    text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())[:limit]  # lone surrogates become "?"
-    # separators and control, format or unassigned characters are not readable; letters, digits, signs and emoji are
-    return text if any(unicodedata.category(c)[0] not in "ZC" for c in text) else ""
+    return f"{spec.name} {identity(spec)}"
 
 
 def split_windows(tokens: list[int], size: int) -> list[list[int]]:

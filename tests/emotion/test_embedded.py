@@ -9,7 +9,7 @@ from sealr.data.manifest import file_digest
 from sealr.data.tables import EMOTIONS, read_json
 from sealr.emotion import network as net
 from sealr.emotion.backends import EMBEDDED
-from sealr.emotion.label import EMPTY, label_texts
+from sealr.emotion.label import label_texts
 from sealr.emotion.labeller import Labeller
 from sealr.emotion.sentiment import to_sentiment
 from sealr.settings import LabelConfig
@@ -144,14 +144,38 @@ def test_expected_sentiment_has_the_right_sign(shipped):
 @pytest.mark.parametrize("text", ["", " \n\t", "\u200b\u200d", "\x00\x01\x02", "&nbsp;&#160;", None])
 def test_the_shipped_labeller_gives_nothing_to_read_a_reason(shipped, text):
     (record,) = label_texts([text], shipped)
-    assert record["emotion"] is None and record["reason"] == EMPTY
+    assert record["emotion"] is None and record["reason"] == "empty text"
 
 
-@pytest.mark.parametrize("name", list(ODD))
+UNKNOWN = {"chinese", "one long word"}  # in ODD: no tokens of MiniLM's vocabulary
+
+
+@pytest.mark.parametrize("name", [n for n in ODD if n not in UNKNOWN])
 def test_the_shipped_labeller_takes_odd_texts(shipped, name):
     (record,) = label_texts([ODD[name]], shipped)
     assert record["emotion"] in EMOTIONS and 0 < record["score"] <= 1 and -2 <= record["expected"] <= 2
     assert record["reason"] is None
+
+
+@pytest.mark.parametrize("text", [ODD["chinese"], ODD["one long word"], "좋아요!", "ดีมาก", "12345", "......"])
+def test_a_text_of_unknown_tokens_is_not_neutral(shipped, text):
+    (record,) = label_texts([text], shipped)
+    assert record["emotion"] is None and record["expected"] is None and record["reason"] == "no known words"
+
+
+EMOJI = {"❤️❤️❤️": {"love"}, "😡": {"anger"}, "👍🏽": {"admiration"}, "😂": {"joy", "amusement"}, "😭": {"sadness"}}
+
+
+@pytest.mark.parametrize(("text", "emotions"), [*EMOJI.items(), ("좋아요 ❤️", {"love"}), (":)", {"joy"})])
+def test_emoji_without_english_words_are_read(shipped, text, emotions):
+    (record,) = label_texts([text], shipped)
+    assert record["emotion"] in emotions and abs(record["expected"]) > 1
+
+
+def test_emoji_of_opposite_meaning_have_opposite_signs(shipped):
+    good, bad = "❤️ 👍 😍 🔥 🙏 🎉".split(), "💔 👎 😡 🤮 😒 💩".split()
+    _, expected = to_sentiment(shipped.probabilities(good + bad))
+    assert (expected[:6] > 0.5).all() and (expected[6:] < -0.5).all()
 
 
 def test_entities_and_controls_do_not_change_a_feeling(shipped):

@@ -15,8 +15,8 @@ import pytest
 from sealr.data.ingest import ingest
 from sealr.data.tables import EMOTIONS, read_table
 from sealr.emotion.backends import LabellerError, resolve_labeller
-from sealr.emotion.label import EMPTY, label, label_texts
-from sealr.emotion.labeller import Labeller, clean, labeller_id, split_windows
+from sealr.emotion.label import REASONS, label, label_texts
+from sealr.emotion.labeller import EMPTY, NO_WORDS, Labeller, clean, labeller_id, split_windows
 from sealr.emotion.plots import distribution_plot
 from sealr.settings import Columns, DataConfig, LabelConfig
 from tests import toys
@@ -32,14 +32,14 @@ ODD = {
     "one long word": "x" * 10_000_000,
     "nul": "a\x00b",
     "zero-width": "a\u200bb",
-    "marks": "\u0301\u0301",
     "controls": "good\x01\x02\x1b[31m bad\x7f",
     "right to left": "\u202egood\u202c",
     "hindi": "बहुत अच्छा",
-    "many entities": "&amp;" * 100_000,
+    "many entities": "good" + "&amp;" * 100_000,
     "bad entity": "&#xD800; &#99999999; fine",
     "lines": "a\r\nb\u2028c",
 }
+NULL = {"emotion": None, "score": None, "sentiment": None, "expected": None}
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,30 @@ def test_identical_texts_run_once(labeller, monkeypatch):
 def test_nothing_to_read_is_a_null_label_with_a_reason(labeller, text):
     assert np.isnan(labeller.probabilities([text])).all()
     record = label_texts([text], labeller)[0]
-    assert record == {"emotion": None, "score": None, "sentiment": None, "expected": None, "reason": EMPTY}
+    assert np.isnan(record.pop("probabilities")).all() and record == NULL | {"reason": "empty text"}
+
+
+@pytest.mark.parametrize("text", ["......", "12345", "10/10", "!!!???", "\u0301\u0301", "#1"])
+def test_a_text_without_letters_is_a_null_label_with_a_reason(labeller, text):
+    (record,) = label_texts([text], labeller)
+    assert np.isnan(record.pop("probabilities")).all() and record == NULL | {"reason": "no known words"}
+
+
+def test_null_labels_stand_where_their_texts_stand(labeller, tmp_path):
+    texts = ["good", "...", "", "good", "bad", "!"]
+    codes, unique = labeller.clean(texts)
+    assert codes.tolist() == [0, NO_WORDS, EMPTY, 0, 1, NO_WORDS] and unique == ["good", "bad"]
+    frame = reviews(6).assign(text=texts)
+    assert label(frame, labeller.config, tmp_path, labeller).rows == {"labelled": 3, "null": 3}
+    table = read_table(tmp_path / "labels.parquet", "labels")
+    reasons = [None, "no known words", "empty text", None, None, "no known words"]
+    assert table["reason"].astype(object).where(table["reason"].notna(), None).tolist() == reasons
+    assert table["p_joy"].isna().tolist() == [r is not None for r in reasons]
+    assert table["p_joy"][0] == table["p_joy"][3] != table["p_joy"][4]
+    again = label(frame, labeller.config, tmp_path, labeller, cache=tmp_path / "cache")
+    assert again.metrics["cache.misses"] == 2
+    again = label(frame, labeller.config, tmp_path, labeller, cache=tmp_path / "cache")
+    assert again.metrics["cache.misses"] == 0
 
 
 @pytest.mark.parametrize("name", list(ODD))
@@ -161,9 +184,9 @@ def test_odd_texts_of_a_file_are_labelled_or_null_with_a_reason(labeller, tmp_pa
     rows = ingest(config, tmp_path, {"reviews": path}).rows
     assert (rows["reviews"], rows["rejected"]) == (len(texts), 0)
     frame = read_table(tmp_path / "reviews.parquet", "reviews")
-    assert label(frame, labeller.config, tmp_path, labeller).rows == {"labelled": len(texts) - 5, "null": 5}
+    assert label(frame, labeller.config, tmp_path, labeller).rows == {"labelled": len(texts) - 6, "null": 6}
     table = read_table(tmp_path / "labels.parquet", "labels")
-    assert (table["emotion"].isna() == (table["reason"] == EMPTY)).all()
+    assert (table["emotion"].isna() == table["reason"].isin(REASONS.values())).all()
 
 
 def test_entities_are_resolved():
@@ -177,7 +200,7 @@ def test_the_table(labeller, tmp_path):
     table = read_table(tmp_path / "labels.parquet", "labels")
     assert output.rows == {"labelled": 58, "null": 2}
     assert table["user"].tolist() == frame["user"].tolist() and table["position"].tolist() == frame["position"].tolist()
-    assert table["reason"].isna().sum() == 58 and set(table["reason"].dropna()) == {EMPTY}
+    assert table["reason"].isna().sum() == 58 and set(table["reason"].dropna()) == {REASONS[EMPTY]}
     assert table.loc[3].drop(["user", "position", "reason"]).isna().all()
     p = table[[f"p_{e}" for e in EMOTIONS]].to_numpy()
     known = ~np.isnan(p).any(axis=1)
@@ -187,6 +210,7 @@ def test_the_table(labeller, tmp_path):
     assert len(shares) == 28 and sum(shares) == pytest.approx(1)
     assert sum(v for k, v in output.metrics.items() if k.startswith("share.sentiment.")) == pytest.approx(1)
     assert {"pearson_rating", "spearman_rating", "mean_score", "reviews_per_second"} <= set(output.metrics)
+    assert output.metrics["language.texts"] == 50 and "share.language.en" in output.metrics
     records = label_texts(frame["text"].tolist(), labeller)
     assert [r["emotion"] for r in records if r["emotion"]] == table["emotion"].dropna().tolist()
 
@@ -292,9 +316,16 @@ def test_progress_and_plot(labeller, tmp_path):
 
 def test_the_identity_names_the_weights(toy_labeller, labeller, tmp_path):
     config = LabelConfig(model=str(toy_labeller))
-    digest = labeller.backend.spec.digest
-    assert labeller_id(config) == f"{labeller.name} {digest}"
-    assert labeller_id(LabelConfig(model=str(toys.toy_labeller(tmp_path / "other", seed=1)))).split()[-1] != digest
+    identity = Labeller.from_config(config).identity
+    assert labeller_id(config) == f"{labeller.name} {identity}" and labeller.identity != identity  # of other windows
+    assert labeller_id(LabelConfig(model=str(toys.toy_labeller(tmp_path / "other", seed=1)))).split()[-1] != identity
+
+
+def test_the_identity_names_the_cleaning(toy_labeller, labeller, monkeypatch):
+    config = LabelConfig(model=str(toy_labeller))
+    before = labeller_id(config)
+    monkeypatch.setattr("sealr.emotion.labeller.VERSION", "another")
+    assert labeller_id(config) != before and small(toy_labeller).identity != labeller.identity
 
 
 def test_a_model_without_the_28_emotions_or_without_a_head_is_refused(toy_labeller, tmp_path):
