@@ -57,8 +57,11 @@ class Profiles:
 
     def of_texts(self, kind: str, vectors: np.ndarray) -> Tensor:
         """(C,) profile of an item outside the catalogue from the vectors (N, C) of its texts."""
-        sums = torch.from_numpy(vectors.astype(np.float32)).mean(0, keepdim=True)
-        return _standardised(sums, self.mean[kind], self.deviation[kind])[0]
+        return self.standardised(kind, torch.from_numpy(vectors.astype(np.float32)).mean(0, keepdim=True))[0]
+
+    def standardised(self, kind: str, means: Tensor) -> Tensor:
+        """(N, C) mean vectors of items' texts -> (N, C) profiles of length 1."""
+        return _standardised(means, self.mean[kind], self.deviation[kind])
 
     def save(self, folder: Path) -> None:
         state = {
