@@ -27,7 +27,7 @@ def print_summary(results: Manifest, registration: Registration | None) -> None:
     """Prints the table of metrics, what was registered, and the commands that come next."""
     print("\n" + results.path("results.md").read_text(encoding="utf-8"))
     if registration is None:
-        print("This run is a placebo with shuffled sentiments: no model was registered.")
+        print("This run is a control: no model was registered.")
         return
     aliases = " and ".join(f"@{a}" for a in registration.aliases) or "without an alias"
     print(

@@ -176,6 +176,7 @@ class RerankConfig:
     scoring: ScoringSettings = ScoringSettings()
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"  # a model name that sealr/weights.py resolves, or a folder
     layers: int = Field(0, ge=0)  # use only the first n decoder layers; 0: all
+    init: Literal["pretrained", "random"] = "pretrained"  # random: the same shape without what it learned, a control
     quantization: Literal["none", "nf4"] = "none"  # nf4: 4-bit base weights (bitsandbytes)
     dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoraSettings = LoraSettings()
@@ -207,6 +208,8 @@ class RerankConfig:
                 f"rerank.scoring.n_hard_negatives ({self.scoring.n_hard_negatives}) is less than rerank.n_reranked "
                 f"({self.n_reranked}): the LLM would learn nothing about the other candidates"
             )
+        if self.init == "random" and (self.quantization != "none" or self.ranker != "scoring"):
+            raise ValueError("rerank.init=random is a control for rerank.ranker=scoring without quantization")
         if self.processes > 1 and self.ranker == "palr":
             raise ValueError("rerank.processes needs rerank.ranker=scoring or generative; palr trains in one process")
         if self.processes > self.batch_size:

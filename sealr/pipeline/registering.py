@@ -21,9 +21,11 @@ log = logging.getLogger(__name__)
 
 
 def is_placebo(config: Config) -> bool:
-    """Whether the re-ranker, the retriever or a part of it learns from shuffled feelings."""
+    """Whether a part of the system is a control: shuffled feelings or texts, or an LLM of random weights."""
     retrievers = (config.retrieve, *parts_of(config.retrieve))
-    return "shuffled" in {config.rerank.sentiment, *(part.sentiment for part in retrievers)}
+    choices = {config.rerank.sentiment, config.rerank.scoring.content}
+    choices |= {choice for part in retrievers for choice in (part.sentiment, part.content)}
+    return "shuffled" in choices or config.satisfaction.shuffled or config.rerank.init == "random"
 
 
 def drift(job: Job, reviews: Manifest, labels: Manifest) -> tuple[str, str]:

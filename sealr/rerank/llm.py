@@ -40,6 +40,8 @@ def load_tokenizer(base: str) -> Any:
 def load_base(config: RerankConfig) -> nn.Module:
     """The frozen base LLM, cut to ``config.layers`` decoder layers and quantized as configured, on `device`.
 
+    With ``config.init`` random its weights are drawn from the seed, layer by layer as the model initialises them.
+
     Raises ValueError when the model has fewer layers.
     """
     # peft imports bitsandbytes, which warns on CPUs with bfloat16 about a kernel that has to be downloaded
@@ -55,7 +57,13 @@ def load_base(config: RerankConfig) -> nn.Module:
         options["device_map"] = {"": device()}
     folder = weights.resolve(config.base)
     with weights.quiet():
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
+        if config.init == "random":
+            with torch.random.fork_rng():
+                torch.manual_seed(config.seed)  # so that training and serving draw the same weights
+                shape = transformers.AutoConfig.from_pretrained(folder)
+                model: Any = transformers.AutoModelForCausalLM.from_config(shape, **options)
+        else:
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
     if config.layers:
         if config.layers > len(model.model.layers):
             depth = len(model.model.layers)

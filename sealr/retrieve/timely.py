@@ -1,7 +1,7 @@
 """Ranks of targets where items are known only by reviews that were written before the target was taken.
 
 Leave-one-out lets an item's profile hold training reviews that are younger than another user's target. Here profiles
-grow with time: users are ranked in the order of their targets' times, and before each of them the profiles of items with
+grow with time. Users are ranked in the order of their targets' times; before each, the profiles of items with
 new reviews are made anew. The weights are those of the trained retriever.
 """
 
