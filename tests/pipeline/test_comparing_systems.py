@@ -178,11 +178,12 @@ def bench(tmp_path_factory, toy_llama, toy_labeller):
 def test_a_chain_beside_its_retriever(bench):
     assert len(bench.users) == 12 and not bench.everybody
     (own,), (ease,) = run_system(bench, "own"), run_system(bench, "EASE")
-    alone, fused, order, inverted = run_system(bench, "LLM")
+    alone, fused, glad, order, inverted = run_system(bench, "LLM")
     results = read_json(next((bench.reviews.folder.parent.parent / "evaluate").glob("*/results.json")))
     rows = {(row["protocol"], row["system"]): row for row in results["rows"]}
     names = {"own": "retriever", "LLM": "scoring", "LLM, fused": "fused"}
-    full = table([own, ease, alone, fused, order, inverted], FULL, baseline=bench.baseline()).set_index("system")
+    names["LLM, fused + satisfaction"] = "fused + satisfaction"
+    full = table([own, ease, alone, fused, glad, order, inverted], FULL, baseline=bench.baseline()).set_index("system")
     for system, name in names.items():
         assert full.loc[system, "NDCG@10"] == rows["full", name]["NDCG@10"]  # as the evaluation of the chain says
         mean = results["differences"].get(f"NDCG@10, {name} minus retriever", [0.0])[0]
@@ -193,11 +194,12 @@ def test_a_chain_beside_its_retriever(bench):
     for system, name in names.items():
         assert injected.loc[system, "HR@5"] == rows["injected", name]["HR@5"]
     assert injected.loc["chance, Can12", "HR@5"] == pytest.approx(chance(12, 5)[0])
+    assert glad.note.startswith(f"{fused.note}, of satisfaction ")
     assert fused.note.startswith("weight of the LLM") and fused.seconds > own.seconds
     assert len(times_table([own, alone, fused], 40, 8)) == 1 and np.isfinite(alone.times).all()
-    glad = bench.gladness()
-    assert glad.source == "labels" and glad.liked.shape == (12,)
-    assert np.isin(glad.liked[~np.isnan(glad.liked)], [0, 1]).all()
+    targets = bench.gladness()
+    assert targets.source in ("stars", "labels") and targets.liked.shape == (12,)
+    assert np.isin(targets.liked[~np.isnan(targets.liked)], [0, 1]).all()
 
 
 @pytest.mark.slow
