@@ -1,82 +1,15 @@
-"""All settings: one frozen dataclass per stage. `sealr.config` reads them from YAML files and overrides."""
+"""Settings of models: retrievers, the re-ranking LLM, and the forecast of satisfaction."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar, dataclass_transform
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field, model_validator
+
+from sealr.settings.base import frozen
 
 Content = Literal["none", "metadata", "reviews", "both", "shuffled"]
 VECTOR_MODELS = ("gru4rec", "caser", "sasrec", "bert4rec", "bsarec")  # retrievers whose scores are dot products
-T = TypeVar("T")
-
-
-@dataclass_transform(frozen_default=True)
-def frozen(cls: type[T]) -> type[T]:
-    """A frozen pydantic dataclass that refuses unknown fields."""
-    return dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)  # type: ignore[return-value]
-
-
-@frozen
-class RemoteFile:
-    # A file or a folder of parts: absolute, or relative to the data folder (SEALR_DATA); or a URL such as
-    # s3://bucket/key; or, with a query, the address of a database, as SQLAlchemy writes it
-    path: str = ""
-    url: str = ""  # where to download the file if it is missing; empty: never download
-    sha256: str = ""  # expected checksum of the downloaded file; empty: not checked
-    query: str = ""  # SQL query whose rows are the reviews or items, for a path such as postgresql://host/shop
-
-
-@frozen
-class Columns:
-    # Column names in your file, "" if the column is absent; a.b is the key b within the JSON object a
-    user: str = "user"
-    item: str = "item"
-    timestamp: str = "timestamp"
-    rating: str = "rating"
-    text: str | tuple[str, ...] = "text"  # several columns are joined, e.g. [summary, body]
-    title: str = "title"  # the last three are columns of the items file
-    brand: str = "brand"
-    categories: str = "categories"
-
-
-@frozen
-class DataConfig:
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][\w.-]*$"
-    )  # name of the data set: a folder in the state folder, a tag in MLflow
-    category: str = "products"  # fills {category} in the paper's instruction template (Figure 3)
-    # Reader in sealr/data/sources
-    source: Literal["demo", "amazon", "amazon-2023", "goodreads", "yelp", "columns", "sequences"] = "demo"
-    reviews: RemoteFile = RemoteFile()  # reviews file; unused by source: demo
-    items: RemoteFile = RemoteFile()  # item metadata file; optional
-    columns: Columns = Columns()  # column names for source: columns, and for the items file of source: sequences
-    # The next six settings are for source: columns
-    time_unit: Literal["s", "ms", "iso"] = "s"  # unit of timestamps that are numbers; iso: they are dates like 20240131
-    # Dates that are texts: auto, or one or several of iso and strptime patterns such as "%d/%m/%Y"
-    date_format: str | tuple[str, ...] = "auto"
-    # Ratings: stars from 1 to 5 and fractions such as 7/10; "1..10": numbers from 1 to 10; or {good: 5, bad: 1}
-    rating_scale: str | dict[str, float] = ""
-    encoding: str = "auto"  # of text files: auto, or a name such as cp1252
-    delimiter: str = Field("auto", pattern="^(auto|tab|.)$")  # of CSV files: auto, tab, or a character
-    header: bool = True  # of CSV files; false: the columns are called "1", "2" and so on
-    need_text: bool = False  # reject reviews without a text
-    # Drop reviews before this UTC date (YYYY-MM-DD); empty: only dates before 1990, which are rarely true
-    start_date: str = ""
-    k_core: int = Field(5, ge=1)  # iterative k-core over users and items; 1 keeps everything
-    demo_users: int = Field(320, ge=20)  # users that source: demo generates
-    demo_seed: int = 7  # seed of the demo generator
-
-
-@frozen
-class LabelConfig:
-    # auto: the hub model if it is reachable, else the embedded labeller; or a model name or folder
-    model: str = "auto"
-    cache: bool = True  # cache probabilities by text hash, for all data sets, in label-cache/ of the state folder
-    engine: Literal["local", "ray"] = "local"  # ray: workers of a Ray cluster (RAY_ADDRESS, else a local one)
-    workers: int = Field(0, ge=0)  # concurrent batches or Ray workers; 0: one per thread, or 2 Ray workers
-    sentiment_map: dict[str, int] = Field(default_factory=dict)  # changes to the 28-to-5 map, e.g. {curiosity: 0}
 
 
 @frozen
@@ -221,18 +154,6 @@ class RerankConfig:
 
 
 @frozen
-class ContentConfig:
-    """How texts become vectors, for `retrieve.content` and `rerank.scoring.content`."""
-
-    # An encoder or a base LLM, frozen: a model name that sealr/weights.py resolves, or a folder
-    reader: str = "sentence-transformers/all-MiniLM-L6-v2"
-    layers: int = Field(0, ge=0)  # use only the first n layers of the reader; 0: all
-    max_tokens: int = Field(128, ge=8)  # tokens read of each review
-    max_reviews: int = Field(50, ge=1)  # newest reviews read of each item
-    cache: bool = True  # keep vectors by text hash, for all data sets, in vector-cache/ of the state folder
-
-
-@frozen
 class SatisfactionConfig:
     """The forecast of how glad a user will be of an item (`sealr.satisfaction`)."""
 
@@ -242,61 +163,3 @@ class SatisfactionConfig:
     learn_from: Literal["auto", "stars", "labels"] = "auto"
     shuffled: bool = False  # a placebo: every item is judged by the feelings about another item
     seed: int = 0
-
-
-@frozen
-class EvaluateConfig:
-    users: int = Field(0, ge=0)  # evaluate this many random users of the evaluation half; 0: all of them
-    valid_users: int = Field(0, ge=0)  # users whose validation item tunes the fusion weight; 0: all evaluation users
-    bootstrap: int = Field(1000, ge=100)  # resamples of the paired bootstrap over users
-    seed: int = 0  # draws fine-tuning and evaluation users, independently of the models' seeds
-
-
-@frozen
-class DriftSettings:
-    """When new data count as drifted from the champion's."""
-
-    hold: bool = False  # `refresh` promotes no version while the data have drifted
-    distribution: float = Field(0.15, gt=0, le=1)  # Jensen-Shannon distance of emotions, sentiments or popularity
-    catalogue: float = Field(0.25, gt=0, le=1)  # share of items that are new, or that are gone
-    activity: float = Field(0.15, gt=0, le=1)  # Kolmogorov-Smirnov distance of the number of reviews a user writes
-    volume: float = Field(3.0, gt=1)  # factor, up or down, in reviews a month
-
-
-@frozen
-class RegistryConfig:
-    name: str = "sealr"  # name of the registered model
-    include_base: bool = False  # store the base LLM inside the model instead of its name
-    drift: DriftSettings = DriftSettings()
-
-
-@frozen
-class Config:
-    data: DataConfig
-    label: LabelConfig = LabelConfig()
-    retrieve: RetrieveConfig = RetrieveConfig()
-    content: ContentConfig = ContentConfig()
-    rerank: RerankConfig = RerankConfig()
-    satisfaction: SatisfactionConfig = SatisfactionConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    registry: RegistryConfig = RegistryConfig()
-
-    @model_validator(mode="after")
-    def _check(self) -> Config:
-        retrieve, rerank = self.retrieve, self.rerank
-        if rerank.n_reranked > retrieve.n_retrieved:
-            raise ValueError(
-                f"rerank.n_reranked ({rerank.n_reranked}) is more than retrieve.n_retrieved ({retrieve.n_retrieved})"
-            )
-        if rerank.user_split == "transductive" and retrieve.tuning_users == "whole":
-            raise ValueError(
-                "retrieve.tuning_users=whole would train on items that rerank.user_split=transductive evaluates on: "
-                "set rerank.user_split=inductive, or retrieve.tuning_users=train"
-            )
-        hard = rerank.ranker == "scoring" and rerank.scoring.negative_source == "hard"
-        if hard and retrieve.max_len < rerank.max_history:
-            raise ValueError(
-                f"rerank.max_history ({rerank.max_history}) is more than retrieve.max_len ({retrieve.max_len}), but "
-                "with rerank.scoring.negative_source=hard the retriever reads the LLM's histories"
-            )
-        return self
