@@ -18,18 +18,18 @@ def test_ranks_by_hand():
 
 
 def world(users=600, signal=1.5, harm=0.0, seed=0):
-    """Pools of 40; the target ranks about 12th, and satisfaction lifts it if it is liked and sinks it if not."""
+    """Pools of 40; the target ranks about 12th, and satisfaction, with noise, lifts it if it is liked."""
     rng = np.random.default_rng(seed)
     liked = (rng.random(users) < 0.7).astype(np.float32)
     base, glad = rng.normal(size=(users, 40)), rng.normal(size=(users, 40)) * 0.5
     base[:, 0] = 0.7 + rng.normal(0, 0.7, users)
-    glad[:, 0] = signal * (liked - 0.5) - harm
+    glad[:, 0] += signal * (liked - 0.5) - harm
     return list(base), [np.arange(1, 41)] * users, list(glad), np.ones(users, int), liked
 
 
 def test_a_forecast_that_knows_gets_a_weight():
     choice = tune(*world())
-    assert choice.weight > 0 and choice.gain[1] > 0 and choice.crossfitted[1] > 0
+    assert choice.weight > 0 and choice.gain[1] > 0 and choice.crossfitted[1] > 0 and choice.rise[1] > 0
     row = choice.tried.set_index("weight").loc[choice.weight]
     plain = choice.tried.iloc[0]
     assert row["HR@10 liked"] > plain["HR@10 liked"] and row["HR@10 disliked"] < plain["HR@10 disliked"]
@@ -49,12 +49,28 @@ def test_all_hits_are_unharmed():
     assert choice.tried["gain"].max() > choice.gain[0]
 
 
+def test_ranks_prove_what_few_hits_cannot():
+    """The gain in hits is not clear of 0, but the ranks of all targets show that liked ones rise further."""
+    choice = tune(*world(users=300, signal=0.2, seed=2))
+    assert choice.gain[1] <= 0 < choice.rise[1] and choice.weight > 0
+
+
+def test_the_rise_by_hand():
+    """One weight step lifts every liked target from rank 2 to 1 and leaves the disliked ones: log 2."""
+    liked = np.repeat([1.0, 0.0], 40)
+    base = [np.array([0.0, 0.01])] * 80
+    glad = [np.array([1.0, 0.0])] * 40 + [np.array([0.0, 0.0])] * 40
+    choice = tune(base, [np.array([1, 2])] * 80, glad, np.ones(80, int), liked)
+    assert choice.rise == pytest.approx((0, 0, 0)) and choice.weight == 0  # all are hits already: weight 0 is best
+    assert choice.tried["rise"].tolist()[1:] == pytest.approx([np.log(2)] * 9)
+
+
 def test_too_few_disliked_targets_choose_nothing():
     base, pools, glad, targets, liked = world(users=90)
     liked[:] = 1
     liked[:29] = 0
     choice = tune(base, pools, glad, targets, liked)
-    assert choice.weight == 0 and np.isnan(choice.gain[0]) and np.isnan(choice.crossfitted[0])
+    assert choice.weight == 0 and np.isnan([choice.gain[0], choice.crossfitted[0], choice.rise[0]]).all()
     assert choice.tried["HR@10 disliked"].isna().all() and choice.tried["HR@10"].notna().all()
 
 
