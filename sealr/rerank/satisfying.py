@@ -74,6 +74,7 @@ def choose(
             "weight": choice.weight,
             "gain": known(choice.gain),
             "crossfitted": known(choice.crossfitted),
+            "rise": known(choice.rise),
             "validation": records(choice.tried),
         }
         frontiers[name] = frontier(
@@ -96,11 +97,19 @@ def in_words(values: dict[str, Any]) -> str:
     own, placebo = values[FORECAST], values[PLACEBO]
     if own["gain"] is None or placebo["gain"] is None:
         return "Satisfaction is off: too few liked or disliked validation targets to choose its weight by."
-    gain, control = shown(*own["gain"]), shown(*placebo["gain"])
-    measured = f"HR@10 on liked minus disliked validation targets {gain}; feelings about other items {control}"
+    rise, control = (f"{100 * v['rise'][0]:.0f} % ({_percent(v['rise'])})" for v in (own, placebo))
+    measured = (
+        f"liked validation targets rise {rise} further than disliked ones, with feelings about other items {control}; "
+        f"HR@10 on liked minus disliked {shown(*own['gain'])}"
+    )
     if own["weight"]:
         return f"Feelings of others foretell who will be glad, at weight {own['weight']:g}: {measured}."
-    return f"Feelings of others did not help, so satisfaction is off: {measured}."
+    return f"Feelings of others do not clearly foretell who will be glad, so satisfaction is off: {measured}."
+
+
+def _percent(interval: Sequence[float]) -> str:
+    _, low, high = interval
+    return f"{100 * low:+.0f} to {100 * high:+.0f}"
 
 
 def known(interval: Interval) -> Interval | None:

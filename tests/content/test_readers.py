@@ -7,6 +7,7 @@ import torch
 from sealr.content import readers
 from sealr.content.readers import Reader, identity
 from sealr.emotion import network
+from sealr.emotion.engines import int8_available
 from sealr.settings import ContentConfig
 from tests import toys
 
@@ -25,6 +26,7 @@ def decoder(tmp_path_factory):
 
 def test_vectors_are_those_of_one_text_at_a_time(encoder, monkeypatch):
     monkeypatch.setattr(readers, "BATCH_TOKENS", 70)  # several batches
+    monkeypatch.setattr(readers, "int8_available", lambda: False)
     config = ContentConfig(reader=encoder, max_tokens=32)
     found = Reader(config).vectors(TEXTS)
     assert found.shape == (6, 32) and found.dtype == np.float32
@@ -36,6 +38,19 @@ def test_vectors_are_those_of_one_text_at_a_time(encoder, monkeypatch):
         with torch.inference_mode():
             mean = model.eval()(input_ids=ids).last_hidden_state[0].mean(0)
         np.testing.assert_allclose(found[row], (mean / mean.norm()).numpy(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not int8_available(), reason="needs a CPU with VNNI, openvino and nncf")
+def test_in_int8_the_vectors_are_nearly_the_same(monkeypatch):
+    config, texts = ContentConfig(), ["I love this guitar, it sounds great.", "The strings broke after a week.", ""]
+    quick = Reader(config)
+    monkeypatch.setattr(readers, "int8_available", lambda: False)
+    exact = Reader(config)
+    assert quick.identity != exact.identity
+    a, b = quick.vectors(texts), exact.vectors(texts)
+    assert (a[2] == 0).all() and ((a[:2] * b[:2]).sum(1) > 0.97).all()
+    np.testing.assert_array_equal(quick.vectors(texts[:1]), a[:1])  # the same in another batch
 
 
 def test_a_base_llm_reads_with_its_first_layers(decoder):
