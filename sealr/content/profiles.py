@@ -92,8 +92,7 @@ def build_profiles(
     items: columns item, title, brand, categories, null if unknown. max_reviews: newest training reviews of an item.
     Memory is that of two profile tables and one part, however many reviews there are.
     """
-    rows = newest_training_rows(sequences, timestamps, max_reviews)
-    rows = rows[[bool(text.strip()) for text in texts[rows]]]
+    rows = profiled_rows(sequences, timestamps, texts, max_reviews)
     titles = item_texts(items, sequences.items)
     named = np.flatnonzero([bool(text) for text in titles])
     sources = {
@@ -106,6 +105,12 @@ def build_profiles(
         made["mean"][kind], made["deviation"][kind] = mean, deviation
         made["vectors"][kind] = _standardised(sums, mean, deviation)
     return Profiles(**made)
+
+
+def profiled_rows(sequences: Sequences, timestamps: np.ndarray, texts: np.ndarray, most: int) -> np.ndarray:
+    """Rows of ``sequences.flat`` whose reviews are in the profiles: `newest_training_rows` that have a text."""
+    rows = newest_training_rows(sequences, timestamps, most)
+    return rows[[bool(text.strip()) for text in texts[rows]]]
 
 
 def newest_training_rows(sequences: Sequences, timestamps: np.ndarray, most: int) -> np.ndarray:

@@ -21,7 +21,8 @@ from sealr.evaluate.report import PUBLISHED
 from sealr.evaluate.sections import MINUS, Section
 from sealr.evaluate.statistics import paired_bootstrap, shown
 
-FULL, KEPT, INJECTED, TIMES = "full", "kept", "injected", "times"  # protocols; kept: history items stay candidates
+# Protocols. kept: history items stay candidates; timely: items are known by reviews older than the target
+FULL, KEPT, TIMELY, INJECTED, TIMES = "full", "kept", "timely", "injected", "times"
 PAPER_METRICS = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")  # the order of published figures
 
 

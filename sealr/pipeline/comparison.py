@@ -10,7 +10,7 @@ import numpy as np
 from sealr.config import ConfigError, from_dict, load_config, merged, to_dict
 from sealr.data.manifest import Manifest
 from sealr.data.tables import read_json, read_table
-from sealr.evaluate.comparison import FULL, INJECTED, KEPT, TIMES, Run
+from sealr.evaluate.comparison import FULL, INJECTED, KEPT, TIMELY, TIMES, Run
 from sealr.evaluate.evaluate import list_matrix
 from sealr.evaluate.gladness import Gladness
 from sealr.evaluate.metrics import coverage
@@ -18,7 +18,7 @@ from sealr.evaluate.protocols import RETRIEVER, inverted, rank_in
 from sealr.pipeline.comparison_files import Comparison
 from sealr.pipeline.inputs import evaluated_users, read_gladness, read_sequences
 from sealr.pipeline.job import Job
-from sealr.pipeline.retrievers import train_retriever
+from sealr.pipeline.retrievers import timely, train_retriever
 from sealr.pipeline.stages import through_evaluation
 from sealr.rerank.rerank import GLAD
 from sealr.retrieve.models.fusion import parts_of
@@ -108,6 +108,10 @@ def _run_retriever(bench: Bench, system: str, seed: int | None) -> list[Run]:
         seconds, note = made.seconds + sum(part.seconds for part in parts), ""
     covered = made.metrics["coverage@10"] if bench.everybody else np.nan
     ranks = {protocol: bench.ranks(made, protocol) for protocol in bench.spec.protocols if protocol in RANKS}
+    if TIMELY in bench.spec.protocols:  # without texts, time changes nothing
+        reads = any(part.content != "none" for part in parts_of(config) or [config])
+        aged = timely(job, config, bench.reviews, made, bench.labels) if reads else made
+        ranks[TIMELY] = np.load(aged.path("test_ranks.npy"), allow_pickle=False)[bench.places]
     return [Run(system, config.seed, ranks, pool, np.full(len(bench.users), pool), covered, seconds, note=note)]
 
 

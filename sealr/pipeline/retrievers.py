@@ -12,10 +12,10 @@ from torch import Tensor
 
 from sealr import tracking
 from sealr.config import to_dict
-from sealr.content.profiles import Profiles, build_profiles
+from sealr.content.profiles import Profiles, build_profiles, profiled_rows
 from sealr.content.readers import Reader
 from sealr.content.readers import identity as reader_identity
-from sealr.content.vectors import vector_parts
+from sealr.content.vectors import text_vectors, vector_parts
 from sealr.data.manifest import CHECKPOINT, Manifest, StageResult, run_stage, state_dir
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_table
@@ -25,6 +25,7 @@ from sealr.pipeline.job import Job
 from sealr.retrieve.candidates import best_items, target_ranks
 from sealr.retrieve.fusion import fuse
 from sealr.retrieve.models.fusion import parts_of, reads_feelings
+from sealr.retrieve.timely import timely_ranks
 from sealr.retrieve.train import load, train
 from sealr.settings import Content, RetrieveConfig
 
@@ -79,6 +80,25 @@ def train_retriever(
         manifest = run_stage("retriever", job.name, identity(job, config), inputs, code, work)
         tracking.log_manifest(manifest, {"retriever.json": "", "history.json": ""})
         return manifest
+
+
+def timely(job: Job, config: RetrieveConfig, reviews: Manifest, trained: Manifest, labels: Manifest | None) -> Manifest:
+    """``test_ranks.npy`` of a trained retriever where items are known only by reviews older than the target."""
+
+    def work(folder: Path) -> StageResult:
+        table, sequences = read_table(reviews.path("reviews.parquet"), "reviews"), read_sequences(reviews)
+        times, texts = sequences.values(table, "timestamp"), sequences.values(table, "text")
+        rows = profiled_rows(retriever_sequences(job, sequences, config), times, texts, job.config.content.max_reviews)
+        cache = state_dir() / "vector-cache" if job.config.content.cache else folder / CHECKPOINT
+        vectors = text_vectors(texts[rows].tolist(), job.config.content, cache)
+        felt, profiles = retriever_feelings(config, labels, sequences), Profiles.load(inputs["content"].folder)
+        ranks = timely_ranks(load(trained.folder), sequences, profiles, rows, vectors, times, felt)
+        np.save(folder / "test_ranks.npy", ranks)
+        return StageResult({"users": len(ranks)})
+
+    inputs = {"reviews": reviews, "retriever": trained, "content": item_profiles(job, config, reviews)}
+    code = (*SHARED_CODE, "content", "retrieve/timely.py", *split_code(config))
+    return run_stage("timely", job.name, identity(job, config), inputs, code, work)
 
 
 def identity(job: Job, config: RetrieveConfig) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def decide(job: Job, reviews: Manifest, labels: Manifest | None) -> Decision:
     resamples, seed = job.config.evaluate.bootstrap, job.config.evaluate.seed
     gain, control = (paired_bootstrap(values[part.content], values[c], resamples, seed) for c in ("none", "shuffled"))
     helps = gain[1] > 0 and control[0] > 0
-    figures = {f"valid_ndcg@10.{choice}": float(v.mean()) for choice, v in values.items()}
+    figures: dict[str, Any] = {f"valid_ndcg@10.{choice}": float(v.mean()) for choice, v in values.items()}
     figures |= {"gain": gain, "over_placebo": control, "helps": helps}
     measured = (
         f"validation NDCG@10 of {part.model} {shown(*gain)} over no texts, {shown(*control)} over other items' texts"
