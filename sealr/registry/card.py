@@ -9,6 +9,7 @@ from typing import Any
 from sealr import weights
 from sealr.data.manifest import Manifest
 from sealr.emotion.labeller import labeller_id
+from sealr.emotion.language import language_report
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.registry.drift import Statistics
 from sealr.settings import Config
@@ -76,6 +77,7 @@ target outside the pool is a miss. The pool of {retrieve.n_retrieved} holds {cei
 * Labelled reviews: {sentiments}. Most frequent emotions: {emotions}.
 * The labeller learned from English Reddit comments. It often calls factual complaints neutral, and takes irony and
   quoted feelings for the writer's own. Labels of texts in other languages mean little.
+* {language_report(labels.metrics)[0]}
 * A sentiment is a guess about a text. It says nothing certain about a person's state of mind: do not rely on it
   for that.
 

@@ -9,6 +9,7 @@ import pytest
 from sealr.data.manifest import Manifest
 from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json
+from sealr.emotion.language import language_shares
 from sealr.evaluate.metrics import ndcg
 from sealr.registry import card, gate
 from sealr.registry.drift import Statistics
@@ -141,7 +142,7 @@ def test_the_card_says_what_there_is_and_fits_into_a_description(parts, tmp_path
 
     stages = {
         "reviews": made("ingest", {"rejected": 7}),
-        "labels": made("label", metrics={"pearson_rating": 0.449}),
+        "labels": made("label", metrics={"pearson_rating": 0.449} | language_shares(["Die Gitarre klingt sehr gut."])),
         "candidates": made("retrieve", metrics={"test_hr@10": 0.25}),
         "adapter": made("finetune", {"train_users": 271}),
         "rankings": made("rerank", metrics={"valid_ndcg@10": 0.08, "valid_ndcg@10_retriever": 0.07}),
@@ -159,6 +160,7 @@ def test_the_card_says_what_there_is_and_fits_into_a_description(parts, tmp_path
         "271 users",
         "0.0800",
         "0.449",
+        "Of 1 sampled texts, 100.0% are German, 0.0% are English",
         "25.0%",
         "strong negative 25.0%",
         "`digest-retrieve",
