@@ -80,14 +80,15 @@ def generate(users: int = 320, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFram
     same frames. With fewer than 320 users, there are fewer items, so that every item keeps five reviews.
     """
     for attempt in itertools.count():
-        reviews, items, truth = _generate(users, random.Random(f"{seed}/{attempt}"))
+        reviews, items, truth = _generate(users, f"{seed}/{attempt}")
         counts = reviews["item"].value_counts()
         if len(counts) == len(items) and counts.min() >= 5:
             break
     return reviews, items, truth
 
 
-def _generate(users: int, rng: random.Random) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def _generate(users: int, seed: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    rng, words = random.Random(seed), random.Random(f"{seed}/words")  # new sentences leave the mechanism's draws alone
     products, items = _catalogue(min(10, max(2, users * 10 // 144)), rng)
     sold, areas, sides = grammar()["catalogue"], grammar()["areas"], list(grammar()["sides"])
     counts = dict.fromkeys(products, 0)
@@ -114,7 +115,7 @@ def _generate(users: int, rng: random.Random) -> tuple[pd.DataFrame, pd.DataFram
             rating = rng.choice({1: (4, 5), 0: (3,), -1: (1, 2)}[sign]) if rng.random() < 0.9 else rng.choice((2, 3, 4))
             told, manner = _told(product.sides, sign, fond, minds, rng)
             thing = sold[product.department]["categories"][product.category]["word"]
-            text = compose(emotion, thing, areas[product.department], told, manner, rng)
+            text = compose(emotion, thing, areas[product.department], told, manner, words)
             review = (f"u{number:04d}", item, day * DAY, float(rating), text)
             rows.append((*review, emotion, sign, followed, fond, minds, product.sides, product.poor, told))
             counts[item] += 1
