@@ -46,6 +46,7 @@ def model_card(
     agreement = "there are no stars to compare with"
     if (stars := labels.metrics.get("pearson_rating")) is not None:
         agreement = f"their Pearson correlation with the stars is {stars:.3f}"
+    glad = fusion.get("satisfaction_in_words") or "There is no forecast of satisfaction: it is off, or had no data."
     used = "weight 0: the LLM brought no significant gain on validation, so it is not loaded"
     if fusion["weight"]:
         used = f"weight {fusion['weight']:g} for the LLM's z-scores, 1 for the retriever's"
@@ -59,6 +60,7 @@ def model_card(
 Recommends next items ({data.category}) from what users bought and how they felt about it, with a {retrieve.model}
 retriever, an emotion labeller, and `{rerank.base}`, digest `{weights.digest(rerank.base)}`,
 with a LoRA adapter (rank {rerank.lora.r}) as re-ranker. Fusion: {used}.
+{glad}
 
 ## Data
 `{data.name}` (source `{data.source}`, {data.k_core}-core): {counts} of {len(statistics.items):,} items,
@@ -84,11 +86,12 @@ target outside the pool is a miss. The pool of {retrieve.n_retrieved} holds {cei
 ## Limits
 * The model never recommends items that are not in its training data, and ignores them in a history. An unknown user
   without a history gets popular items.
-* Offline figures say which item a user took next, not whether the recommendation pleased them.
+* Offline figures say which item a user took next. The table of liked and disliked targets says how often it pleased
+  them; nobody was asked about the other recommendations.
 * Trained once (retriever seed {retrieve.seed}, re-ranker seed {rerank.seed}). A difference whose interval
   contains 0 shows nothing.
 * Popular items are favoured, as in the data: see the coverage below.
-* The model file holds the ids, items and sentiments of {histories:,} users: personal data if users are people. Whoever
+* The model file holds the ids, items, sentiments and stars of {histories:,} users: personal data if users are people. Whoever
   registers the model elsewhere passes them on.
 
 ## Licences
