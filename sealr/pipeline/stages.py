@@ -45,7 +45,7 @@ from sealr.pipeline.retrievers import (
     train_retriever,
 )
 from sealr.pipeline.texts import FILE as TEXTS
-from sealr.pipeline.texts import decide
+from sealr.pipeline.texts import decide, reading_parts
 from sealr.rerank.generative.finetune import finetune as finetune_adapter
 from sealr.rerank.launch import launch
 from sealr.rerank.llm import ADAPTER
@@ -236,9 +236,12 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
     with job.stage("evaluate", config):
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates, "rankings": rankings}
         settings = {"evaluate": config} | split_key(job, job.config.retrieve)
+        if readers := reading_parts(job.config.retrieve):
+            inputs["content"] = item_profiles(job, job.config.retrieve, reviews)
 
         def work(folder: Path) -> StageResult:
             sequences = read_sequences(reviews)
+            content = read_content(inputs["content"], readers[0].content, readers[0]).numpy() if readers else None
             ranks = np.load(candidates.path("test_ranks.npy"), allow_pickle=False)
             fusion = read_json(rankings.path("fusion.json"))
             lists = read_table(rankings.path("rankings.parquet"), "rankings")
@@ -248,7 +251,7 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             findings = [read_json(candidates.path(TEXTS))["words"], fusion.get("satisfaction_in_words", "")]
             findings = [words for words in findings if words]
             return evaluate_tables(
-                lists, ranks, users, validity, sequences, glad, config, folder, learned, findings=findings
+                lists, ranks, users, validity, sequences, glad, config, folder, learned, content, findings
             )
 
         code = ("data", "evaluate", "emotion/feelings.py", *PIPELINE)

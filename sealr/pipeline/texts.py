@@ -33,11 +33,16 @@ class Decision:
     figures: dict[str, Any] | None = None
 
 
+def reading_parts(config: RetrieveConfig) -> list[RetrieveConfig]:
+    """The neural parts of a retriever that read texts of items, without placebos."""
+    neural = [part for part in parts_of(config) or [config] if part.model in VECTOR_MODELS]
+    return [part for part in neural if part.content not in ("none", "shuffled")]
+
+
 def decide(job: Job, reviews: Manifest, labels: Manifest | None) -> Decision:
     """Keeps ``retrieve.content`` if the gain over no texts is clear of 0 and the gain over the placebo is positive."""
     config = job.config.retrieve
-    neural = [part for part in parts_of(config) or [config] if part.model in VECTOR_MODELS]
-    reading = [part for part in neural if part.content not in ("none", "shuffled")]
+    reading = reading_parts(config)
     if not reading:
         return Decision(config)
     part, values = reading[0], {}
