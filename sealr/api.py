@@ -97,7 +97,7 @@ class Model:
             users = self.users if users is None else users
             ids = [users] if isinstance(users, str) or not isinstance(users, Iterable) else list(users)
             asked = pd.DataFrame({"user": pd.Series(ids, dtype=object)})
-        params = {"top_k": k, "exclude_seen": exclude_seen, "explain": explain}
+        params: dict[str, Any] = {"top_k": k, "exclude_seen": exclude_seen, "explain": explain}
         params |= {"satisfaction_weight": float(satisfaction_weight)}
         parts = [asked.iloc[start : start + BATCH] for start in range(0, len(asked), BATCH)]
         answers = [a for part in parts for a in self.recommender.predict(part, params).to_dict("records")]
