@@ -74,7 +74,7 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
         frame, read = _read_clean(source.read_reviews(config, path), path.name, config, rejects)
         if not read:
             raise IngestError(f"{path} holds no reviews")
-        late = _duplicates_and_core(frame, config.k_core)
+        late = duplicates_and_core(frame, config.k_core)
         # Read again, because the raw records of all rows do not fit into memory
         for number, row in enumerate(source.read_reviews(config, path)) if late else ():
             if number in late:
@@ -137,7 +137,7 @@ def _read_clean(rows: Iterator[Row], source: str, config: DataConfig, rejects: R
     return pd.concat(chunks, ignore_index=True), read
 
 
-def _duplicates_and_core(frame: pd.DataFrame, k: int) -> dict[int, str]:
+def duplicates_and_core(frame: pd.DataFrame, k: int) -> dict[int, str]:
     """Row number -> reason for exact duplicates, except the first, and for rows outside of the iterative k-core."""
     duplicate = frame.duplicated(["user", "item", "timestamp", "text"]).to_numpy()
     users, items = (pd.factorize(frame[name])[0] for name in ("user", "item"))

@@ -69,7 +69,9 @@ BUSINESS = {
 
 CASES = {
     "amazon of 2014": ("amazon", AMAZON_2014, "asin", None, ("1384719342", 1393545600, 5, AMAZON_2014["reviewText"])),
-    "amazon of 2018": ("amazon", AMAZON_2018, "asin", META_2018, ("B0000530HU", 1472688000, 4, "As advertised. Priced well")),
+    "amazon of 2018": (
+        "amazon", AMAZON_2018, "asin", META_2018, ("B0000530HU", 1472688000, 4, "As advertised. Priced well"),
+    ),
     "amazon of 2023": (
         "amazon-2023", AMAZON_2023, "parent_asin", META_2023,
         ("B00YQ6X8E0", 1588687728, 5, "This spray is really nice.\n\nIt smells good."),

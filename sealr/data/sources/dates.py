@@ -30,6 +30,7 @@ NAMES = {
         ("%b", calendar.month_abbr), ("%B", calendar.month_name), ("%a", calendar.day_abbr), ("%A", calendar.day_name)
     )
 }  # fmt: skip
+FILLERS = ("at", "on", "of", "the", "t", "st", "nd", "rd", "th")  # words of dates that say nothing
 
 
 class DateError(ValueError):
@@ -117,7 +118,10 @@ def _candidates(shape: str) -> tuple[str, ...]:
             numbers.append(len(match["number"]))
             pieces.append("{}")
         elif match["word"]:
-            name = next((p for p, names in NAMES.items() if match["word"].lower() in names), match["word"])
+            word = match["word"].lower()
+            name = next((p for p, names in NAMES.items() if word in names), match["word"] if word in FILLERS else "")
+            if not name:
+                return ()
             named |= name in ("%b", "%B")
             pieces.append(name)
         else:
@@ -158,19 +162,25 @@ def guess(values: Iterable[Any]) -> tuple[str, ...]:
     """The patterns of a column of dates, the most frequent first. Raises DateError where dates have two readings."""
     votes: Votes = {}
     examples: dict[tuple[str, ...], str] = {}
-    texts = (v for v in values if isinstance(v, str) and v.strip() and parse(v, ("iso",)) is None)
-    for number, value in enumerate(texts):
-        if number >= SAMPLE and all(_best(family, votes[family]) for family in votes):
+    read = 0
+
+    def open_families() -> list[tuple[str, ...]]:
+        return [f for f, counts in votes.items() if counts.total() > STRAY * read and not _best(f, counts)]
+
+    for value in values:
+        if not isinstance(value, str) or not value.strip():
+            continue
+        if read >= SAMPLE and read % 100 == 0 and not open_families():
             break
-        family = candidates(value)
+        read += 1
+        family = () if parse(value, ("iso",)) else candidates(value)
         if fits := tuple(pattern for pattern in family if _possible(value, pattern)):
             votes.setdefault(family, Counter())[fits] += 1
             examples.setdefault(fits, value.strip())
-    for family, counts in votes.items():
-        if not _best(family, counts):
-            raise DateError(_readings(counts, examples))
+    for family in open_families():
+        raise DateError(_readings(votes[family], examples))
     found = sorted(votes, key=lambda family: -votes[family].total())
-    return tuple(dict.fromkeys(_best(family, votes[family]) for family in found))
+    return tuple(dict.fromkeys(best for family in found if (best := _best(family, votes[family]))))
 
 
 def _possible(value: str, pattern: str) -> bool:

@@ -56,6 +56,7 @@ def read_delimited(
     delimiter = delimiter or find_delimiter(head[-1][1] if head else "", wanted)
     records = csv.reader(remembered(), delimiter=delimiter, strict=True)
     header: list[str] = []
+    places: dict[str, int] = {}
     swallowed = 0  # lines inside of accepted records that have the delimiters of a whole record
     while True:
         lines.clear()
@@ -72,6 +73,7 @@ def read_delimited(
             if reason:
                 raise DataFileError(f"{path} line {numbers[0]}: the header is {reason}")
             header = record if config.header else [str(n) for n in range(1, len(record) + 1)]
+            places = {name: header.index(name) for name in header}  # the first of two columns with the same name
             check(header)
             if config.header:
                 continue
@@ -80,7 +82,7 @@ def read_delimited(
             reason = f"expected {len(header)} columns, found {len(record)}"
         if not reason:
             swallowed += sum(text.count(delimiter) == len(header) - 1 for text in texts[1:-1])
-        found = dict(zip(header[::-1], record[::-1], strict=False))  # the first of two columns with the same name
-        yield Row(numbers[0], None if reason else found, "\n".join(texts), reason)
+        values = None if reason else {name: record[place] for name, place in places.items()}
+        yield Row(numbers[0], values, "\n".join(texts), reason)
     if swallowed:
         log.warning("%s: %d lines inside of quoted fields look like records: is a quote not closed?", path, swallowed)

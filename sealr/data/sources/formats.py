@@ -73,18 +73,18 @@ def read_records(path: Path, config: DataConfig, wanted: list[str], check: Check
         array = kind == "json array"
         rows = _read_json_array(path, read_blocks(path, config.encoding)) if array else _read_json_lines(path, config)
         for row in rows:
-            seen.update(dict.fromkeys(_keys(row.values or {})))
+            seen.update(dict.fromkeys(keys(row.values or {})))
             yield row
         if seen:
             check(list(seen))  # a key that is missing in some objects is null there; one that no object has is an error
 
 
-def _keys(record: dict[str, Any]) -> list[str]:
+def keys(record: dict[str, Any]) -> list[str]:
     """The names of all values: ``{"a": {"b": 1}}`` has a and a.b."""
     found = list(record)
     for key, value in record.items():
         if isinstance(value, dict):
-            found += [f"{key}.{inner}" for inner in _keys(value)]
+            found += [f"{key}.{inner}" for inner in keys(value)]
     return found
 
 

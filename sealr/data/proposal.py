@@ -1,0 +1,115 @@
+"""The configuration that a look at a file suggests, as commented YAML, and the first rows as it reads them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sealr.data.cleaning import YEAR_1990, clean
+from sealr.data.ingest import CLOCK_SKEW, duplicates_and_core
+from sealr.data.inspect import ROWS, Findings
+from sealr.data.sources import reader
+from sealr.settings import DataConfig
+
+EXAMPLES = 3
+CUT = 30  # characters of a text that are shown
+USED = ("user", "item", "timestamp", "rating", "text")
+CORES = (5, 3, 2, 1)  # tried in this order until reviews are left
+FIRST_JOB = """
+# To try it on a small scale first, remove the signs in front of these lines
+# retrieve: {epochs: 20}
+# rerank: {layers: 8, epochs: 3, n_reranked: 20}
+"""
+
+
+@dataclass(frozen=True)
+class Preview:
+    read: int
+    rejected: Counter[str]  # reasons
+    examples: list[str]
+    core: int  # the largest of CORES that leaves reviews
+    whole: bool  # whether the file has no more rows
+
+
+def preview(config: DataConfig, path: Path) -> Preview:
+    """Reads the first rows of a file as ``config`` says. Raises DateError and ColumnError."""
+    rows = list(itertools.islice(reader(config.source).read_reviews(config, path), ROWS + 1))
+    whole = len(rows) <= ROWS
+    rejected: Counter[str] = Counter()
+    good = []
+    for number, row in enumerate(rows[:ROWS]):
+        values, reason = None, row.reason
+        if row.values is not None:
+            values, reason = clean(row.values, YEAR_1990, int(time.time()) + CLOCK_SKEW)
+        if values is None:
+            rejected[reason] += 1
+        else:
+            good.append((number, *values))
+    frame = pd.DataFrame(good, columns=["row", *USED])
+    sizes = {k: len(good) - len(duplicates_and_core(frame, k)) for k in CORES} if whole else {}
+    core = next((k for k in CORES if sizes.get(k, 1)), 1)
+    return Preview(len(rows[:ROWS]), rejected, [_example(row[1:]) for row in good[:EXAMPLES]], core, whole)
+
+
+def _example(values: tuple[Any, ...]) -> str:
+    """A row in one line. The user is shortened, because a name is personal."""
+    user, item, seconds, stars, text = values
+    day = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+    shown = " ".join(text.split())
+    text = shown[:CUT] + "..." * (len(shown) > CUT)
+    return (
+        f"{user[:4]}{'...' * (len(user) > 4)}  {item[:24]}  {day}  {'-' if stars != stars else f'{stars:g}'}  {text!r}"
+    )
+
+
+def data_name(path: Path) -> str:
+    """A name of a data set from that of a file: ``My Shop.csv.gz`` is my-shop."""
+    stem = path.name.partition(".")[0]
+    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "my-data"
+
+
+def write_yaml(findings: Findings, location: str, query: str = "", core: int = 5) -> str:
+    """The commented configuration. location: the path or address of the reviews as the user named it."""
+    found = findings.settings
+    title = findings.release or f"{findings.kind} with the columns {', '.join(findings.found)}"
+    lines = [f"# Written by sealr inspect: {title}.".replace("\n", " ")[:118], "data:"]
+    lines += [
+        f"  name: {_value(data_name(findings.path))}  # of the data set: a folder in the state folder, a tag in MLflow"
+    ]
+    lines += ["  category: products  # what the items are; it goes into the LLM's instruction"]
+    lines += _line("source", found["source"].value, str(found["source"])) if findings.release else ["  source: columns"]
+    lines += ["  reviews:", f"    path: {_value(location)}"] + ([f"    query: {_value(query)}"] if query else [])
+    lines += [
+        "  # items: {path: products.csv}  # titles, brands and categories, if you have them; with the same item column"
+    ]
+    if not findings.release:
+        lines.append("  columns:")
+        for name, guess in findings.columns.items():
+            lines += [f"  {line}" for line in _line(name, guess.value, str(guess))]
+        lines += [f'    {name}: ""' for name in ("title", "brand", "categories")]
+        for name, guess in found.items():
+            lines += _line(name, guess.value, str(guess))
+    why = "5 is usual" if core == 5 else "fewer reviews than for the usual 5"
+    lines += [f"  k_core: {core}  # drops users and items with fewer reviews; {why}"]
+    return "\n".join(lines) + "\n" + FIRST_JOB
+
+
+def _line(name: str, value: Any, why: str) -> list[str]:
+    """A setting with its reason, in a line above where one line is too short."""
+    text = f"  {name}: {_value(value)}"
+    why = " ".join(why.split())
+    return [f"{text}  # {why}"] if len(text) + len(why) < 116 else [f"  # {why}", text]
+
+
+def _value(value: Any) -> str:
+    """A value as YAML, which reads JSON."""
+    return json.dumps(value, ensure_ascii=False)
