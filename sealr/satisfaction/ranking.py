@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5)
 TOP = 10
 FEWEST = 30  # liked and disliked targets; fewer choose nothing
-HARM = 0.02  # share of the hits that a weight may lose
+HARM = 0.05  # share of all hits that a weight may lose at worst, by the lower end of its 95 % interval
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def tune(
 ) -> Choice:
     """The weight with the greatest utility among those that keep the hits, or 0 unless its rise is clear of 0.
 
-    A weight keeps the hits if HR@10 of all users falls by at most HARM of itself, and not clearly: the 95 % paired
-    interval of its change reaches 0. The rise is the mean of log(old rank / new rank) over liked targets minus that
+    A weight keeps the hits if HR@10 of all users loses at most HARM of itself, by the lower end of the change's 95 %
+    interval: few users allow only small weights. The rise is the mean of log(old rank / new rank) over liked targets minus that
     over disliked ones; its interval resamples users within both. Arguments as in `frontier`, of validation targets.
     """
     liked = np.asarray(liked)
@@ -106,7 +106,7 @@ def tune(
     for name, intervals in (("gain", gains), ("rise", rises), ("change of hits", changes)):
         for place, part in enumerate(("", " low", " high")):
             table[name + part] = [interval[place] for interval in intervals]
-    best = _best(hits, liked, [high for _, _, high in changes])
+    best = _best(hits, liked)
     weight = WEIGHTS[best] if rises[best][1] > 0 else 0.0
     crossfitted = _apart(_crossfit(hits, liked, seed), liked, resamples, seed)
     text = "satisfaction: weight %g; best %g: liked minus disliked HR@10 %s, cross-fitted %s; liked rise further by %s"
@@ -124,12 +124,12 @@ def _crossfit(hits: np.ndarray, liked: np.ndarray, seed: int) -> np.ndarray:
     return changes
 
 
-def _best(hits: np.ndarray, liked: np.ndarray, highs: Sequence[float] | None = None) -> int:
+def _best(hits: np.ndarray, liked: np.ndarray) -> int:
     """Place of the weight with the greatest utility among those that keep the hits; ties: the lowest weight."""
     utility = hits[:, liked == 1].mean(1) - hits[:, liked == 0].mean(1)
-    keeps = hits.mean(1) >= (1 - HARM) * hits[0].mean()
-    if highs is not None:
-        keeps &= np.asarray(highs) >= 0
+    change = hits - hits[0]
+    low = change.mean(1) - 1.96 * change.std(1, ddof=1) / np.sqrt(hits.shape[1])
+    keeps = low >= -HARM * hits[0].mean()
     keeps[0] = True
     return int(np.argmax(np.where(keeps, utility, -np.inf)))
 
