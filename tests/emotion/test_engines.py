@@ -20,8 +20,8 @@ TEXTS = [
     "It broke and I am angry and disappointed. " * 3,
     "fine",
     "ok " * 30,
-    "1,2,3",
-    *map(str, range(40)),
+    "a 1,2,3",
+    *(f"item {i}" for i in range(40)),
 ]
 needs_int8 = pytest.mark.skipif(not engines.int8_available(), reason="int8 needs openvino, nncf and a CPU with VNNI")
 
