@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ TrackingError = mlflow.MlflowException  # the tracking server or registry is unr
 EXPERIMENT = "sealr"
 DEFAULT_EXPERIMENT = "0"  # MLflow's id of its experiment Default
 DEFAULT_URI = "sqlite:///mlflow.db"
+PLAIN = re.compile(r"[^\w\-. :/]")  # MLflow refuses other characters in names, such as those of a rating "B+"
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's page of a run renders as Markdown
 
 
@@ -79,7 +81,7 @@ def stage(name: str, parent: str, config: Any) -> Iterator[None]:
     tags = {"sealr.stage": name}
     with mlflow.start_run(run_name=name, experiment_id=experiment, parent_run_id=parent, nested=True, tags=tags):
         plain = redacted(config if isinstance(config, dict) else to_dict(config))
-        mlflow.log_params({k: v for k, v in flatten(plain).items() if v not in ("", None, {})})
+        mlflow.log_params({PLAIN.sub("_", k): v for k, v in flatten(plain).items() if v not in ("", None, {})})
         yield
 
 
