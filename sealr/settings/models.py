@@ -157,9 +157,9 @@ class RerankConfig:
 class SatisfactionConfig:
     """The forecast of how glad a user will be of an item (`sealr.satisfaction`)."""
 
-    # effects: shrunken means of items and users; ridge: also counts, spread, emotions and texts; none: no forecast
+    # effects: shrunken means of items and users; ridge: also how an item's reviews fit a user's; none: no forecast
     model: Literal["none", "effects", "ridge"] = "ridge"
-    # What past reviews say about gladness: auto: stars where a review has them, else labels calibrated to stars
+    # What past reviews say about gladness: auto: stars, and what texts suggest, calibrated to stars; stars; or labels
     learn_from: Literal["auto", "stars", "labels"] = "auto"
     shuffled: bool = False  # a placebo: every item is judged by the feelings about another item
     seed: int = 0
