@@ -98,7 +98,7 @@ class Model:
             ids = [users] if isinstance(users, str) or not isinstance(users, Iterable) else list(users)
             asked = pd.DataFrame({"user": pd.Series(ids, dtype=object)})
         params: dict[str, Any] = {"top_k": k, "exclude_seen": exclude_seen, "explain": explain}
-        params |= {"satisfaction_weight": float(satisfaction_weight)}
+        params |= {"satisfaction_weight": satisfaction_weight}
         parts = [asked.iloc[start : start + BATCH] for start in range(0, len(asked), BATCH)]
         answers = [a for part in parts for a in self.recommender.predict(part, params).to_dict("records")]
         notes = list(dict.fromkeys(note for answer in answers for note in answer["warnings"]))
@@ -140,7 +140,7 @@ class Model:
 
         Returns name, version, aliases and the gate's reason. The first version becomes champion; a later one replaces
         it if it is better on the same validation users. Registering the same model again returns the same version.
-        Raises ValueError if the model was loaded, has no LLM, or was trained on shuffled feelings.
+        Raises ValueError if the model was loaded, has no LLM, or is a placebo.
         """
         job, made = self._fitted("register")
         if "results" not in made:
@@ -153,7 +153,7 @@ class Model:
         with _session():
             registration = register(replace(job, config=config), made)
         if registration is None:
-            raise ValueError("a model of shuffled feelings is a placebo and is not registered")
+            raise ValueError("a placebo of shuffled feelings or texts, or of random weights, is not registered")
         return registration
 
     def _fitted(self, what: str) -> tuple[Job, dict[str, Manifest]]:

@@ -12,7 +12,7 @@ import sealr
 from sealr.config import ConfigError
 from sealr.data import frames
 from sealr.data.sources.demo import generate
-from sealr.data.tables import read_table
+from sealr.data.tables import read_json, read_table
 from sealr.serving.request import BadRequest
 
 USERS = 40
@@ -114,6 +114,42 @@ def test_recommend_to_a_history(model):
 
 
 @pytest.mark.slow
+def test_satisfaction_has_no_weight_where_too_few_users_choose_it(model):
+    """Twelve validation users choose nothing, and the parameter then changes nothing."""
+    assert model.recommender.forecast is None and "satisfaction" not in repr(model)
+    assert (
+        "Satisfaction is off: too few"
+        in read_json(model.manifests["rankings"].path("fusion.json"))["satisfaction_in_words"]
+    )
+    assert model.manifests["satisfaction"].rows["reviews"] > 100
+    usual = model.recommend(["u0001", "u0002"], k=5)
+    assert model.recommend(["u0001", "u0002"], k=5, satisfaction_weight=0).equals(usual)
+
+
+@pytest.fixture(scope="module")
+def silent(demo, settings):
+    """A whole job on reviews without stars and without texts."""
+    reviews = demo[0].drop(columns="rating").assign(text="")
+    return sealr.fit(reviews, config=settings, columns={"rating": None}, name="silent", quiet=True)
+
+
+@pytest.mark.slow
+def test_without_stars_and_texts_there_is_no_satisfaction_and_all_else_works(silent):
+    made = silent.manifests
+    assert made["labels"].rows["labelled"] == 0 and made["satisfaction"].rows["reviews"] == 0
+    fusion = read_json(made["rankings"].path("fusion.json"))
+    assert fusion["satisfaction_weight"] == 0 and "satisfaction" not in fusion
+    rankers = set(read_table(made["rankings"].path("rankings.parquet"), "rankings")["ranker"])
+    assert rankers == {"retriever", "scoring", "fused"}
+    assert not (silent.folder / "satisfaction").exists() and silent.recommender.forecast is None
+    usual = silent.recommend("u0001", k=3)
+    assert len(usual) == 3 and silent.recommend("u0001", k=3, satisfaction_weight=2).equals(usual)
+    assert len(silent.recommend(history=[{"item": "D0001", "rating": 5, "text": "I love it"}], k=3)) == 3
+    assert "fused" in set(silent.evaluate()["system"])
+    assert silent.register("silent").version == "1"
+
+
+@pytest.mark.slow
 def test_seen_items_on_request(model, demo):
     reviews, items = demo
     everything = model.recommend("u0001", k=len(items), exclude_seen=False)
@@ -135,6 +171,10 @@ def test_an_unknown_user_gets_popular_items_and_a_warning(model):
         ({"users": [1.5]}, "user must be an id"),
         ({"history": [{"text": "no item"}]}, "each with an item"),
         ({"users": "u0001", "exclude_seen": "yes"}, "exclude_seen must be true or false"),
+        ({"users": "u0001", "satisfaction_weight": -1}, "satisfaction_weight must be a number from 0"),
+        ({"users": "u0001", "satisfaction_weight": "high"}, "satisfaction_weight must be a number from 0"),
+        ({"users": "u0001", "satisfaction_weight": True}, "satisfaction_weight must be a number from 0"),
+        ({"history": [{"item": "D0001", "rating": 6}]}, "rating must be a number of stars from 1 to 5"),
     ],
 )
 def test_wrong_requests(model, arguments, message):

@@ -134,6 +134,8 @@ def test_a_refused_setting_imports_nothing_heavy(heavy):
         (["recommend"], "--user"),
         (["recommend", "--history", "none.json"], "none.json: No such file or directory"),
         (["recommend", "--user", "u", "--model", "/nowhere/model"], "/nowhere/model"),
+        (["recommend", "--user", "u", "--satisfaction-weight", "-1"], "--satisfaction-weight"),
+        (["score", "--out", "o", "--satisfaction-weight", "much"], "--satisfaction-weight"),
         (["promote", "1"], "--reason"),
         (["promote", "one", "--reason", "better"], "version"),
         (["config", "check", "--set", "retrieve.heads=3"], "retrieve.heads"),

@@ -68,8 +68,8 @@ def score(spark: SparkSession, model: str, users: str | None, out: str, params: 
     """Writes a Parquet folder, one row a user: ``user``, ADDED and other columns of ``users``. Returns the row count.
 
     model: models:/NAME@ALIAS, models:/NAME/VERSION or a folder. users: a Parquet or CSV file with ``user`` and/or
-    ``history`` (a list of {item, text, sentiment}, or that as JSON); None: all users whose history the model has
-    stored. out: must not exist yet. Raises ScoreError.
+    ``history`` (a list of {item, text, rating, sentiment}, or that as JSON); None: all users whose history the model
+    has stored. out: must not exist yet. Raises ScoreError.
     """
     from py4j.protocol import Py4JJavaError
     from pyspark.errors import PySparkException

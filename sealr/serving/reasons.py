@@ -53,7 +53,7 @@ class Words:
 
 
 def others_felt(frame: pd.DataFrame, item_ids: dict[str, int]) -> dict[int, str]:
-    """Item index -> what its training reviews felt, such as "71 % of 38 reviews: admiration; 13 %: disappointment".
+    """Item index -> what its training reviews felt, such as "others in 38 reviews: 71% joy, 13% anger".
 
     frame: of `item_feelings`.
     """

@@ -25,7 +25,7 @@ from sealr.rerank.llm import ADAPTER, AdapterError
 from sealr.rerank.rankers import Ranker, fuse, load_ranker, order
 from sealr.rerank.requests import RerankInput
 from sealr.retrieve.candidates import pools_for, scores_of
-from sealr.retrieve.models.fusion import reads_feelings, standardise
+from sealr.retrieve.models.fusion import parts_of, standardise
 from sealr.retrieve.retriever import Retriever, load
 from sealr.satisfaction.learn import REASONS
 from sealr.satisfaction.model import Satisfaction
@@ -77,8 +77,7 @@ class Recommender:
         titles = dict(zip(items["item"], items["title"], strict=True))
         self.titles = [""] + [t if isinstance(t := titles.get(i), str) and t else i for i in retriever.items]
         felt = {} if item_feelings is None else others_felt(item_feelings, retriever.item_to_id)
-        reads = reads_feelings(config.retrieve) or (ranker is not None and config.rerank.sentiment != "none")
-        self.words = Words(self.titles, felt, reads)
+        self.words = Words(self.titles, felt, _reads_feelings(config, retriever, ranker))
         self.histories = {
             user: (list(items), np.stack(feelings, axis=1).astype(np.float32), np.asarray(stars, np.float32))
             for user, items, *feelings, stars in histories.itertuples(index=False)
@@ -142,7 +141,7 @@ class Recommender:
         return resolved
 
     def _stars(self, known: list[Event], expected: np.ndarray, probabilities: list[np.ndarray]) -> np.ndarray:
-        """(H,) stars that the events stand for: those given, else what their texts suggest, as in training."""
+        """(H,) stars that the events stand for, calibrated as in training, but without vectors of texts."""
         rating = np.array([np.nan if e.rating is None else e.rating for e in known], np.float32)
         calibration = self.forecast.calibration if self.forecast else None
         if calibration is None or not known:
@@ -259,6 +258,16 @@ class Head:
             for v in (self.llm, self.satisfaction)
         ]
         return {p: Places(p + 1, *(rank.get(p) for rank in ranks)) for p in range(len(self.scores))}
+
+
+def _reads_feelings(config: Config, retriever: Retriever, ranker: Ranker | None) -> bool:
+    """Whether the user's feelings move a score: a part of a fusion reads them only with a weight, and PALR never."""
+    parts = parts_of(config.retrieve)
+    used = retriever.model.weights.tolist() if parts else [1.0]
+    read = [part.sentiment for part, weight in zip(parts or [config.retrieve], used, strict=True) if weight]
+    if ranker is not None and config.rerank.ranker != "palr":
+        read.append(config.rerank.sentiment)
+    return bool(set(read) - {"none"})
 
 
 def _label(event: Event, labels: Iterator[dict[str, Any]]) -> tuple[float | None, float | None, np.ndarray]:

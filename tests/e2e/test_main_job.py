@@ -53,7 +53,7 @@ def test_no_framework_warnings_reach_the_user(finished):
 def test_a_second_run_reuses_every_stage(project, finished):
     code, out, err = run(project)
     assert code == 0, err
-    for stage in ("ingest", "label", "retrieve", "finetune", "rerank", "evaluate", "register"):
+    for stage in ("ingest", "label", "satisfaction", "retrieve", "finetune", "rerank", "evaluate", "register"):
         assert f"{stage}: unchanged" in err
     assert "version 1, now @challenger and @champion: it was champion already" in out
 
@@ -70,6 +70,7 @@ def test_mlflow_has_a_parent_run_and_a_child_per_stage(project, finished):
     assert [r.data.tags["sealr.stage"] for r in children] == [
         "ingest",
         "label",
+        "satisfaction",
         "retriever sasrec",
         "retrieve",
         "finetune",
@@ -99,6 +100,7 @@ def test_the_registered_model_has_signature_example_and_no_pickle(project, finis
         "top_k",
         "exclude_seen",
         "explain",
+        "satisfaction_weight",
     }
     assert model.saved_input_example_info
     assert not [p for p in path.rglob("*") if p.suffix in (".pkl", ".pt", ".bin", ".pickle", ".joblib")]
@@ -213,6 +215,14 @@ BAD = {
     "history without item": (b'{"dataframe_records": [{"history": [{"text": "hm"}]}]}', "application/json"),
     "sentiment out of range": (
         b'{"dataframe_records": [{"history": [{"item": "D0001", "sentiment": 7}]}]}',
+        "application/json",
+    ),
+    "rating out of range": (
+        b'{"dataframe_records": [{"history": [{"item": "D0001", "rating": 7}]}]}',
+        "application/json",
+    ),
+    "satisfaction_weight negative": (
+        b'{"dataframe_records": [{"user": "u0001"}], "params": {"satisfaction_weight": -1}}',
         "application/json",
     ),
     "top_k too small": (b'{"dataframe_records": [{"user": "u0001"}], "params": {"top_k": 0}}', "application/json"),

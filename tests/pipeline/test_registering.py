@@ -14,6 +14,13 @@ from sealr.pipeline.registering import is_placebo
         ("retrieve.sentiment=shuffled", True),
         ("retrieve.sentiment=class", False),
         ("retrieve.model=fusion 'retrieve.parts=[{model: sasrec, sentiment: shuffled}, {model: ease}]'", True),
+        ("retrieve.content=shuffled", True),
+        ("retrieve.content=reviews", False),
+        ("retrieve.model=fusion 'retrieve.parts=[{model: sasrec, content: shuffled}, {model: ease}]'", True),
+        ("rerank.scoring.content=shuffled", True),
+        ("rerank.scoring.content=both", False),
+        ("satisfaction.shuffled=true", True),
+        ("satisfaction.model=none", False),
     ],
 )
 def test_placebos_of_retriever_and_llm_are_placebos(settings, placebo):

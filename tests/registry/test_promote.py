@@ -49,7 +49,7 @@ def register(store, evidence, content="abc", data="demo", hold=""):
 def settle(version, evidence, hold=""):
     feelings = np.zeros((len(SEQUENCES.flat), 2), dtype=np.float32)
     return promote.assign_aliases(
-        "sealr", version, lambda uri: gate.judge(evidence, uri, SEQUENCES, feelings, 500, hold)
+        "sealr", version, lambda uri: gate.judge(evidence, uri, SEQUENCES, feelings, None, 500, hold)
     )
 
 

@@ -22,7 +22,6 @@ from sealr.satisfaction.learn import Forecast
 from sealr.settings import RetrieveConfig, SatisfactionConfig
 from tests.satisfaction.worlds import reviews
 
-LLM = 0.5  # weight of the LLM where a test sets one
 POOL = 20  # more than a user has not seen, so that every target is in it
 
 

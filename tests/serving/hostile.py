@@ -70,19 +70,33 @@ anything = st.recursive(
 users = st.one_of(st.sampled_from(USERS), st.sampled_from(USERS), anything)
 items = st.one_of(st.sampled_from(ITEMS), st.sampled_from(ITEMS), anything)
 sentiments = st.one_of(st.integers(-2, 2), anything)
+ratings = st.one_of(st.floats(1, 5), st.integers(1, 5), anything)
 events = st.fixed_dictionaries(
-    {"item": items}, optional={"text": st.one_of(texts, anything), "sentiment": sentiments, "more": scalars}
+    {"item": items},
+    optional={"text": st.one_of(texts, anything), "rating": ratings, "sentiment": sentiments, "more": scalars},
 )
 tame_events = st.fixed_dictionaries(
-    {"item": st.sampled_from(ITEMS)}, optional={"text": texts, "sentiment": st.integers(-2, 2)}
+    {"item": st.sampled_from(ITEMS)},
+    optional={"text": texts, "rating": st.floats(1, 5), "sentiment": st.integers(-2, 2)},
 )
 histories = st.one_of(
     st.lists(tame_events, max_size=8), st.lists(events, max_size=8), st.lists(anything, max_size=4), anything
 )
 records = st.fixed_dictionaries({}, optional={"user": users, "history": histories, "usr": scalars})
 params = st.one_of(
-    st.fixed_dictionaries({}, optional={"top_k": st.integers(1, 1000), "exclude_seen": st.booleans()}),
-    st.fixed_dictionaries({}, optional={"top_k": anything, "exclude_seen": anything, "other": anything}),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "top_k": st.integers(1, 1000),
+            "exclude_seen": st.booleans(),
+            "explain": st.booleans(),
+            "satisfaction_weight": st.one_of(st.floats(0, 100), st.integers(0, 100)),
+        },
+    ),
+    st.fixed_dictionaries(
+        {},
+        optional={"top_k": anything, "exclude_seen": anything, "satisfaction_weight": anything, "other": anything},
+    ),
     anything,
 )
 
@@ -199,6 +213,14 @@ def giants() -> list[Call]:
         Call("a number of 5,000 digits", record(b"9" * 5_000)),
         Call("a number of 300 digits", record(b"9" * 300)),
         Call("a number of 3 million digits", record(b"9" * 3_000_000)),
+        *(Call(f"a rating of {n}", record(b'"i01","rating":' + n.encode())) for n in ("9" * 5_000, "1e999", "NaN")),
+        *(
+            Call(
+                f"a weight of {n}",
+                b'{"dataframe_records":[{"user":"u1"}],"params":{"satisfaction_weight":' + n.encode() + b"}}",
+            )
+            for n in ("9" * 5_000, "9" * 300, "1e999", "-Infinity", "NaN", "1e-320", "[[[1]]]")
+        ),
         Call("NaN", record(b"NaN")),
         Call("Infinity", record(b"-Infinity")),
         Call("1e999", record(b"1e999")),

@@ -5,64 +5,20 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from sealr.data.tables import EMOTIONS
-from sealr.rerank.rankers import Scored, fuse, order
+from sealr.rerank.rankers import fuse, order
 from sealr.retrieve.candidates import pools_for
-from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever
 from sealr.serving import recommender as serving
-from sealr.serving.recommender import BadRequest, Recommender
-from sealr.settings import Config, DataConfig, LabelConfig, RerankConfig, RetrieveConfig
-
-ITEMS = [f"i{n:02d}" for n in range(1, 31)]
-
-
-class LikesLargeIds:
-    """Scores a candidate by its index, and remembers what it was asked."""
-
-    def __init__(self):
-        self.asked = []
-
-    def score(self, requests):
-        self.asked += requests
-        return [Scored(np.asarray(r.pool, dtype=np.float32)) for r in requests]
-
-
-class OnlyAnger:
-    """A labeller that finds every text angry."""
-
-    def __init__(self):
-        self.config = LabelConfig()
-
-    def clean(self, texts):
-        return np.arange(len(texts)), texts
-
-    def predict_texts(self, texts):
-        p = np.full((len(texts), 28), 0.01, np.float32)
-        p[:, EMOTIONS.index("anger")] = 0.9
-        return p
+from sealr.serving.packing import Weights
+from sealr.serving.recommender import BadRequest
+from tests.serving.small_model import ITEMS, OnlyAnger, small_recommender
 
 
 @pytest.fixture
 def recommender(monkeypatch):
     monkeypatch.setattr(serving.Labeller, "from_config", lambda config: OnlyAnger())
-    torch.manual_seed(0)
-    config = RetrieveConfig(hidden=8, layers=1, max_len=10, n_retrieved=12)
-    popularity = np.array([-np.inf, *range(30, 0, -1)], dtype=np.float32)  # i01 is the most popular
-    retriever = Retriever(config, ITEMS, build(config, 30).eval(), popularity)
-    whole = Config(DataConfig("toy"), retrieve=config, rerank=RerankConfig(n_reranked=12))
-    items = pd.DataFrame({"item": ITEMS, "title": ["First thing", *[None] * 29]})
-    histories = pd.DataFrame(
-        {
-            "user": ["ann", "all"],
-            "items": [[1, 2, 3], list(range(1, 31))],
-            "sentiments": [[2, -1, math.nan], [0] * 30],  # the third has no label
-            "expected": [[1.5, -0.5, math.nan], [0.0] * 30],
-        }
-    )
-    return Recommender(whole, 0.5, retriever, LikesLargeIds(), items, histories)
+    return small_recommender(Weights(0.5))
 
 
 def ask(recommender, *rows, **params):
@@ -149,7 +105,7 @@ def test_cold_start_is_popular_and_does_not_ask_the_llm(recommender):
 
 
 def test_weight_zero_serves_the_retriever_without_an_llm(recommender):
-    recommender.ranker, recommender.weight = None, 0.0
+    recommender.ranker, recommender.weights = None, Weights()
     (answer,) = ask(recommender, {"user": "ann"}, top_k=12)
     ids, _ = next(pools_for(recommender.retriever, [[1, 2, 3]], 12))
     assert answer["items"] == [ITEMS[i - 1] for i in ids]
@@ -183,7 +139,7 @@ def test_an_explanation_names_what_moved_the_score(recommender):
         left: fuse(
             recommender.retriever.score([h], [np.delete(felt, left, 0) if left >= 0 else felt])[0][ids],
             ids,
-            recommender.weight,
+            recommender.weights.llm,
         )
         for left, h in histories.items()
     }
@@ -199,7 +155,7 @@ def test_an_explanation_names_what_moved_the_score(recommender):
 def test_explanations_come_only_when_asked_for(recommender):
     (answer,) = ask(recommender, {"user": "ann"}, top_k=3)
     assert all(r.startswith("closest to") for r in answer["reasons"])
-    recommender.ranker, recommender.weight = None, 0.0
+    recommender.ranker, recommender.weights = None, Weights()
     (answer,) = ask(
         recommender, {"user": "ann"}, top_k=3, explain=True
     )  # the retriever alone is explained the same way

@@ -25,7 +25,7 @@ frames = st.dictionaries(st.sampled_from(["user", "history", "x", 3]), st.lists(
 @settings(max_examples=200, derandomize=True, deadline=20_000, database=None)
 @given(
     frames,
-    st.dictionaries(st.sampled_from(["top_k", "exclude_seen"]), hostile.anything),
+    st.dictionaries(st.sampled_from(["top_k", "exclude_seen", "satisfaction_weight"]), hostile.anything),
     st.sampled_from([None, Limits()]),
 )
 def test_any_table_is_read_or_refused_with_a_sentence(frame, params, limits):
@@ -34,11 +34,12 @@ def test_any_table_is_read_or_refused_with_a_sentence(frame, params, limits):
     except BadRequest as error:
         assert 10 < len(str(error)) < 600
         return
-    assert len(asked) == len(frame) and 1 <= options.top_k <= 1000
+    assert len(asked) == len(frame) and 1 <= options.top_k <= 1000 and 0 <= options.satisfaction_weight <= 100
     for a in asked:
         assert a.user is None or type(a.user) is str
         for event in a.history or ():
             assert type(event.item) is str and type(event.text) is str and event.sentiment in (None, -2, -1, 0, 1, 2)
+            assert event.rating is None or (type(event.rating) is float and 1 <= event.rating <= 5)
 
 
 def test_ids_may_be_numbers():
@@ -62,6 +63,10 @@ def test_what_is_no_id(user):
         ({"item": "i01", "sentiment": True}, "whole number from -2"),
         ({"item": "i01", "sentiment": [1]}, "whole number from -2"),
         ({"item": "i01", "sentiment": "1"}, "whole number from -2"),
+        ({"item": "i01", "rating": "5"}, "rating must be a number of stars from 1 to 5"),
+        ({"item": "i01", "rating": True}, "rating must be a number of stars from 1 to 5"),
+        ({"item": "i01", "rating": 0.5}, "rating must be a number of stars from 1 to 5"),
+        ({"item": "i01", "rating": 6}, "rating must be a number of stars from 1 to 5"),
     ],
 )
 def test_what_is_no_history_item(event, message):
@@ -78,7 +83,19 @@ def test_a_history_as_json_text_is_read():
 
 @pytest.mark.parametrize(
     "params",
-    [{"top_k": True}, {"top_k": 1001}, {"top_k": "5"}, {"top_k": [5]}, {"exclude_seen": "no"}, {"exclude_seen": 0}],
+    [
+        {"top_k": True},
+        {"top_k": 1001},
+        {"top_k": "5"},
+        {"top_k": [5]},
+        {"exclude_seen": "no"},
+        {"exclude_seen": 0},
+        {"satisfaction_weight": -0.1},
+        {"satisfaction_weight": 101},
+        {"satisfaction_weight": "1"},
+        {"satisfaction_weight": False},
+        {"satisfaction_weight": np.inf},
+    ],
 )
 def test_wrong_options(params):
     with pytest.raises(BadRequest, match="must be"):
@@ -86,9 +103,9 @@ def test_wrong_options(params):
 
 
 def test_null_options_are_the_defaults():
-    assert read(pd.DataFrame({"user": ["ann"]}), {"top_k": None, "exclude_seen": None})[1] == Options(
-        top_k=10, exclude_seen=True, explain=False
-    )
+    nulls = {"top_k": None, "exclude_seen": None, "satisfaction_weight": np.nan}
+    usual = Options(top_k=10, exclude_seen=True, explain=False, satisfaction_weight=1.0)
+    assert read(pd.DataFrame({"user": ["ann"]}), nulls)[1] == usual
 
 
 def test_a_column_that_is_there_twice():

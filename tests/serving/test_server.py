@@ -30,6 +30,15 @@ ASK = {
 }
 
 
+def weighted(value):
+    params = b'"params": {"satisfaction_weight": ' + value + b"}"
+    return hostile.Call("", b'{"dataframe_records": [{"user": "u3"}], ' + params + b"}")
+
+
+def rated(value):
+    return hostile.Call("", b'{"dataframe_records": [{"history": [{"item": "i01", "rating": ' + value + b"}]}]}")
+
+
 @pytest.fixture(autouse=True)
 def in_a_server(monkeypatch):
     monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
@@ -92,11 +101,39 @@ def test_the_server_loads_by_itself(model_folder):
         (hostile.Call("", b'{"dataframe_records": [{"user": "u1"}], "params": {"top_k": 0}}'), 400, "top_k must be"),
         (hostile.Call("", b'{"dataframe_records": [{"user": "u1"'), 400, "valid JSON"),
         (hostile.Call("", b'{"dataframe_records": [{"usr": "u1"}]}'), 400, "needs a 'user'"),
+        (weighted(b"-1"), 400, "satisfaction_weight must be a number from 0 to 100, got -1"),
+        (weighted(b"1e999"), 400, "satisfaction_weight must be a number from 0 to 100, got inf"),
+        (weighted(b'"high"'), 400, "satisfaction_weight"),
+        (weighted(b"true"), 400, "satisfaction_weight"),
+        (rated(b"6"), 400, "request 0: rating must be a number of stars from 1 to 5, got 6"),
+        (rated(b'"5"'), 400, "request 0: rating must be a number of stars from 1 to 5, got '5'"),
+        (rated(b"false"), 400, "request 0: rating must be a number of stars from 1 to 5, got False"),
     ],
 )
 def test_mistakes_get_a_status_and_a_sentence(client, call, status, message):
     answer = send(client, call)
     assert answer.status_code == status and message in answer.json()["message"]
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"null", b"1", b"1.0"])
+def test_a_missing_weight_and_a_weight_of_1_are_the_same(client, value):
+    usual = client.post("/invocations", json={"dataframe_records": [{"user": "u3"}]}).json()
+    assert send(client, weighted(value)).json() == usual and "satisfaction #" in str(usual)
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"null"])
+def test_a_missing_rating_is_none(client, value):
+    usual = client.post("/invocations", json={"dataframe_records": [{"history": [{"item": "i01"}]}]}).json()
+    assert send(client, rated(value)).json() == usual
+
+
+def test_weights_of_satisfaction_side_by_side(client):
+    """0: no word of it; more: what others were glad of comes first."""
+    plain, usual, much = (send(client, weighted(value)).json()["predictions"][0] for value in (b"0", b"1", b"100"))
+    assert set(plain["items"]) == set(usual["items"]) == set(much["items"])
+    assert "satisfaction" not in str(plain) and "others" not in str(plain)
+    joys = [["joy" in reason for reason in answer["reasons"]] for answer in (usual, much)]
+    assert joys[1] == sorted(joys[1], reverse=True) and sum(joys[0]) == sum(joys[1]) == 3
 
 
 def test_a_failure_of_the_model_is_500_without_its_trace(client, follower, monkeypatch):
