@@ -33,6 +33,7 @@ CHUNK = 50_000  # rows held as Python objects before they become a DataFrame
 CLOCK_SKEW = 86_400  # seconds by which a review may be in the future
 MANY = 0.2  # warn if one reason rejects more than this share of the rows
 WANTED = ("exact duplicate", "k-core", "before start_date")  # reasons that need no warning
+LOOK = "; `sealr inspect FILE` tells which data.source and data.columns a file needs"
 ITEM_FIELDS = ("title", "brand", "categories")
 
 
@@ -87,6 +88,9 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
             items, read_items = _items(source, config, files, reviews["item"], rejects)
     if reviews.empty:  # raised here, so that rejected.parquet exists and shows the reasons
         advice = f"; lower data.k_core (now {config.k_core})" if counts["k-core"] else ""
+        advice = (
+            LOOK if max(counts, key=lambda r: counts[r]) in ("missing user", "missing item", "not JSON") else advice
+        )
         raise IngestError(f"{path}: no review is left: read {read:,}, rejected: {_counted(counts)}{advice}")
     write_table(reviews, folder / "reviews.parquet", "reviews")
     write_table(items, folder / "items.parquet", "items")
@@ -179,6 +183,7 @@ def _warn_of_many(counts: Counter[str], read: int) -> None:
     for reason, n in counts.items():
         if n > MANY * read and reason not in WANTED:
             advice = '; without ratings: data.columns.rating=""' if reason.startswith("rating") else ""
+            advice = LOOK if reason in ("missing user", "missing item") else advice
             log.warning("one reason rejects %.0f %% of the reviews: %s%s", 100 * n / read, reason, advice)
 
 

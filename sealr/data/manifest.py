@@ -27,6 +27,7 @@ from filelock import FileLock
 import sealr
 from sealr.data.parts import parts
 from sealr.data.tables import read_json, write_json
+from sealr.redact import redacted
 
 log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint"  # subfolder for a stage's own checkpoints
@@ -105,7 +106,7 @@ def run_stage(
         result = work(folder)
         paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and folder / CHECKPOINT not in p.parents]
         files = {str(p.relative_to(folder)): file_digest(p) for p in paths if not p.name.startswith(".")}
-        made = {"stage": stage, "key": key, "inputs": digests, "config": plain, "code": code_hash}
+        made = {"stage": stage, "key": key, "inputs": digests, "config": redacted(plain), "code": code_hash}
         made |= {"rows": result.rows, "metrics": result.metrics, "files": files, "digest": text_digest(files)}
         made["seconds"] = round(time.monotonic() - started, 2)
         write_json(made | {"version": sealr.__version__}, done)

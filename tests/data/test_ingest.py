@@ -135,6 +135,16 @@ def test_a_setting_that_rejects_most_rows_is_warned_of(case, caplog):
     assert not caplog.text
 
 
+def test_a_wrong_reader_is_hinted_at(case, caplog):
+    row = {"user_id": "u", "parent_asin": "i", "timestamp": START * 1000, "rating": 5, "text": "t"}
+    case.write(*[row] * 3, record())
+    case.run()
+    assert "one reason rejects 75 % of the reviews: missing user; `sealr inspect FILE` tells" in caplog.text
+    with pytest.raises(IngestError, match="rejected: missing user 3; `sealr inspect FILE` tells which data.source"):
+        case.write(*[row] * 3)
+        case.run()
+
+
 def test_lists_and_numbers_of_items_are_words(case):
     case.write({"user": "u", "item": "i", "timestamp": 1_400_000_000, "rating": 5, "text": "t"}, name="r.jsonl")
     case.write({"item": "i", "title": 1984, "brand": None, "categories": ["Hair", "Shampoo"]}, name="i.jsonl")
@@ -221,7 +231,8 @@ def test_one_user(case):
 def test_nothing_usable(case):
     case.write("{", record(user=None))
     with pytest.raises(
-        IngestError, match=r"reviews.json: no review is left: read 2, rejected: not JSON 1, missing user 1$"
+        IngestError,
+        match=r"reviews.json: no review is left: read 2, rejected: not JSON 1, missing user 1; `sealr inspect",
     ):
         case.run()
     case.write("", "  ")

@@ -59,10 +59,13 @@ def _read(config: DataConfig, path: Path, fields: tuple[str, ...], required: tup
     wanted = [name for columns in names.values() for name in columns]
     for part in parts(path):
         for row in read_records(part, config, wanted, functools.partial(_check, part, names)):
-            values = None
-            if row.values is not None:
-                values = {field: _value(row.values, columns) for field, columns in names.items()}
-            yield row._replace(values=values, file=part.name)
+            record, values = row.values, None
+            if record is not None:
+                values = {
+                    field: record[columns[0]] if len(columns) == 1 and columns[0] in record else _value(record, columns)
+                    for field, columns in names.items()
+                }
+            yield Row(row.line, values, row.raw, row.reason, part.name)
 
 
 def _value(record: dict[str, Any], columns: tuple[str, ...]) -> Any:

@@ -24,6 +24,7 @@ TOKEN = re.compile(
     r"(?P<time>\d?\d:\d\d(?P<second>:\d\d(?P<fraction>\.\d+)?)?)(?P<half> ?[AaPp][Mm])?"
     r"(?P<zone> ?(?:[+-]\d\d:?\d\d|UTC|GMT|Z)\b)?|(?P<number>\d+)|(?P<word>[A-Za-z]+)|(?P<other>.)"
 )
+NUMBER = re.compile(r"\s*-?\d+(\.\d+)?\s*")
 NAMES = {
     pattern: {n.lower() for n in names if n}
     for pattern, names in (
@@ -55,8 +56,7 @@ class Timestamps:
     def __call__(self, value: Any) -> tuple[Any, str]:
         """Seconds, or the value itself if cleaning has to judge it; and a reason for an unreadable date, or ""."""
         if isinstance(value, str) and value.strip():
-            numeric = re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", value)
-            if self.unit != "iso" and self.auto and numeric:
+            if self.auto and self.unit != "iso" and (value.isdecimal() or NUMBER.fullmatch(value)):
                 return _number(value, self.unit), ""
             found = parse(value, self.formats)
             if found is None and self.auto and not self.wanted:

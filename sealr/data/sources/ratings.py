@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -28,6 +29,15 @@ def star_reader(scale: str | dict[str, float]) -> Callable[[Any], Any]:
     def linear(value: float) -> float:
         return min(5.0, max(1.0, 1 + 4 * (value - low) / (high - low))) if low <= value <= high else math.inf
 
+    @functools.lru_cache(10_000)  # ratings repeat
+    def of_text(text: str) -> Any:
+        if match := FRACTION.fullmatch(text.strip()):
+            part, whole = (float(n.replace(",", ".")) for n in match.groups())
+            return max(1.0, 5 * part / whole) if 0 <= part and 0 < whole else math.inf
+        if match := STARS.fullmatch(text.strip()):
+            return linear(float(match[1].replace(",", ".")))
+        return text
+
     def stars(value: Any) -> Any:
         if words and (found := words.get(_word(value))) is not None:
             return found
@@ -35,14 +45,7 @@ def star_reader(scale: str | dict[str, float]) -> Callable[[Any], Any]:
             return value
         if isinstance(value, (int, float)):
             return linear(value) if value == value else value
-        if not isinstance(value, str):
-            return value
-        if match := FRACTION.fullmatch(value.strip()):
-            part, whole = (float(n.replace(",", ".")) for n in match.groups())
-            return max(1.0, 5 * part / whole) if 0 <= part and 0 < whole else math.inf
-        if match := STARS.fullmatch(value.strip()):
-            return linear(float(match[1].replace(",", ".")))
-        return value
+        return of_text(value) if isinstance(value, str) else value
 
     return stars
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from sealr.data.parts import parts
 from sealr.data.sources.columns import read_items
 from sealr.data.sources.lines import NOT_UTF8, Row, decode, read_lines
 from sealr.settings import DataConfig
@@ -22,7 +23,8 @@ def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
     """One Row per interaction. Its line is the number of the interaction, because a line of the file holds many."""
     number = 0
     seen: set[str] = set()
-    for line_number, line in read_lines(path):
+    lines = ((part.name, *line) for part in parts(path) for line in read_lines(part))
+    for file, line_number, line in lines:
         text, valid = decode(line)
         user, *items = text.split() or [""]
         again = user in seen
@@ -32,9 +34,9 @@ def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
             reason = f"line {line_number}: a user without items"
         if reason:
             number += 1
-            yield Row(number, None, text, reason)
+            yield Row(number, None, text, reason, file)
             continue
         for position, item in enumerate(items):
             number += 1
             values = {"user": user, "item": item, "timestamp": START + DAY * position, "rating": None, "text": ""}
-            yield Row(number, values, f"{user} {item}")
+            yield Row(number, values, f"{user} {item}", file=file)
