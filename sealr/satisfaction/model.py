@@ -64,6 +64,7 @@ class Satisfaction:
     ridge: Ridge | None = None  # None: the sum of the effects
     calibration: Calibration | None = None  # turns the labels of a request into stars
     source: np.ndarray | None = None
+    appended: int = 0  # items at the end of the table that no review tells of; they do not count in `standardised`
 
     @property
     def n_items(self) -> int:
@@ -118,12 +119,12 @@ class Satisfaction:
             raise ValueError(f"a history has an item id outside of 0 to {self.n_items}")
         known = np.isfinite(given) & (items > 0)
         left = np.where(known, given - self.mean - self.table[items, 0], 0).astype(np.float32)
+        content = self.table[items, 1:]  # (L, D); the whole table would be copied
         ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        shape = (len(lengths), len(self.table))
-        ones = csr_matrix((known.astype(np.float32), items, ends), shape)
-        weights = csr_matrix((left, items, ends), shape)
+        place, shape = np.arange(len(items)), (len(lengths), len(items))
+        ones, weights = (csr_matrix((values, place, ends), shape) for values in (known.astype(np.float32), left))
         counts, total = (np.asarray(matrix.sum(1)).ravel() for matrix in (ones, weights))
-        return Sums(counts, total, ones @ self.table[:, 1:], weights @ self.table[:, 1:])
+        return Sums(counts, total, ones @ content, weights @ content)
 
     def _weights(self, users: Users) -> tuple[np.ndarray, np.ndarray]:
         """(N, 1 + D) weights of an item's row and (N,) constants of the forecast."""
@@ -152,16 +153,25 @@ class Satisfaction:
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         """(F,) mean and (F, F) covariance of the rows of real items."""
-        rows = self.table[1:]  # in any order
+        rows = self.table[1 : len(self.table) - self.appended]  # in any order
         mean = rows.mean(0, dtype=np.float64)
         covariance = (rows.T @ rows).astype(np.float64) / len(rows) - np.outer(mean, mean)
         return mean.astype(np.float32), covariance
+
+    def append(self, count: int) -> Satisfaction:
+        """The same forecast for ``count`` more items at the end, of which nothing is known: each is an average item."""
+        average = np.broadcast_to(self._moments[0], (count, self.table.shape[1]))
+        source = self.source
+        if source is not None:
+            source = np.concatenate([source, np.arange(len(source), len(source) + count)])
+        table = np.concatenate([self.table, average])
+        return replace(self, table=table, source=source, appended=self.appended + count)
 
     def save(self, folder: Path) -> None:
         """Writes two files, each atomically."""
         with atomic_path(folder / TENSORS) as temporary:
             save_file({"table": self.table} | ({} if self.source is None else {"source": self.source}), temporary)
-        numbers = {"config": asdict(self.config), "mean": self.mean, "pull": self.pull}
+        numbers = {"config": asdict(self.config), "mean": self.mean, "pull": self.pull, "appended": self.appended}
         numbers["ridge"] = self.ridge and self.ridge.to_dict()
         numbers["calibration"] = self.calibration and self.calibration.to_dict()
         write_json(numbers, folder / NUMBERS)

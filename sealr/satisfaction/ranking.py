@@ -90,8 +90,9 @@ def tune(
     """The weight with the greatest utility among those that keep the hits, or 0 unless its rise is clear of 0.
 
     A weight keeps the hits if HR@10 of all users loses at most HARM of itself, by the lower end of the change's 95 %
-    interval: few users allow only small weights. The rise is the mean of log(old rank / new rank) over liked targets minus that
-    over disliked ones; its interval resamples users within both. Arguments as in `frontier`, of validation targets.
+    interval: few users allow only small weights. The rise is the mean of log(old rank / new rank) over liked targets
+    minus that over disliked ones; its interval resamples users within both. Arguments as in `frontier`, of validation
+    targets.
     """
     liked = np.asarray(liked)
     found = ranks(base, pools, satisfaction, targets)
