@@ -63,7 +63,7 @@ def local_path(remote: RemoteFile, folder: Path) -> Path:
 
 
 def fetch(remote: RemoteFile, folder: Path | None = None, hint: str = "", tries: int = 4, wait: float = 1.0) -> Path:
-    """The local path of a file, downloaded if it does not exist yet.
+    """The local path of a file or a folder of parts, downloaded if it does not exist yet; a query is asked each time.
 
     folder: the data folder, ``data_dir()`` by default. hint: a sentence that says where to get the file by hand.
     tries: number of attempts; wait: seconds before the second one, doubled each time.
@@ -72,14 +72,17 @@ def fetch(remote: RemoteFile, folder: Path | None = None, hint: str = "", tries:
     if not remote.path:
         raise ValueError("no data file is configured: set data.reviews.path")
     path = local_path(remote, folder or data_dir())
+    if "://" in remote.path and remote.path.endswith("/") and not remote.query:
+        for url in _remote_parts(remote.path):
+            fetch(RemoteFile(url), folder, hint, tries, wait)
     if path.is_dir():
         if not parts(path):
             raise MissingFile(f"{path} is a folder without files")
         return path
-    if path.is_file():
+    if path.is_file() and not remote.query:
         _check(path, remote, "Delete it to download it again, or correct the checksum in the configuration")
         return path
-    if path.exists():
+    if path.exists() and not path.is_file():
         raise ValueError(f"{path} is neither a file nor a folder; data.reviews.path and data.items.path name them")
     elsewhere = "" if Path(remote.path).is_absolute() else f", or set SEALR_DATA to a folder that holds {remote.path}"
     by_hand = f"Put the file at {path}{elsewhere if '://' not in remote.path else ''}." + (f" {hint}" if hint else "")
@@ -90,7 +93,7 @@ def fetch(remote: RemoteFile, folder: Path | None = None, hint: str = "", tries:
     # Outside the data folder: a failed download leaves nothing there, not even a lock or an empty folder
     lock = "sealr-" + hashlib.sha256(f"{Path.home()} {path}".encode()).hexdigest()[:20] + ".lock"
     with FileLock(Path(tempfile.gettempdir()) / lock):
-        if not path.is_file():  # else another process downloaded it while this one waited
+        if remote.query or not path.is_file():  # else another process downloaded it while this one waited
             if remote.query:
                 run_query(url, remote.query, part)
             else:
@@ -123,6 +126,19 @@ def _download(url: str, part: Path, tries: int, wait: float, by_hand: str) -> No
     size = part.stat().st_size if part.is_file() else 0
     kept = f" {size:,} bytes are kept in {part.name}; the next attempt resumes there." if size else ""
     raise (DownloadFailed if may_pass else MissingFile)(f"cannot download {redact(url)}: {reason}.{kept} {by_hand}")
+
+
+def _remote_parts(url: str) -> list[str]:
+    """The addresses of the files in a folder of an object store. Raises MissingFile."""
+    try:
+        files, root = fsspec.url_to_fs(url, **_options(url))
+        names = files.find(root)
+    except Exception as error:  # each file system raises the errors of its own library
+        raise MissingFile(f"cannot list {redact(url)}: {_explain(url, error)[0]}") from None
+    found = [name for name in names if not Path(name).name.startswith((".", "_"))]
+    if not found:
+        raise MissingFile(f"{redact(url)} holds no files")
+    return [files.unstrip_protocol(name) for name in found]
 
 
 def _attempt(url: str, part: Path) -> None:

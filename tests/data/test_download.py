@@ -234,3 +234,18 @@ def test_data_dir(monkeypatch, tmp_path):
     assert data_dir() == tmp_path.resolve()
     monkeypatch.delenv("SEALR_DATA")
     assert data_dir() == Path("data").resolve()
+
+
+def test_a_folder_of_parts_in_an_object_store(tmp_path):
+    store = fsspec.filesystem("memory")
+    for name in ("part-0.csv", "deep/part-1.csv", "_SUCCESS"):
+        store.pipe(f"/bucket/export/{name}", name.encode())
+    try:
+        path = fetch(RemoteFile("memory://bucket/export/"), tmp_path)
+        assert path == tmp_path / "memory" / "bucket" / "export"
+        assert sorted(str(p.relative_to(path)) for p in path.rglob("*.csv")) == ["deep/part-1.csv", "part-0.csv"]
+        assert not (path / "_SUCCESS").exists() and (path / "part-0.csv").read_text() == "part-0.csv"
+        with pytest.raises(MissingFile, match="memory://bucket/nothing/ holds no files"):
+            fetch(RemoteFile("memory://bucket/nothing/"), tmp_path)
+    finally:
+        store.rm("/bucket", recursive=True)

@@ -139,7 +139,9 @@ def test_a_query(tmp_path, monkeypatch):
     )
     output = ingest(config, tmp_path / "out")
     assert output.rows["read"] == 2 and output.rows["reviews"] == 1
-    assert fetch(remote).parent == data_dir() / "sql"  # kept, like a download
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.execute("insert into r values ('c', 3, '2018-11-06', 1, 'new')")
+    assert len(fetch(remote).read_text().splitlines()) == 3  # asked again
     for query, message in (
         ("select * from r where who = 'z'", "has no rows"),
         ("select nothing from r", "failed: no such column"),
