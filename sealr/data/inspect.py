@@ -59,7 +59,9 @@ def look(path: Path) -> Findings:
     if kind in ("delimited", "json lines"):
         with open_bytes(file) as (stream, _):
             name, why = detect(stream.read(1 << 20))
-        findings.settings["encoding"] = Guess("auto" if name.startswith("utf") else name, _sure(name), f"{name}, {why}")
+        utf = name.startswith("utf")
+        why = f"{name}, {why}" if utf else f"lines that are not UTF-8 are read as {name}"
+        findings.settings["encoding"] = Guess("auto", "sure" if utf else "likely", why)
     if kind == "delimited":
         delimiter, header = _table(file)
         findings.settings |= {"delimiter": delimiter, "header": header}
@@ -79,10 +81,6 @@ def look(path: Path) -> Findings:
             return findings
     _columns(findings, {name: [lookup(record, name) for record in records] for name in seen})
     return findings
-
-
-def _sure(encoding: str) -> str:
-    return "sure" if encoding.startswith("utf") else "likely"
 
 
 def _table(path: Path) -> tuple[Guess, Guess]:

@@ -63,6 +63,8 @@ def test_a_json_array_is_read_object_by_object(tmp_path):
     (tmp_path / "r.json").write_text("  [\n" + json.dumps(GOOD) + ",\n{broken")
     with pytest.raises(DataFileError, match="r.json: object 2 of the JSON array is damaged"):
         read(tmp_path / "r.json")
+    (tmp_path / "r.json").write_bytes(json.dumps([GOOD | {"text": "für"}], ensure_ascii=False).encode("utf-16"))
+    assert texts(tmp_path / "r.json") == ["für"]
     (tmp_path / "r.json").write_text("[]")
     assert read(tmp_path / "r.json") == []
 
@@ -144,7 +146,7 @@ def test_a_query(tmp_path, monkeypatch):
     assert len(fetch(remote).read_text().splitlines()) == 3  # asked again
     for query, message in (
         ("select * from r where who = 'z'", "has no rows"),
-        ("select nothing from r", "failed: no such column"),
+        ("select colour from r", "failed: no such column"),
     ):
         with pytest.raises(QueryError, match=message):
             fetch(RemoteFile(remote.path, query=query))

@@ -49,7 +49,8 @@ def read_blocks(path: Path, encoding: str = "auto", characters: int = 1 << 20) -
     """The text of a file in blocks; characters that are not of its encoding become ``\ufffd``."""
     with open_bytes(path) as (stream, _):
         name = _known(encoding) if encoding != "auto" else detect(stream.peek(1 << 16))[0]
-        with io.TextIOWrapper(stream, "utf-8-sig" if name == "utf-8" else name, errors="replace") as text:
+        wide = encoding != "auto" or name.startswith(WIDE)
+        with io.TextIOWrapper(stream, name if wide else "utf-8-sig", errors="replace") as text:
             while block := text.read(characters):
                 yield block
 
@@ -88,7 +89,7 @@ def read_text(path: Path, encoding: str = "auto") -> Iterator[tuple[int, str, st
         _warn(path, odd, other)
 
 
-@functools.lru_cache(64)  # a file is read more than once
+@functools.lru_cache(64)  # once, although a file is read more than once
 def _warn(path: Path, lines: int, encoding: str) -> None:
     log.warning(
         "%s: %s lines are not UTF-8, so they are read as %s; or set data.encoding", path, f"{lines:,}", encoding
