@@ -88,6 +88,7 @@ def others() -> pd.DataFrame:
             "share": 0.75,
             "but_emotion": "anger",
             "but_share": shares,
+            "mean_stars": 4.25,
         }
     )
 

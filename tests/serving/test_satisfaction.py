@@ -224,7 +224,10 @@ def reasons(recommender, **params):
 
 def test_reasons_tell_what_others_felt_only_where_satisfaction_counts(glad):
     counted = reasons(glad)
-    assert all("others in 8 reviews: 75% admiration" in reason and "satisfaction #" in reason for reason in counted)
+    assert all(
+        "others in 8 reviews (" in reason and " stars): 75% admiration" in reason and "satisfaction #" in reason
+        for reason in counted
+    )
     even = [item[-1] in "02468" for item in ask(glad, {"user": "ann"}, top_k=12)[0]["items"]]
     assert [", 25% anger" in reason for reason in counted] == even  # a share of 5 % is not worth a word
     off = [reasons(glad, satisfaction_weight=0), reasons(small_recommender(Weights(0.5)))]
@@ -303,7 +306,10 @@ def test_packing_writes_the_forecast_only_where_it_has_a_weight(parts, tmp_path)
     np.testing.assert_array_equal(glad.histories["u3"][2], parts.stars[parts.sequences.rows(["u3"])[0] * 6 :][:6])
     zero = ask(glad, {"user": "u3"}, satisfaction_weight=0)[0]
     assert zero["items"] == ask(plain, {"user": "u3"})[0]["items"]
-    assert all("others in 8 reviews: 100% " in reason for reason in ask(glad, {"user": "u3"}, top_k=6)[0]["reasons"])
+    assert all(
+        "others in 8 reviews (" in reason and " stars): 100% " in reason
+        for reason in ask(glad, {"user": "u3"}, top_k=6)[0]["reasons"]
+    )
 
 
 def test_histories_without_stars_are_unknown(parts):
