@@ -14,6 +14,7 @@ from sealr.pipeline import comparison, stages
 from sealr.pipeline.comparison import Bench, open_bench, retriever_config, run_system
 from sealr.pipeline.comparison_files import merged_comparison, read_comparisons, select_names
 from sealr.pipeline.job import Job
+from sealr.rerank.rerank import FUSED, GLAD
 
 TABLES = ("retrievers", "sealr", "table2", "table3", "figure4")
 SPECS = [(name, data) for name in TABLES for data in read_comparisons(name)]
@@ -30,7 +31,7 @@ def test_every_system_has_settings_that_load(name, data):
     retrievers = {system: own for system, own in spec.systems.items() if system not in spec.chains}
     for system in retrievers:
         retriever_config(base.retrieve, system, retrievers, 0)
-    rows = {*spec.systems, *(f"{system}, fused" for system in spec.chains)}
+    rows = {*spec.systems, *(f"{system}, {ranker}" for system in spec.chains for ranker in (FUSED, GLAD))}
     assert {system for pair in spec.compare for system in pair} <= rows
     assert not [system for system in spec.systems if "," in system]  # --only is separated by commas
     assert spec.published.keys() <= spec.protocols.keys()
