@@ -30,6 +30,7 @@ from sealr.settings import RemoteFile
 log = logging.getLogger(__name__)
 BLOCK = 8 << 20  # bytes per request
 LARGEST = 256 << 30  # bytes: a server that never stops sending must not fill the disk
+DATABASES = ("postgresql", "mysql", "mariadb", "sqlite", "oracle", "mssql")  # addresses that SQLAlchemy reads
 FINAL = (errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EROFS)  # errors here, not on the way
 
 
@@ -71,6 +72,8 @@ def fetch(remote: RemoteFile, folder: Path | None = None, hint: str = "", tries:
     """
     if not remote.path:
         raise ValueError("no data file is configured: set data.reviews.path")
+    if remote.path.startswith(DATABASES) and "://" in remote.path and not remote.query:
+        raise ValueError(f"{redact(remote.path)} is a database: set data.reviews.query, or --query, to a SQL query")
     path = local_path(remote, folder or data_dir())
     if "://" in remote.path and remote.path.endswith("/") and not remote.query:
         for url in _remote_parts(remote.path):
