@@ -25,6 +25,7 @@ from sealr.emotion.labeller import labeller_id
 from sealr.emotion.plots import distribution_plot
 from sealr.evaluate.evaluate import evaluate as evaluate_tables
 from sealr.pipeline.gladness import read_forecast
+from sealr.pipeline.gladness import satisfaction as satisfaction  # one of the stages, for `through_evaluation`
 from sealr.pipeline.inputs import (
     INDUCTIVE_SETTINGS,
     evaluated_users,
