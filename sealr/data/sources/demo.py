@@ -24,6 +24,11 @@ users find out only later.
 What the user writes: an emotion of that feeling, and a side. Who feels bad about an item with a minded side complains
 of this side; who feels good about an item with the side they are fond of praises it; seven in ten others note a side.
 
+What is achievable, on last items by counts of earlier reviews as in the tests (seed 7; one of 320 users is .003). HR@10
+of the last item's category: .27; with its feeling .68; with the sides of the user's items .54; with both .78. Shuffled
+feelings give .28, sides of other items .27. Of liked against disliked items (4 and 5 stars against others), AUC over
+seeds 0 to 5: an item's mean stars .75; less where the user complained of one of its sides, .85.
+
 Ratings follow the feeling with noise: good 4 or 5, neutral 3, bad 1 or 2; one in ten is drawn from 2 to 4 instead.
 Timestamps are days, and a quarter of a user's reviews are on the same day as the one before. The file is ordered by
 time, stable within a user. A draw in which an item has fewer than five reviews, which happens with few users, is
