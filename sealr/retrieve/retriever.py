@@ -113,7 +113,9 @@ def save(retriever: Retriever, folder: Path, notes: dict[str, object]) -> None:
         save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, temporary)
     write_json(retriever.items, folder / "items.json")
     write_json([int(count) for count in retriever.popularity[1:]], folder / "popularity.json")
-    values = {"config": to_dict(retriever.config), "n_items": len(retriever.items)}
+    values: dict[str, object] = {"config": to_dict(retriever.config), "n_items": len(retriever.items)}
+    if appended := getattr(retriever.model, "appended", 0):
+        values["appended"] = appended
     write_json(values | notes, folder / "retriever.json")
 
 
@@ -124,7 +126,8 @@ def load(folder: Path) -> Retriever:
             raise FileNotFoundError(
                 f"{folder / name} is missing: not the folder of a trained retriever, or training was interrupted"
             )
-    config: RetrieveConfig = from_dict(RetrieveConfig, read_json(folder / "retriever.json")["config"])
+    values = read_json(folder / "retriever.json")
+    config: RetrieveConfig = from_dict(RetrieveConfig, values["config"])
     items, counts = read_json(folder / "items.json"), read_json(folder / "popularity.json")
     if len(items) != len(counts):
         raise ValueError(f"{folder}: items.json has {len(items)} items, popularity.json {len(counts)}")
@@ -133,7 +136,9 @@ def load(folder: Path) -> Retriever:
     if config.model == "fusion":
         content = [state.get(f"parts.{number}.items.content") for number in range(len(config.parts))]
     with torch.random.fork_rng():  # spares the caller's generator the draws of weights that are overwritten
-        model = build(config, len(items), content)
+        model: Any = build(config, len(items), content)
+    if hasattr(model, "appended"):
+        model.appended = values.get("appended", 0)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -28,11 +28,12 @@ class Fusion(nn.Module):
         self.parts: Any = nn.ModuleList(parts)
         self.max_len = [part.max_len for part in part_configs(config)]
         self.register_buffer("weights", torch.eye(len(parts))[0])
+        self.appended = 0  # items at the end that training has not seen; they leave the others' z-scores as they are
 
     def score(self, sequences: Tensor, feelings: Tensor | None = None) -> Tensor:
         """(B, L) -> (B, n_items + 1), -inf at padding. Skips parts of weight 0."""
         weighted = [part for part in zip(self.parts, self.weights.tolist(), self.max_len, strict=True) if part[1]]
-        scores = (w * standardise_items(p.score(newest(sequences, n), feelings)) for p, w, n in weighted)
+        scores = (w * standardise_items(p.score(newest(sequences, n), feelings), self.appended) for p, w, n in weighted)
         total: Tensor = reduce(torch.add, scores)
         total[:, 0] = -torch.inf
         return total
@@ -48,15 +49,19 @@ def newest(sequences: Tensor, count: int) -> Tensor:
     return sequences.masked_fill(real.flip(1).cumsum(1).flip(1) > count, 0)
 
 
-def standardise(scores: Tensor) -> Tensor:
-    """(..., n) -> z-scores over the last dimension; all 0 where the scores of a row are equal."""
-    spread, mean = torch.std_mean(scores, dim=-1, correction=0, keepdim=True)  # (..., 1)
+def standardise(scores: Tensor, uncounted: int = 0) -> Tensor:
+    """(..., n) -> z-scores over the last dimension; all 0 where the scores of a row are equal.
+
+    uncounted: scores at the end that have no part in mean and deviation.
+    """
+    counted = scores[..., : scores.shape[-1] - uncounted]
+    spread, mean = torch.std_mean(counted, dim=-1, correction=0, keepdim=True)  # (..., 1)
     return torch.where(spread > 1e-6 * mean.abs(), (scores - mean) / spread, 0.0)  # a smaller spread is rounding
 
 
-def standardise_items(scores: Tensor) -> Tensor:
-    """(B, n_items + 1) -> z-scores over the items of each row, 0 at padding."""
-    return F.pad(standardise(scores[:, 1:]), (1, 0))
+def standardise_items(scores: Tensor, uncounted: int = 0) -> Tensor:
+    """(B, n_items + 1) -> z-scores over the items of each row, 0 at padding. uncounted: as in `standardise`."""
+    return F.pad(standardise(scores[:, 1:], uncounted), (1, 0))
 
 
 def part_configs(config: RetrieveConfig) -> list[RetrieveConfig]:
