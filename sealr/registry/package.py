@@ -15,6 +15,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array
 
@@ -86,16 +87,7 @@ def register_model(
             write_json(asdict(evidence), notes / gate.EVIDENCE)
             write_json(asdict(statistics), notes / gate.STATISTICS)
             (notes / gate.CARD).write_text(about, encoding="utf-8")
-            logged = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(PACKAGE / "serving" / "pyfunc.py"),
-                artifacts={"sealr": str(packed), gate.NOTES: str(notes)},
-                code_paths=[str(PACKAGE)],
-                pip_requirements=requirements(config, fusion["weight"]),
-                signature=signature(config.retrieve.exclude_seen),
-                input_example=(example(sequences.items), {"top_k": 5}),
-                metadata={"data": config.data.name, "base": config.rerank.base},
-            )
+            logged = log_packed(config, packed, notes, fusion["weight"], sequences.items)
         tags = {
             promote.METRIC: str(metrics["valid_ndcg@10"]),
             promote.DATA: config.data.name,
@@ -113,6 +105,20 @@ def register_model(
         gate.judge, evidence, sequences=sequences, feelings=feelings, stars=stars, resamples=resamples, hold=hold
     )
     return promote.assign_aliases(config.registry.name, version, judge)
+
+
+def log_packed(config: Config, packed: Path, notes: Path, weight: float, items: list[str]) -> ModelInfo:
+    """Logs a packed folder and its notes to the active run. weight: of the LLM. items: for the input example."""
+    return mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(PACKAGE / "serving" / "pyfunc.py"),
+        artifacts={"sealr": str(packed), gate.NOTES: str(notes)},
+        code_paths=[str(PACKAGE)],
+        pip_requirements=requirements(config, weight),
+        signature=signature(config.retrieve.exclude_seen),
+        input_example=(example(items), {"top_k": 5}),
+        metadata={"data": config.data.name, "base": config.rerank.base},
+    )
 
 
 def example(items: list[str]) -> pd.DataFrame:

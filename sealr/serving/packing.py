@@ -13,6 +13,8 @@ import pandas as pd
 
 from sealr import weights as model_weights
 from sealr.config import to_dict
+from sealr.content.profiles import Profiles
+from sealr.content.readers import identity as reader_identity
 from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json
 from sealr.emotion.backends import pinned_name
@@ -37,7 +39,8 @@ class Weights:
 def pack(folder: Path, config: Config, weights: Weights, stages: Mapping[str, Path], histories: pd.DataFrame) -> None:
     """Writes a folder that `Recommender.load` reads.
 
-    stages: folders of reviews and candidates, of the adapter if there is one, and of satisfaction if it has a weight.
+    stages: folders of reviews and candidates, of the adapter if there is one, of satisfaction if it has a weight, and
+    of content where the model reads texts of items.
     histories: see the function of that name.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -52,12 +55,22 @@ def pack(folder: Path, config: Config, weights: Weights, stages: Mapping[str, Pa
         values["base_digest"] = model_weights.digest(config.rerank.base)
         if config.registry.include_base:
             shutil.copytree(model_weights.resolve(config.rerank.base), folder / "base")
+    if "content" in stages:  # what `sealr.serving.extend` makes profiles of new items with
+        known = Profiles.load(stages["content"])
+        told = [kind for kind, vectors in known.vectors.items() if vectors.any()]
+        Profiles({}, *({k: made[k] for k in told} for made in (known.mean, known.deviation))).save(folder)
+        values["reader"] = reader(config)
     if weights.satisfaction:
         (folder / SATISFACTION).mkdir()
         for name in (TENSORS, NUMBERS, REASONS):
             shutil.copy(stages["satisfaction"] / name, folder / SATISFACTION / name)
     config = replace(config, label=replace(config.label, model=pinned_name(config.label.model)))
     write_json({"config": redacted(to_dict(config))} | values, folder / "model.json")
+
+
+def reader(config: Config) -> str:
+    """The model that reads texts of items. Its int8 vectors are close to its others, so the engine does not matter."""
+    return reader_identity(config.content).rpartition("-")[0]
 
 
 def histories(sequences: Sequences, feelings: np.ndarray, stars: np.ndarray | None) -> pd.DataFrame:
