@@ -1,8 +1,8 @@
 """Learning from disliked targets at training time, beside ranking by predicted satisfaction.
 
 ``python benchmarks/negative_feedback.py REVIEWS`` trains SASRec (ids only) on the reviews of an ingested data set
-with stars, in five ways, and prints a table of hits on liked and disliked test targets. Weights of the losses are chosen
-on validation targets, by HR@10 on liked minus disliked ones with HR@10 of all kept, as for satisfaction.
+with stars, in five ways, and prints a table of hits on liked and disliked test targets. Weights of the losses are
+chosen on validation targets, by HR@10 on liked minus disliked ones with HR@10 of all kept, as for satisfaction.
 
 * all targets: every next item is a target, as everywhere else.
 * liked targets: disliked items stay in the histories and are no targets.

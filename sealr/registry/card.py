@@ -91,8 +91,8 @@ target outside the pool is a miss. The pool of {retrieve.n_retrieved} holds {cei
 * Trained once (retriever seed {retrieve.seed}, re-ranker seed {rerank.seed}). A difference whose interval
   contains 0 shows nothing.
 * Popular items are favoured, as in the data: see the coverage below.
-* The model file holds the ids, items, sentiments and stars of {histories:,} users: personal data if users are people. Whoever
-  registers the model elsewhere passes them on.
+* The model file holds the ids, items, sentiments and stars of {histories:,} users: personal data if users are people.
+  Whoever registers the model elsewhere passes them on.
 
 ## Licences
 Code and adapter code: Apache-2.0. Base LLM: {_licence(rerank.base)}. GoEmotions, on which the labellers

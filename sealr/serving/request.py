@@ -160,8 +160,8 @@ def read(
         raise BadRequest("a column appears twice; name each of 'user' and 'history' once")
     columns = [c for c in ("user", "history") if c in frame.columns]
     if not columns:
-        events = "a list of {item, text, rating or sentiment}"
-        raise BadRequest(f"a request needs a 'user' (an id) or a 'history' ({events})")
+        form = "a list of {item, text, rating or sentiment}"
+        raise BadRequest(f"a request needs a 'user' (an id) or a 'history' ({form})")
     if limits:
         count = len(frame)
         limits.check(records=count, answers=count * options.top_k, explained=count * options.explain)
