@@ -28,7 +28,7 @@ def dry_run(data: str = "demo", base: str = "smollm2-135m", overrides: str = "")
 def local_tables(config: DataConfig) -> tuple[Sequences, pd.DataFrame]:
     """Sequences and items of a data set. Raises ConfigError if its files are not on this machine."""
     paths = {"reviews": local_path(config.reviews, data_dir()), "items": local_path(config.items, data_dir())}
-    files = {name: path for name, path in paths.items() if path.is_file()} if config.source != "demo" else {}
+    files = {name: path for name, path in paths.items() if path.exists()} if config.source != "demo" else {}
     if config.source != "demo" and "reviews" not in files:
         raise ConfigError(f"{paths['reviews']} is missing: get the data set with `sealr ingest --data {config.name}`")
     with tempfile.TemporaryDirectory() as folder:
