@@ -122,7 +122,7 @@ def test_a_misspelt_system_is_refused_before_any_work():
 
 
 def test_cells_do_not_overwrite_each_others_metrics(tmp_path, monkeypatch, run_id):
-    described, client, config = [], mlflow.MlflowClient(), load_config("demo", "smollm2-135m")
+    described, client, config = [], mlflow.MlflowClient(), load_config("demo", "smollm2-135m", "retrieve.content=none")
     monkeypatch.setattr(steps, "create_markdown_artifact", lambda **given: described.append(given["description"]))
     for name in ("manifest.json", "results.json"):
         write_json({}, tmp_path / name)
