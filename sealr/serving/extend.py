@@ -108,7 +108,7 @@ def _check(folder: Path, values: dict[str, Any], config: Config, retriever: Retr
     if not reads_content(retriever.config):
         raise ItemsError(
             "the model's retriever reads no texts of items, so it could never recommend new ones: train it with "
-            "retrieve.content=reviews, metadata or both"
+            "retrieve.content=reviews, metadata or both, which a job keeps if texts help on validation"
         )
     if known := [name for name in names if name in retriever.item_to_id]:
         more = f" and {len(known) - 1} more" if len(known) > 1 else ""
