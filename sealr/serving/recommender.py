@@ -195,7 +195,7 @@ class Recommender:
             final, felt = np.asarray(scores, dtype=np.float64), None
             if i in llm:
                 final = fuse(scores, llm[i], self.weights.llm)
-            elif self.forecast:  # satisfaction is added to z-scores, as on validation
+            elif self.forecast and len(ids):  # satisfaction is added to z-scores, as on validation
                 final = fuse(scores, np.zeros_like(scores), 0.0)
             if self.forecast and weight and len(ids):
                 felt = self.forecast.standardised([np.asarray(query.history, np.int64)], [query.stars], ids[None])[0]
