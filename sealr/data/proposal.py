@@ -24,10 +24,14 @@ EXAMPLES = 3
 CUT = 30  # characters of a text that are shown
 USED = ("user", "item", "timestamp", "rating", "text")
 CORES = (5, 3, 2, 1)  # tried in this order until reviews are left
+TEXTS = """
+# Items are known by their reviews. The job goes on without them if they do not help on validation (docs/reading.md)
+retrieve: {content: reviews}
+rerank: {scoring: {content: reviews}}
+"""
 FIRST_JOB = """
-# To try it on a small scale first, remove the signs in front of these lines
-# retrieve: {epochs: 20}
-# rerank: {layers: 8, epochs: 3, n_reranked: 20}
+# To try it on a small scale first:
+#   sealr run --data FILE --set "retrieve.epochs=20 rerank.layers=8 rerank.epochs=3 rerank.n_reranked=20"
 """
 
 
@@ -100,7 +104,8 @@ def write_yaml(findings: Findings, location: str, query: str = "", core: int = 5
             lines += _line(name, guess.value, str(guess))
     why = "5 is usual" if core == 5 else "fewer reviews than for the usual 5"
     lines += [f"  k_core: {core}  # drops users and items with fewer reviews; {why}"]
-    return "\n".join(lines) + "\n" + FIRST_JOB
+    texts = findings.release or findings.columns["text"].value
+    return "\n".join(lines) + "\n" + (TEXTS if texts else "") + FIRST_JOB
 
 
 def _line(name: str, value: Any, why: str) -> list[str]:
