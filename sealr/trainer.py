@@ -22,9 +22,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from sealr.data.tables import atomic_path
+from sealr.progress import progress_bar
 
 log = logging.getLogger(__name__)
 SEED_STRIDE = 1_000_003  # between the random streams of two seeds
@@ -188,8 +188,8 @@ class Trainer:
         Raises FloatingPointError when a loss or a gradient norm is not finite, before it reaches a checkpoint.
         """
         options, progress = self.options, self.progress
-        hidden = self.processes.rank > 0 or None  # None: shown in terminals
-        with tqdm(total=self.total_steps, initial=progress.step, desc=options.name, unit="step", disable=hidden) as bar:
+        hidden, total = self.processes.rank > 0, self.total_steps
+        with progress_bar(label=options.name, unit="steps", total=total, done=progress.step, hidden=hidden) as bar:
             while progress.step < self.total_steps and progress.stale < options.patience:
                 started, epoch = time.monotonic(), progress.step // self.steps_per_epoch + 1
                 entry = {"epoch": epoch, "train_loss": self._train_epoch(bar)}
@@ -206,7 +206,7 @@ class Trainer:
         self.task.model.eval()
         return progress
 
-    def _train_epoch(self, bar: tqdm) -> float:
+    def _train_epoch(self, bar: Any) -> float:
         """Mean loss of the epoch, of which a resumed run computes the rest."""
         options, progress = self.options, self.progress
         epoch, first = divmod(progress.step, self.steps_per_epoch)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"sealr": ROOT / "sealr", "sealr.flows": ROOT / "flows"}
 # From the ground up: a module imports from its own layer or from layers before it
 LAYERS = [
-    ("sealr", "sealr.resources", "sealr.redact", "sealr.settings", "sealr.config"),
+    ("sealr", "sealr.resources", "sealr.redact", "sealr.progress", "sealr.settings", "sealr.config"),
     ("sealr.data",),
     ("sealr.weights", "sealr.weights_package", "sealr.tracking", "sealr.study"),
     ("sealr.trainer",),

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from sealr.content.readers import Reader
 from sealr.data.cache import VectorCache
+from sealr.progress import progress_bar
 from sealr.settings import ContentConfig
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def vector_parts(
     """
     store = VectorCache(cache, reader.identity, reader.width, "content.cache", "<f2")
     try:
-        with tqdm(total=len(texts), desc=f"read {what}", unit="text", delay=2, mininterval=1, disable=None) as bar:
+        with progress_bar(label=f"read {what}", unit="texts", total=len(texts)) as bar:
             for start in range(0, len(texts), PART_TEXTS):
                 part = texts[start : start + PART_TEXTS]
                 found = store.get(part)

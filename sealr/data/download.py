@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 import fsspec
 from filelock import FileLock
 from fsspec.registry import known_implementations
-from tqdm import tqdm
 
 from sealr.data.manifest import file_digest
 from sealr.data.parts import parts
 from sealr.data.query import run_query
+from sealr.progress import progress_bar
 from sealr.redact import redact
 from sealr.settings import RemoteFile
 
@@ -163,7 +163,8 @@ def _copy(files: fsspec.AbstractFileSystem, name: str, part: Path, size: int | N
         part.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "ab") as file:
             source.seek(file.tell())
-            with tqdm(total=size, initial=file.tell(), unit="B", unit_scale=True, desc=part.stem, disable=None) as bar:
+            label, at = f"download {part.stem}", file.tell()
+            with progress_bar(label=label, unit="MB", total=size, done=at, scale=1e-6) as bar:
                 while file.tell() != size and (block := source.read(BLOCK)):
                     bar.update(file.write(block))
                     if file.tell() > LARGEST:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from sealr.data.cache import VectorCache
 from sealr.data.manifest import CHECKPOINT, StageResult
@@ -19,6 +18,7 @@ from sealr.emotion.labeller import EMPTY, NO_WORDS, Labeller, expand_to_rows
 from sealr.emotion.language import language_report, language_shares
 from sealr.emotion.ray_engine import label_parts
 from sealr.emotion.sentiment import CLASS_NAMES, sentiment_classes, to_sentiment
+from sealr.progress import progress_bar
 from sealr.settings import LabelConfig
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def label(
         )
         done = hits = len(unique) - int(new.sum())
         started = time.monotonic()
-        with tqdm(total=len(unique), initial=hits, desc="label", unit="text", mininterval=1, disable=None) as bar:
+        with progress_bar(label="label", unit="texts", total=len(unique), done=hits) as bar:
             for number, probabilities in label_parts(labeller, config, [(i, p) for i, p in enumerate(parts) if p]):
                 store.put(parts[number], probabilities)
                 done += len(parts[number])

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from sealr.data.manifest import CHECKPOINT, StageResult
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json, write_table
 from sealr.evaluate.protocols import RETRIEVER
+from sealr.progress import progress_bar
 from sealr.rerank.rankers import Ranker, Scored, fuse, order, tune_weight
 from sealr.rerank.requests import Pools, RerankInput, inject, ranking_request
 from sealr.rerank.satisfying import Lists, choose
@@ -127,7 +127,7 @@ def score_parts(
 ) -> list[Scored]:
     """`ranker.score` in parts of ``size`` requests. Finished parts are kept, so an interrupted run continues."""
     scores: list[Scored] = []
-    bar = tqdm(total=len(requests), desc=f"re-rank {name}", unit="user", disable=None)
+    bar = progress_bar(label=f"re-rank {name}", unit="users", total=len(requests))
     for start in range(0, len(requests), size):
         part = requests[start : start + size]
         path = folder / CHECKPOINT / f"{name}-{start:07d}.npz"

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences, Split
 from sealr.data.tables import write_table
+from sealr.progress import progress_bar
 from sealr.retrieve.index import top
 from sealr.retrieve.retriever import History, Retriever
 from sealr.settings import RetrieveConfig
@@ -214,7 +214,7 @@ def user_blocks(
     """Yields (positions in the split, histories, feelings) of ``block`` users at a time, with a progress bar."""
     if retriever.items != sequences.items:
         raise ValueError("the retriever was trained on another catalogue than that of these sequences")
-    for start in tqdm(range(0, len(part), block), desc=label, unit="block", delay=2, leave=False, disable=None):
+    for start in progress_bar(range(0, len(part), block), label=label, unit="blocks"):
         users = np.arange(start, min(start + block, len(part)))
         histories = [part.history(user) for user in users]
         yield users, histories, None if feelings is None else [part.history(user, feelings) for user in users]

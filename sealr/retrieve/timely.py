@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from sealr.content.profiles import Profiles
 from sealr.data.sequences import Sequences
+from sealr.progress import progress_bar
 from sealr.retrieve.candidates import ranks_among
 from sealr.retrieve.models.embedding import ItemEmbedding
 from sealr.retrieve.retriever import Retriever
@@ -43,7 +43,7 @@ def timely_ranks(
     sums, counts = np.zeros((sequences.n_items + 1, width)), np.zeros(sequences.n_items + 1)
     by_age, ranks, at = np.argsort(timestamps[rows], kind="stable"), np.zeros(len(part), np.int64), 0
     owners, ages = sequences.flat[rows][by_age], timestamps[rows][by_age]
-    for user in tqdm(np.argsort(timestamps[part.ends], kind="stable"), desc="ranks by time", delay=2, disable=None):
+    for user in progress_bar(np.argsort(timestamps[part.ends], kind="stable"), label="rank by time", unit="users"):
         end = int(np.searchsorted(ages, timestamps[part.ends[user]]))  # strictly before: the same day may be later
         if end > at:
             np.add.at(sums, owners[at:end], vectors[by_age[at:end]].astype(np.float64))

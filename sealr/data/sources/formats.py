@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from sealr.data.sources.delimited import read_delimited
 from sealr.data.sources.encodings import read_blocks, read_text
 from sealr.data.sources.lines import LONGEST, DataFileError, Row, open_bytes, parse_object
+from sealr.progress import progress_bar
 from sealr.settings import DataConfig
 
 Format = Literal["delimited", "json lines", "json array", "parquet", "excel"]
@@ -131,7 +131,7 @@ def _read_parquet(path: Path, wanted: list[str], check: Check) -> Iterator[Row]:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataFileError(f"{path} is not a readable Parquet file: {error}") from None
-    with file, tqdm(total=file.metadata.num_rows, unit="row", unit_scale=True, desc=path.name, disable=None) as bar:
+    with file, progress_bar(label=f"read {path.name}", unit="rows", total=file.metadata.num_rows) as bar:
         names = file.schema_arrow.names
         check(names)
         read = {name if name in names else name.partition(".")[0] for name in wanted}

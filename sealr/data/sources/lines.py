@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from sealr.data.parts import parts
+from sealr.progress import progress_bar
 
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 BOM = b"\xef\xbb\xbf"
@@ -72,7 +72,7 @@ def read_lines(path: Path, encoding: str = "") -> Iterator[tuple[int, bytes]]:
     """
     size, number = path.stat().st_size, 0
     with (
-        tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar,
+        progress_bar(label=f"read {path.name}", unit="MB", total=size, scale=1e-6) as bar,
         open_bytes(path) as (stream, file),
     ):
         lines: Iterator[bytes] = iter(lambda: stream.readline(LONGEST + 1), b"")

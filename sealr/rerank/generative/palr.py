@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from sealr import weights
 from sealr.data.manifest import code_digest, text_digest
 from sealr.data.tables import read_json, write_json
+from sealr.progress import progress_bar
 from sealr.rerank.generative.finetune import Encoder
 from sealr.rerank.llm import pad_left
 from sealr.rerank.requests import RerankInput
@@ -132,7 +132,7 @@ class Preferences:
         if not missing:
             return
         model, size = load(), self.config.decode_batch
-        for start in tqdm(range(0, len(missing), size), desc="preferences", unit="batch", delay=5, disable=None):
+        for start in progress_bar(range(0, len(missing), size), label="preferences", unit="batches"):
             keys = missing[start : start + size]
             new = dict(zip(keys, self._answers(model, [questions[key] for key in keys]), strict=True))
             self.texts.update(new)
