@@ -1,7 +1,7 @@
 """How well satisfaction is foretold, what its settings are worth, and what its weight in the ranking does.
 
 ``python -m benchmarks.satisfaction --reviews R.parquet --labels L.parquet [--liked M.parquet] [--choices]
-[--vectors V.npy] [--candidates C.parquet --plot P.png]``
+[--reader NAME --layers N] [--candidates C.parquet --plot P.png]``
 
 The tables are those that ``sealr evaluate`` wrote (reviews, labels, candidates). ``--liked`` names a second reviews
 table with the same reviews, whose ratings are the truth: 4 and 5 are liked. By default the truth is the ratings of
@@ -41,20 +41,14 @@ PLACEBOS = 6
 class Data:
     """Everything that forecasts read, aligned with ``sequences.flat``."""
 
-    def __init__(self, reviews: Path, labels: Path, liked: Path | None, vectors: Path | None) -> None:
+    def __init__(self, reviews: Path, labels: Path, liked: Path | None, config: ContentConfig) -> None:
         table, labelled = read_table(reviews, "reviews"), read_table(labels, "labels")
         self.sequences: Sequences = build(table)
         self.rating = self.sequences.values(table, "rating").astype(np.float32)
         self.expected = self.sequences.values(labelled, "expected").astype(np.float32)
         named = [self.sequences.values(labelled, f"p_{emotion}") for emotion in EMOTIONS]
         self.probabilities = np.stack(named, axis=1).astype(np.float32)
-        if vectors and vectors.exists():
-            self.vectors = np.load(vectors)
-        else:
-            texts = list(self.sequences.values(table, "text"))
-            self.vectors = text_vectors(texts, ContentConfig(), state_dir() / "vector-cache")
-            if vectors:
-                np.save(vectors, self.vectors)
+        self.vectors = text_vectors(list(self.sequences.values(table, "text")), config, state_dir() / "vector-cache")
         truth = self.rating
         if liked:
             keys = ["user", "item", "text"]  # a user may review an item twice
@@ -158,14 +152,13 @@ def main(
     reviews: Annotated[Path, typer.Option(help="Reviews table (Parquet) of a job.")],
     labels: Annotated[Path, typer.Option(help="Labels table of the same job.")],
     liked: Annotated[Path | None, typer.Option(help="Reviews table whose ratings say who liked what.")] = None,
-    vectors: Annotated[
-        Path | None, typer.Option(help="Keeps the vectors of the texts (.npy) for another call.")
-    ] = None,
+    reader: Annotated[str, typer.Option(help="Reads the texts: an encoder or a base LLM.")] = ContentConfig().reader,
+    layers: Annotated[int, typer.Option(help="Only the reader's first layers; 0: all.")] = 0,
     show_choices: Annotated[bool, typer.Option("--choices", help="Also show what validation chose.")] = False,
     candidates: Annotated[Path | None, typer.Option(help="Candidates table: also tune the weight.")] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG for the frontier of the test targets.")] = None,
 ) -> None:
-    data = Data(reviews, labels, liked, vectors)
+    data = Data(reviews, labels, liked, ContentConfig(reader=reader, layers=layers))
     foretelling(data)
     if show_choices:
         choices(data)

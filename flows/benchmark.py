@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shlex
 
 import pandas as pd
 import torch
@@ -42,15 +43,21 @@ def benchmark(table: str = "retrievers", data: str = "", only: str = "", overrid
     for data_set, spec in specs.items():
         try:
             with open_job(f"benchmark-{name}", spec.configuration, spec.base, f"{spec.settings} {overrides}") as job:
-                compare(open_bench(spec, job, overrides, steps), only, f"{name}-{data_set}")
+                what = ["--figure", figure] if figure else ["--table", table]
+                options = [[*what, "--data", data_set], ["--only", only], ["--set", overrides]]
+                command = shlex.join(["sealr", "benchmark", *(part for pair in options if pair[-1] for part in pair)])
+                compare(open_bench(spec, job, overrides, steps), only, f"{name}-{data_set}", command)
         except FAILURES as error:
             if is_external(error) or len(specs) == 1:
                 raise
             log.warning("%s was not compared: %s", data_set, error)
 
 
-def compare(bench: Bench, only: str, name: str) -> None:
-    """Runs the systems and writes results.md, .json and .png to the state folder, MLflow and Prefect."""
+def compare(bench: Bench, only: str, name: str, command: str) -> None:
+    """Runs the systems and writes results.md, .json and .png to the state folder, MLflow and Prefect.
+
+    command: what makes the page again, for its first line.
+    """
     spec, config = bench.spec, bench.job.config
     runs: list[Run] = []
     chosen = select_names(only, spec.systems, "system")
@@ -84,7 +91,7 @@ def compare(bench: Bench, only: str, name: str) -> None:
     if len(pairs := comparing.differences(runs, spec.compare, *resampling)):
         tables["differences"] = pairs
         readings["differences"] = DIFFERENCES
-    _write(bench, name, tables, readings)
+    _write(bench, name, command, tables, readings)
 
 
 def is_external(error: Exception) -> bool:
@@ -92,10 +99,10 @@ def is_external(error: Exception) -> bool:
     return bool(external_failure(error)) or transient(error, scheduled=False)
 
 
-def _write(bench: Bench, name: str, tables: dict[str, pd.DataFrame], readings: dict[str, str]) -> None:
+def _write(bench: Bench, name: str, command: str, tables: dict[str, pd.DataFrame], readings: dict[str, str]) -> None:
     title = f"{bench.spec.title}: {bench.job.name}"
     sections = [f"### {key}\n\n{readings[key]}\n\n{markdown_table(made)}" for key, made in tables.items()]
-    text = "\n".join([f"## {title}\n", _heading(bench), *sections])
+    text = "\n".join([f"## {title}\n", f"`{command}`\n", _heading(bench), *sections])
     folder = state_dir() / "benchmarks" / name
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "results.md") as temporary:

@@ -67,7 +67,7 @@ def run(bench, system):
 
 
 def page(bench, tmp_path, only=""):
-    benchmark.compare(bench, only, "table2-demo")
+    benchmark.compare(bench, only, "table2-demo", "sealr benchmark --table 2 --data demo")
     folder = tmp_path / "benchmarks" / "table2-demo"
     assert (folder / "results.png").read_bytes().startswith(b"\x89PNG")
     return (folder / "results.md").read_text(), read_json(folder / "results.json")
@@ -75,6 +75,7 @@ def page(bench, tmp_path, only=""):
 
 def test_a_page_has_every_protocol_with_published_figures(bench, tmp_path):
     text, made = page(bench, tmp_path)
+    assert "`sealr benchmark --table 2 --data demo`" in text
     full, injected = ([row["system"] for row in made[protocol]] for protocol in (FULL, INJECTED))
     assert full == ["SASRec", "published: SASRec", "FT10", "PALR"]
     references = ["chance, Can50", "retriever's order, Can50"]
@@ -105,13 +106,13 @@ def test_a_tracking_server_that_went_away_is_no_systems_fault(bench, monkeypatch
 
     monkeypatch.setattr(benchmark, "run_system", away)
     with pytest.raises(tracking.TrackingError, match="refused"):
-        benchmark.compare(bench, "PALR", "table2-demo")
+        benchmark.compare(bench, "PALR", "table2-demo", "")
 
 
 def test_a_full_disk_is_no_systems_fault(bench, monkeypatch):
     monkeypatch.setattr(benchmark, "external_failure", lambda error: "no space left")
     with pytest.raises(ValueError, match="no weights"):
-        benchmark.compare(bench, "PALR", "table2-demo")
+        benchmark.compare(bench, "PALR", "table2-demo", "")
 
 
 def test_a_misspelt_system_is_refused_before_any_work():
