@@ -32,7 +32,7 @@ def satisfaction(job: Job, reviews: Manifest, labels: Manifest) -> Manifest:
                 cache = state_dir() / "vector-cache" if reading.cache else folder / CHECKPOINT
                 vectors = text_vectors(build(table).values(table, "text").tolist(), reading, cache)
             labelled = read_table(labels.path("labels.parquet"), "labels")
-            return learn(table, labelled, config, vectors, folder, job.config.evaluate.gate_share)
+            return learn(table, labelled, config, vectors, folder, job.config.evaluate.gate_share, job.refit)
 
         settings = {
             "gate_share": job.config.evaluate.gate_share,
@@ -40,7 +40,9 @@ def satisfaction(job: Job, reviews: Manifest, labels: Manifest) -> Manifest:
             "reader": reader_identity(reading) if reads else "",
         }
         code = ("data", "satisfaction", "content", "emotion/feelings.py", "evaluate", "pipeline/gladness.py")
-        manifest = run_stage("satisfaction", job.name, settings, {"reviews": reviews, "labels": labels}, code, work)
+        manifest = run_stage(
+            job.named("satisfaction"), job.name, settings, {"reviews": reviews, "labels": labels}, code, work
+        )
         tracking.log_manifest(manifest, {REPORT: "", PLOT: "plots"})
         return manifest
 

@@ -71,16 +71,8 @@ def evidence(
     hits = lists[lists["item"] == lists["user"].map(targets)]
     ranks = dict(zip(hits["user"], hits["rank"].astype(int), strict=True))
     popular = popularity_ranks(users, sequences, exclude_seen)
-    known = learned(sequences)
+    known = {sequences.users[row]: int(sequences.lengths[row]) for row in sorted(sequences.gate)}
     return Evidence(data, share, list(users), [ranks.get(u, 0) for u in users], popular, known)
-
-
-def learned(sequences: Sequences) -> dict[str, int]:
-    """How many reviews of each gate user a model learned from that holds out the last two of three or more."""
-    rows = np.array(sorted(sequences.gate), dtype=np.int64)
-    counts = sequences.lengths[rows]
-    counts = np.where(counts >= 3, counts - 2, counts)
-    return dict(zip((sequences.users[row] for row in rows), counts.tolist(), strict=True))
 
 
 def popularity_ranks(users: Sequence[str], sequences: Sequences, exclude_seen: bool) -> list[int]:

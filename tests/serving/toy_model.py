@@ -162,4 +162,5 @@ def toy_registration(parts: Parts, state: Path, weight: float = 1.0, satisfactio
     judges = [f"judge {n}" for n in range(gate.FEWEST)]
     evidence = gate.Evidence("the same", 0.25, judges, [2] * len(judges), [0] * len(judges), {})
     felt = neutral(parts.sequences)
-    return register_model(parts.config, parts.sequences, felt, parts.stars, evidence, statistics, stages)
+    given = (parts.stars, parts.histories, evidence, statistics, stages)
+    return register_model(parts.config, parts.sequences, felt, *given)
