@@ -186,15 +186,17 @@ def copy_stages(source: Job, target: Job, stages: list[str]) -> None:
 
 def timed(job: Job) -> dict[str, float]:
     """Runs the job and returns the seconds of each stage, in order; a stage lasts until the next one begins."""
-    process, begun = job.start(), {}
+    process, begun, ended = job.start(), {}, {}
     while process.poll() is None:
-        for folder in job.state.glob("[!g]*/*/"):
+        folders = list(job.state.glob("[!g]*/*/"))
+        for folder in folders:
             begun.setdefault(folder.parent.name, time.monotonic())
-        if "evaluate" in begun and any((job.state / "evaluate").glob("*/manifest.json")):
-            begun.setdefault(REGISTER, time.monotonic())
+        if all((folder / "manifest.json").exists() for folder in folders):
+            ended.setdefault(len(folders), time.monotonic())
         time.sleep(POLL)
     if process.returncode:
         raise RuntimeError(f"the job ended with {process.returncode}; see {job.folder / 'log'}")
+    begun[REGISTER] = ended[max(ended)]  # no stage folder came after these
     ends = [*list(begun.values())[1:], time.monotonic()]
     return {stage: end - start for (stage, start), end in zip(begun.items(), ends, strict=True)}
 

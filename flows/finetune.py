@@ -16,10 +16,10 @@ from sealr.registry.promote import Registration
 
 @flow(name="finetune", flow_run_name="finetune-{data}")
 def finetune(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> str:
-    """Ingest, label, train the retriever and the LLM, re-rank, evaluate, register. Returns the MLflow run id."""
+    """Ingest, label, train retriever and LLM, re-rank, evaluate, refit, register. Returns the MLflow run id."""
     with open_job("finetune", data, base, overrides) as job:
         made = through_evaluation(job, steps)
-        print_summary(made["results"], steps.register(job, made))
+        print_summary(made["results"], steps.register(job, steps.refit(job, made)))
         return job.run_id
 
 

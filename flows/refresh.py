@@ -16,7 +16,7 @@ def refresh(data: str = "demo", base: str = "smollm2-135m", overrides: str = "")
     with open_job("refresh", data, base, overrides) as job:
         made = through_evaluation(job, steps)
         drifted = steps.drift(job, made["reviews"], made["labels"])
-        registration = steps.register(job, made, drifted)
+        registration = steps.register(job, steps.refit(job, made), drifted)
         print(f"\ndrift from the champion's data: {drifted or 'none'}")
         print_summary(made["results"], registration)
         return job.run_id

@@ -12,7 +12,7 @@ from prefect.tasks import exponential_backoff
 from sealr import tracking
 from sealr.data.manifest import Manifest
 from sealr.flows.retry import FIRST_WAIT, RETRIES, worth_retrying
-from sealr.pipeline import gladness, registering, stages
+from sealr.pipeline import gladness, refitting, registering, stages
 from sealr.pipeline.job import Job
 
 step = partial(
@@ -30,6 +30,7 @@ satisfaction = step(name="satisfaction")(gladness.satisfaction)
 retrieve = step(name="retrieve")(stages.retrieve)
 finetune = step(name="finetune")(stages.finetune)
 rerank = step(name="rerank")(stages.rerank)
+refit = step(name="refit")(refitting.refit)
 register = step(name="register")(registering.register)
 
 

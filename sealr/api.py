@@ -39,8 +39,8 @@ class Model:
     """A recommender that `fit` trained or `load` read.
 
     folder: the packed model on disk; `load` reads it as well.
-    manifests: what `fit` made, by name: reviews, labels, candidates, adapter, rankings, results. Each knows its
-    ``folder``, ``metrics`` and ``rows``. Empty after `load`.
+    manifests: what `fit` made, by name: reviews, labels, candidates, adapter, rankings, results, and what it refitted,
+    such as refit-retriever. Each knows its ``folder``, ``metrics`` and ``rows``. Empty after `load`.
     """
 
     def __init__(self, folder: Path, job: Job | None = None, manifests: Mapping[str, Manifest] | None = None):
@@ -174,7 +174,10 @@ def fit(
     home: str | Path | None = None,
     quiet: bool = False,
 ) -> Model:
-    """Trains a recommender: cleans and labels the reviews, trains retriever and LLM, evaluates both.
+    """Trains a recommender: cleans and labels the reviews, trains retriever and LLM, evaluates both, and refits them.
+
+    The model that it returns has learned from all reviews. Its metrics are those of a twin that has not learned from
+    anybody's two newest reviews.
 
     reviews: one row a review, with columns user, item, timestamp (datetimes, seconds since 1970 or ISO 8601 text, UTC
     unless they say otherwise), text, and optionally rating (1 to 5). Equal timestamps keep the frame's order.
@@ -203,12 +206,13 @@ def fit(
             from sealr import tracking
             from sealr.pipeline import local, stages
             from sealr.pipeline.job import Job
+            from sealr.pipeline.refitting import refit
 
             with tracking.job("fit", configuration) as run_id:
                 job = Job(configuration, run_id)
                 with job.stage("frames", {}):
                     tracking.log_manifest(stored)
-                made = stages.through_evaluation(job) if llm else local.through_retrieval(job)
+                made = refit(job, stages.through_evaluation(job) if llm else local.through_retrieval(job))
                 return Model(local.packed(job, made), job, made)
         except ModuleNotFoundError as error:
             raise ImportError(f"training needs the package {error.name}: pip install 'sealr[train]'") from error

@@ -91,6 +91,7 @@ class TrainerOptions:
     ema_warmup: bool = False  # smaller decay at the start: (1 + step) / (10 + step)
     ema_compare: bool = False  # validate average (scores end in _averaged) and current weights, keep the better
     eval_every: int = 1  # epochs between validations; the last epoch is always validated
+    stop: int = 0  # train for so many of the epochs, without validation, and keep the last weights; 0: validate
     checkpoint_steps: int = 0  # steps between checkpoints; 0: only at the end of an epoch
     seed: int = 0
     name: str = "train"  # label of the progress bar
@@ -188,12 +189,16 @@ class Trainer:
         Raises FloatingPointError when a loss or a gradient norm is not finite, before it reaches a checkpoint.
         """
         options, progress = self.options, self.progress
-        hidden, total = self.processes.rank > 0, self.total_steps
-        with progress_bar(label=options.name, unit="steps", total=total, done=progress.step, hidden=hidden) as bar:
-            while progress.step < self.total_steps and progress.stale < options.patience:
+        steps, hidden = self.steps_per_epoch * (options.stop or options.epochs), self.processes.rank > 0
+        with progress_bar(label=options.name, unit="steps", total=steps, done=progress.step, hidden=hidden) as bar:
+            while progress.step < steps and progress.stale < options.patience:
                 started, epoch = time.monotonic(), progress.step // self.steps_per_epoch + 1
                 entry = {"epoch": epoch, "train_loss": self._train_epoch(bar)}
-                if epoch % options.eval_every == 0 or epoch == options.epochs:
+                if options.stop:
+                    if epoch == options.stop:
+                        with self.ema.apply():
+                            progress.best, progress.best_epoch = copies(self.parameters), epoch
+                elif epoch % options.eval_every == 0 or epoch == options.epochs:
                     entry |= self._validate(epoch)
                 progress.history.append(entry)
                 self._save()

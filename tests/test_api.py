@@ -233,7 +233,7 @@ def test_an_equal_fit_repeats_no_work(model, demo, settings):
 
 @pytest.mark.slow
 def test_a_retriever_alone(fast, model, demo):
-    assert set(fast.manifests) == {"reviews", "candidates"}
+    assert set(fast.manifests) == {"reviews", "candidates", "refit-retriever"}
     assert "no re-ranker" in repr(fast)
     stored, usual = (read_table(m.manifests["reviews"].path("reviews.parquet"), "reviews") for m in (fast, model))
     assert stored.drop(columns="rating").equals(usual.drop(columns="rating")) and stored["rating"].isna().all()

@@ -76,6 +76,26 @@ def test_the_last_epoch_is_validated(tmp_path):
     assert "error" not in progress.history[0] and "error" in progress.history[1] and progress.best_epoch == 2
 
 
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, {"checkpoint_steps": 3, "ema_decay": 0.9}])
+def test_without_validation_it_ends_where_validation_would_have_stopped(changes, tmp_path):
+    class Third(Regression):
+        def judge(self, scores):
+            return abs(self.epochs[-1] - 2)  # epochs count from 0
+
+    def falling(step, total):
+        return 1 - step / total
+
+    options, validated = changed(schedule=falling, **changes), Third()
+    assert Trainer(validated, options, tmp_path / "validated.pt").fit().best_epoch == 3
+    stopped = changed(schedule=falling, stop=3, patience=1, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(Regression(interrupt=9), stopped, tmp_path / "stopped.pt").fit()
+    resumed = Regression()
+    progress = Trainer(resumed, stopped, tmp_path / "stopped.pt").fit()
+    assert progress.best_epoch == len(progress.history) == 3 and resumed.steps < 15
+    assert same(resumed.model, validated.model) and not any("error" in entry for entry in progress.history)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -20,9 +20,11 @@ def dry_run(data: str = "demo", base: str = "smollm2-135m", overrides: str = "")
     """Prints parameters, memory, tokens and hours of fine-tuning. Raises ConfigError."""
     config = load_config(data, base, overrides)
     shape = shape_of(config.rerank.base)
-    work = workload(config, shape, *local_tables(config.data))
+    tables = local_tables(config.data)
+    work, again = (workload(config, shape, *tables, refit=refit) for refit in (False, True))
     rates = machine_rates(config.rerank, shape)
-    print(text(config.rerank, plan(config.rerank, shape, work, rates), work, rates))
+    made, refitted = (plan(config.rerank, shape, read, rates) for read in (work, again))
+    print(text(config.rerank, made, work, rates, refitted))
 
 
 def local_tables(config: DataConfig) -> tuple[Sequences, pd.DataFrame]:

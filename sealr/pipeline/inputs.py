@@ -55,7 +55,7 @@ def ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Ma
 
 
 def user_split(job: Job, sequences: Sequences) -> UserSplit:
-    """Splits the users who have a test item.
+    """Splits the users who have a test item. A refit trains on the validation users, too.
 
     The share of validation users is raised where it holds fewer than FEW_VALID, to at most MOST_VALID.
     Inductive: nobody is both fine-tuned on and evaluated; at most ``rerank.max_users`` are fine-tuned on.
@@ -68,6 +68,8 @@ def user_split(job: Job, sequences: Sequences) -> UserSplit:
     tuned = int(config.finetune_share * len(users))
     enough = min(MOST_VALID, FEW_VALID / tuned) if tuned else 0.0
     split = split_users(users, config.finetune_share, max(config.valid_share, enough), job.config.evaluate.seed)
+    if job.refit:
+        split = replace(split, train=[*split.train, *split.valid], valid=[])
     return replace(split, train=split.train[: config.max_users or None])
 
 
@@ -85,9 +87,16 @@ def evaluated_users(job: Job, sequences: Sequences) -> list[str]:
     return draw_users(user_split(job, sequences).evaluate, job.config.evaluate.seed)
 
 
+def learned_sequences(job: Job, sequences: Sequences) -> Sequences:
+    """The sequences that a stage learns from: with held-out items, but not in a refit."""
+    return sequences.with_whole(sequences.users) if job.refit else sequences
+
+
 def retriever_sequences(job: Job, sequences: Sequences, config: RetrieveConfig) -> Sequences:
     """The sequences that a retriever learns from.
 
     With ``retrieve.tuning_users: whole`` nothing is held out of the LLM's fine-tuning users.
     """
-    return sequences.with_whole(user_split(job, sequences).train) if config.tuning_users == "whole" else sequences
+    if config.tuning_users == "whole" and not job.refit:
+        return sequences.with_whole(user_split(job, sequences).train)
+    return learned_sequences(job, sequences)

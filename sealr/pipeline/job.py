@@ -11,6 +11,7 @@ from sealr import resources, tracking
 from sealr.data.manifest import Manifest, StageResult, run_stage
 from sealr.data.tables import read_table
 from sealr.data.validate import validate
+from sealr.serving.packing import REFIT
 from sealr.settings import Config
 
 
@@ -18,21 +19,27 @@ from sealr.settings import Config
 class Job:
     """One run of the pipeline, or one cell of a comparison.
 
-    cell: the comparison's system that the stages belong to; empty for a job of its own.
+    cell: the comparison's system that the stages belong to; empty for a job of its own. refit: its stages learn from
+    everybody's whole history and hold nothing out, see `sealr.pipeline.refitting`.
     """
 
     config: Config
     run_id: str  # MLflow parent run
     cell: str = ""
+    refit: bool = False
 
     @property
     def name(self) -> str:
         """Name of the data set, and of its folder in the state folder."""
         return self.config.data.name
 
+    def named(self, stage: str) -> str:
+        """The name of a stage, which is another one in a refit."""
+        return f"{REFIT}{stage}" if self.refit else stage
+
     def stage(self, name: str, config: Any) -> AbstractContextManager[None]:
         """Opens the MLflow run of a stage, named after the stage and the cell. config: becomes its parameters."""
-        return tracking.stage(f"{name} {self.cell}".strip(), self.run_id, config)
+        return tracking.stage(f"{self.named(name)} {self.cell}".strip(), self.run_id, config)
 
     def validate_table(self, made: Manifest, table: str) -> None:
         """Checks ``<table>.parquet`` of a stage against its expectations and logs the Data Docs to MLflow.

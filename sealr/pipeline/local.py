@@ -19,7 +19,7 @@ from sealr.pipeline.gladness import read_stars
 from sealr.pipeline.inputs import read_feelings, read_sequences, retriever_sequences
 from sealr.pipeline.job import Job
 from sealr.retrieve.models.fusion import reads_feelings
-from sealr.serving.packing import Weights, histories, pack
+from sealr.serving.packing import Weights, histories, pack, served
 
 
 def through_retrieval(job: Job) -> dict[str, Manifest]:
@@ -40,8 +40,9 @@ def packed(job: Job, made: Mapping[str, Manifest]) -> Path:
             felt = read_feelings(made["labels"], sequences)
         fusion = read_json(made["rankings"].path("fusion.json")) if "rankings" in made else {}
         weights = Weights(fusion.get("weight", 0.0), fusion.get("satisfaction_weight", 0.0))
-        folders = {name: manifest.folder for name, manifest in made.items()}
-        pack(folder / "model", job.config, weights, folders, histories(sequences, felt, read_stars(made)))
+        parts = served(made)
+        folders = {name: manifest.folder for name, manifest in parts.items()}
+        pack(folder / "model", job.config, weights, folders, histories(sequences, felt, read_stars(parts)))
         return StageResult({"users": len(sequences)}, {"fusion_weight": weights.llm})
 
     with job.stage("pack", {}):

@@ -11,11 +11,11 @@ from sealr.data.tables import read_json, read_table
 from sealr.pipeline.gladness import read_stars
 from sealr.pipeline.inputs import read_feelings, read_sequences, user_split
 from sealr.pipeline.job import Job
-from sealr.pipeline.retrievers import item_profiles
 from sealr.registry import drift as drifting
 from sealr.registry import gate, promote
 from sealr.registry.package import register_model
 from sealr.retrieve.models.fusion import parts_of
+from sealr.serving.packing import histories, served
 from sealr.settings import Config
 
 log = logging.getLogger(__name__)
@@ -53,24 +53,16 @@ def drift(job: Job, reviews: Manifest, labels: Manifest) -> tuple[str, str]:
         return drifting.sentence(read_json(manifest.path("drift.json"))), report
 
 
-def reads_texts(config: Config) -> bool:
-    """Whether retrievers or the scoring LLM read texts of items."""
-    scoring = config.rerank.scoring.content if config.rerank.ranker == "scoring" else "none"
-    choices = {scoring, *(part.content for part in (config.retrieve, *parts_of(config.retrieve)))}
-    return choices != {"none"}
-
-
 def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> promote.Registration | None:
     """Registers the model, and makes it champion if the gate allows. None for placebos, which are not registered.
 
+    The evidence is that of the evaluated model, and the model is the refitted one (`sealr.pipeline.refitting`).
     drifted: the sentence of `drift`; with ``registry.drift.hold`` it holds the promotion.
     """
     if is_placebo(job.config):
         return None
     with job.stage("register", job.config.registry):
         reviews, labels = made["reviews"], made["labels"]
-        if reads_texts(job.config):  # made already; new items need it
-            made = made | {"content": item_profiles(job, job.config.retrieve, reviews)}
         sequences = read_sequences(reviews)
         users = user_split(job, sequences)
         validated = read_json(made["rankings"].path("fusion.json"))["validation_users"]
@@ -79,7 +71,9 @@ def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> promote.
         evidence = gate.evidence(rankings, validated, sequences, validation, [*users.train, *users.valid])
         hold = f"the data have drifted ({drifted})" if drifted and job.config.registry.drift.hold else ""
         felt, statistics = read_feelings(labels, sequences), _statistics(reviews, labels)
-        return register_model(job.config, sequences, felt, read_stars(made), evidence, statistics, made, hold)
+        known = histories(sequences, felt, read_stars(served(made)))
+        stars = read_stars(made)
+        return register_model(job.config, sequences, felt, stars, known, evidence, statistics, made, hold)
 
 
 def _statistics(reviews: Manifest, labels: Manifest) -> drifting.Statistics:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from sealr.content.readers import identity as reader_identity
 from sealr.content.vectors import text_vectors, vector_parts
 from sealr.data.manifest import CHECKPOINT, Manifest, StageResult, run_stage, state_dir
 from sealr.data.sequences import Sequences, build
-from sealr.data.tables import read_table
+from sealr.data.tables import read_json, read_table
 from sealr.evaluate.metrics import coverage
 from sealr.pipeline.inputs import read_feelings, read_sequences, retriever_sequences, split_settings
 from sealr.pipeline.job import Job
@@ -43,18 +43,42 @@ SHARED_CODE = (
 )
 
 
+@dataclass(frozen=True)
+class Twin:
+    """What validation chose for the evaluated retriever: epochs of it or of each part, and the weights of the parts."""
+
+    epochs: tuple[int, ...]
+    weights: tuple[float, ...] = ()
+
+    @classmethod
+    def read(cls, trained: Manifest) -> Twin:
+        values = read_json(trained.path("retriever.json"))
+        return cls(tuple(values["epochs"]), tuple(values.get("weights", ())))
+
+    def part(self, number: int) -> Twin:
+        return Twin(self.epochs[number : number + 1])
+
+
 def train_retriever(
-    job: Job, config: RetrieveConfig, reviews: Manifest, labels: Manifest | None, name: str = ""
+    job: Job,
+    config: RetrieveConfig,
+    reviews: Manifest,
+    labels: Manifest | None,
+    name: str = "",
+    twin: Twin | None = None,
 ) -> Manifest:
     """Trains the retriever of ``config``, the parts of a fusion first, and ranks everybody's valid and test targets.
 
-    labels: needed where the retriever or one of its parts reads sentiments. name: of the MLflow run.
-    Raises ValueError when labels are needed and missing.
+    labels: needed where the retriever or one of its parts reads sentiments. name: of the MLflow run. twin: what a refit
+    takes over; it ranks no targets, because it has learned them. Raises ValueError when labels are needed and missing.
     """
     config = replace(config, **AFTER_TRAINING)
-    parts = [train_retriever(job, part, reviews, labels) for part in parts_of(config)]
+    parts = [
+        train_retriever(job, part, reviews, labels, twin=twin and twin.part(number))
+        for number, part in enumerate(parts_of(config))
+    ]
     name = name or config.model
-    with tracking.stage(f"retriever {name}", job.run_id, config):
+    with tracking.stage(f"{job.named('retriever')} {name}", job.run_id, config):
         inputs = {"reviews": reviews} | {f"part{i}": part for i, part in enumerate(parts)}
         if reads_feelings(config):
             if labels is None:
@@ -70,14 +94,18 @@ def train_retriever(
             learned = retriever_sequences(job, sequences, config)
             felt = retriever_feelings(config, labels, sequences)
             content = read_content(inputs["content"], config.content, config) if "content" in inputs else None
+            stop = twin.epochs[0] if twin else None
             if parts:
-                trained = fuse(config, [load(part.folder) for part in parts], learned, folder, felt)
+                weights = list(twin.weights) if twin else None
+                trained = fuse(config, [load(part.folder) for part in parts], learned, folder, felt, weights)
             else:
-                trained = train(config, learned, folder, tracking.log_epoch, content, felt)
-            return StageResult(trained.rows, trained.metrics | _write_ranks(folder, sequences, felt))
+                trained = train(config, learned, folder, tracking.log_epoch, content, felt, stop)
+            ranked = {} if twin else _write_ranks(folder, sequences, felt)
+            return StageResult(trained.rows, trained.metrics | ranked)
 
         code = (*SHARED_CODE, *split_code(config), f"retrieve/{'fusion' if parts else f'models/{config.model}'}.py")
-        manifest = run_stage("retriever", job.name, identity(job, config), inputs, code, work)
+        settings = identity(job, config) | ({"twin": asdict(twin)} if twin else {})
+        manifest = run_stage(job.named("retriever"), job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {"retriever.json": "", "history.json": ""})
         return manifest
 
@@ -147,7 +175,7 @@ def item_profiles(job: Job, config: RetrieveConfig, reviews: Manifest) -> Manife
         return StageResult({"items": sequences.n_items} | without)
 
     code = ("content", "data/cache.py", "data/sequences.py", "pipeline/retrievers.py", *split_code(config))
-    return run_stage("content", job.name, settings, {"reviews": reviews}, code, work)
+    return run_stage(job.named("content"), job.name, settings, {"reviews": reviews}, code, work)
 
 
 def read_content(profiles: Manifest, choice: Content, config: RetrieveConfig) -> Tensor:

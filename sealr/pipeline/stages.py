@@ -29,6 +29,7 @@ from sealr.pipeline.gladness import satisfaction as satisfaction  # one of the s
 from sealr.pipeline.inputs import (
     INDUCTIVE_SETTINGS,
     evaluated_users,
+    learned_sequences,
     ranking_inputs,
     read_gladness,
     read_sequences,
@@ -155,11 +156,23 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
         return manifest
 
 
-def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> Manifest:
-    """Fine-tunes the LLM with LoRA (section 2.3)."""
+def finetune(
+    job: Job,
+    reviews: Manifest,
+    labels: Manifest,
+    candidates: Manifest,
+    retriever: Manifest | None = None,
+    stop: int | None = None,
+) -> Manifest:
+    """Fine-tunes the LLM with LoRA (section 2.3).
+
+    retriever: to start from; None: that of the candidates. stop: train for so many epochs, without validation.
+    """
     config, category = job.config.rerank, job.config.data.category
     with job.stage("finetune", config):
         inputs = {"reviews": reviews, "labels": labels, "candidates": candidates}
+        if retriever:
+            inputs["retriever"] = retriever
         choice = config.scoring.content if config.ranker == "scoring" else "none"
         if choice != "none":
             inputs["content"] = item_profiles(job, job.config.retrieve, reviews)
@@ -171,11 +184,12 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             "users": split_settings(job),
             "category": category,
             "base": weights.digest(config.base),
+            "stop": stop,
         }
 
         def work(folder: Path) -> StageResult:
             given = ranking_inputs(job, reviews, labels, candidates)
-            split = user_split(job, given.sequences)
+            split, learned = user_split(job, given.sequences), learned_sequences(job, given.sequences)
             if (share := len(split.valid) / max(1, len(split.train) + len(split.valid))) > 1.5 * config.valid_share:
                 log.info("rerank.valid_share is raised to %.2f: fewer users would choose the epoch by chance", share)
             train, valid = (given.sequences.rows(users).tolist() for users in (split.train, split.valid))
@@ -184,17 +198,16 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
                 read = job.config.retrieve
                 content = read_content(inputs["content"], choice, read).numpy() if "content" in inputs else None
                 felt, users = given.feelings if config.sentiment != "none" else None, (train, valid)
-                return tune(
-                    train_scoring, config, category, given.sequences, felt, users, candidates.folder, content, folder
-                )
+                data = (category, learned, felt, users, (retriever or candidates).folder, content)
+                return tune(partial(train_scoring, stop=stop), config, *data, folder)
             prompts, held_out = (
                 finetuning_requests(rows, given.sequences, given.feelings, given.pools) for rows in (train, valid)
             )
             items = read_table(reviews.path("items.parquet"), "items")
             encoder = load_encoder(config, category, items, preferences_dir())
-            return tune(finetune_adapter, prompts, held_out, config, encoder, folder)
+            return tune(partial(finetune_adapter, stop=stop), prompts, held_out, config, encoder, folder)
 
-        manifest = run_stage("finetune", job.name, settings, inputs, (*LLM_CODE, *PIPELINE), work)
+        manifest = run_stage(job.named("finetune"), job.name, settings, inputs, (*LLM_CODE, *PIPELINE), work)
         tracking.log_manifest(manifest, {ADAPTER: ADAPTER, "history.json": ""})
         return manifest
 

@@ -12,6 +12,7 @@ from sealr.emotion.labeller import labeller_id
 from sealr.emotion.language import language_report
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.registry.drift import Statistics
+from sealr.serving.packing import REFIT
 from sealr.settings import Config
 
 FENCE = "```"
@@ -37,7 +38,8 @@ def model_card(
     data, retrieve, rerank = config.data, config.retrieve, config.rerank
     reviews, labels, candidates, adapter = (stages[n] for n in ("reviews", "labels", "candidates", "adapter"))
     months, metrics = sorted(statistics.months), stages["rankings"].metrics
-    counts = f"{sum(statistics.months.values()):,} reviews by {sum(statistics.activity.values()):,} users"
+    total = sum(statistics.months.values())
+    counts = f"{total:,} reviews by {sum(statistics.activity.values()):,} users"
     labelled = max(1, sum(statistics.sentiments.values()))
     shares = [(name.lower(), statistics.sentiments.get(str(c), 0)) for c, name in CLASS_NAMES.items()]
     sentiments = ", ".join(f"{name} {count / labelled:.1%}" for name, count in shares)
@@ -52,6 +54,9 @@ def model_card(
         used = f"weight {fusion['weight']:g} for the LLM's z-scores, 1 for the retriever's"
     ceiling = candidates.metrics.get(f"test_hr@{retrieve.n_retrieved}", float("nan"))
     valid = f"{metrics['valid_ndcg@10']:.4f} (retriever alone {metrics['valid_ndcg@10_retriever']:.4f})"
+    again = ""
+    if f"{REFIT}adapter" in stages:
+        again = f", and for serving on {stages[f'{REFIT}adapter'].rows['train_users']:,}, with all their items"
     made = sorted(stages.items())
     digests = "\n".join(f"* {name}: content `{m.digest[:16]}`, folder key `{m.key}`" for name, m in made)
     results = TABLE.sub(lambda table: f"{FENCE}\n{table[0]}{END}", results.strip())
@@ -65,7 +70,9 @@ with a LoRA adapter (rank {rerank.lora.r}) as re-ranker. Fusion: {used}.
 ## Data
 `{data.name}` (source `{data.source}`, {data.k_core}-core): {counts} of {len(statistics.items):,} items,
 {months[0]} to {months[-1]}; {reviews.rows.get("rejected", 0):,} rows were rejected, each with a reason.
-The LLM was fine-tuned on {adapter.rows["train_users"]:,} users, {HELD_OUT[rerank.user_split]}.
+The model was evaluated without each user's two newest reviews; the served model has the same settings, epochs and
+weights, and has learned from all {total:,} reviews. The LLM was fine-tuned on {adapter.rows["train_users"]:,} users,
+{HELD_OUT[rerank.user_split]}{again}.
 
 {digests}
 

@@ -1,8 +1,9 @@
 """May a challenger replace the champion? Both are compared on the same validation users, with a paired 95 % interval.
 
 A version carries its validation ranks (`Evidence`). If users and reviews are the champion's, the two sets of ranks are
-paired as they are. Otherwise the champion is loaded and ranks the new validation histories itself. That comparison
-leaves out users on whom the champion's LLM was fine-tuned, because their validation items were its training answers.
+paired as they are. Otherwise the champion is loaded and ranks the new validation histories itself. It has learned from
+all reviews of its time, so that comparison leaves out users whose validation item is among these, and users on whom the
+champion's LLM was fine-tuned.
 """
 
 from __future__ import annotations
@@ -87,7 +88,10 @@ def judge(
         said = f"{type(error).__name__}: {redact(' '.join(str(error).split()))[:500]}"
         return Verdict(HELD, f"the champion cannot be scored on these users ({said})")
     figures: dict[str, float | int] = {"users": len(users), "known": round(known, 4)}
-    if known < MIN_KNOWN or not users:
+    if not users:
+        said = "it has learned from their validation items, and none of them has two new reviews"
+        return Verdict(HELD, f"the champion cannot be scored on these users: {said}", figures)
+    if known < MIN_KNOWN:
         share = f"{1 - known:.0%} of the {len(users)} validation histories hold no item that the champion knows"
         return Verdict(HELD, f"the champion cannot be scored on these users: {share}", figures)
     ranks = dict(zip(challenger.users, challenger.ranks, strict=True))
@@ -147,7 +151,15 @@ def _champion_ranks(
     with tempfile.TemporaryDirectory(prefix="sealr-gate-") as scratch:
         folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch))
         model = Recommender.load(next((folder / "artifacts").glob("*/model.json")).parent)
+        users = unlearned(model, users, sequences)
         return users, *rescore(model, users, sequences, feelings, stars)
+
+
+def unlearned(model: Recommender, users: Sequence[str], sequences: Sequences) -> list[str]:
+    """The users whose validation item is not in the history that the model has stored, and so has learned from."""
+    targets = [model.retriever.item_to_id.get(sequences.items[t - 1]) for t in _targets(sequences, users)]
+    stored = [model.histories[u][0] if u in model.histories else [] for u in users]
+    return [u for u, items, target in zip(users, stored, targets, strict=True) if target not in items]
 
 
 def read_note(uri: str, name: str, kind: type[Note]) -> Note | None:

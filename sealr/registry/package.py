@@ -27,7 +27,7 @@ from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json, write_json
 from sealr.registry import card, gate, promote
 from sealr.registry.drift import Statistics
-from sealr.serving.packing import Weights, histories, pack
+from sealr.serving.packing import Weights, pack, served
 from sealr.settings import Config
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def register_model(
     sequences: Sequences,
     feelings: np.ndarray,
     stars: np.ndarray | None,
+    known: pd.DataFrame,
     evidence: gate.Evidence,
     statistics: Statistics,
     stages: Mapping[str, Manifest],
@@ -63,9 +64,10 @@ def register_model(
 ) -> promote.Registration:
     """Logs the model to the active run, registers a version unless the same exists, and lets the gate decide.
 
-    feelings (interactions, 2), stars (interactions,): aligned with ``sequences.flat``. stages: the manifests reviews,
-    labels, satisfaction, candidates (the retriever), adapter, rankings and results. evidence, statistics: stored with
-    the model for later challengers. hold: why no version may be promoted now.
+    feelings (interactions, 2), stars (interactions,): aligned with ``sequences.flat``; with them the gate asks the
+    champion. known: `histories` to store. stages: the manifests reviews, labels, satisfaction, candidates (the
+    retriever), adapter, rankings, results and those of the refit. evidence, statistics: stored with the model for later
+    challengers. hold: why no version may be promoted now.
     """
     content = text_digest(
         {name: manifest.digest for name, manifest in stages.items()}
@@ -77,13 +79,13 @@ def register_model(
         log.info("register: unchanged, reusing version %s", version)
     else:
         fusion, metrics = read_json(stages["rankings"].path("fusion.json")), stages["rankings"].metrics
-        known = histories(sequences, feelings, stars)
         weights = Weights(fusion["weight"], fusion["satisfaction_weight"])
         results = stages["results"].path("results.md").read_text(encoding="utf-8")
         about = card.model_card(config, stages, fusion, results, statistics, len(known))
+        folders = {name: manifest.folder for name, manifest in served(stages).items()}
         with tempfile.TemporaryDirectory() as temporary:
             packed, notes = Path(temporary) / "model", Path(temporary) / gate.NOTES
-            pack(packed, config, weights, {name: manifest.folder for name, manifest in stages.items()}, known)
+            pack(packed, config, weights, folders, known)
             write_json(asdict(evidence), notes / gate.EVIDENCE)
             write_json(asdict(statistics), notes / gate.STATISTICS)
             (notes / gate.CARD).write_text(about, encoding="utf-8")

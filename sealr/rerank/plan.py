@@ -108,17 +108,21 @@ def token_counter(base: str) -> tuple[Callable[[str], int], str]:
     return lambda text: len(tokenizer.encode(text)), "by the tokenizer"
 
 
-def workload(config: Config, shape: LlamaConfig, sequences: Sequences, items: pd.DataFrame) -> Workload:
-    """Counts what the ranker reads."""
+def workload(
+    config: Config, shape: LlamaConfig, sequences: Sequences, items: pd.DataFrame, refit: bool = False
+) -> Workload:
+    """Counts what the ranker reads. refit: when it is trained for serving, without validation."""
     rerank, rows, category, n = config.rerank, sequences.split("test").users, config.data.category, sequences.n_items
     transductive = rerank.user_split == "transductive"
-    held_out = 3 if transductive else 1  # items of a user without a loss: the first one, and those held out
+    held_out = 3 if transductive and not refit else 1  # items of a user without a loss: the first, and those held out
     if transductive:
         train, valid = int((sequences.lengths > held_out).sum()), min(len(rows), VALID_USERS)
     else:
         users = [sequences.users[row] for row in rows]
         split = split_users(users, rerank.finetune_share, rerank.valid_share, config.evaluate.seed)
-        train, valid = len(split.train[: rerank.max_users or None]), len(split.valid)
+        tuned = [*split.train, *split.valid] if refit else split.train
+        train, valid = len(tuned[: rerank.max_users or None]), len(split.valid)
+    valid = 0 if refit else valid
     count, how = token_counter(rerank.base)
     if rerank.ranker == "scoring":
         lengths = sequences.lengths[rows] - held_out
@@ -147,7 +151,8 @@ def workload(config: Config, shape: LlamaConfig, sequences: Sequences, items: pd
     tokens, answer, asked = np.mean(counted, axis=0).tolist()
     known = PREFERENCE_TOKENS if palr else 0
     counts = (tokens + known + answer, answer + 1, shape.vocab_size, shape.hidden_size)
-    return Workload(train, valid, *counts, 0, asked + known if palr else 0.0, f"; tokens {how}")
+    written = palr and not refit  # preferences are kept
+    return Workload(train, valid, *counts, 0, asked + known if written else 0.0, f"; tokens {how}")
 
 
 def plan(config: RerankConfig, shape: LlamaConfig, work: Workload, rates: Rates) -> Plan:
@@ -221,8 +226,8 @@ def _rate(work: Callable[[], object], seconds: float) -> float:
     return calls / passed
 
 
-def text(config: RerankConfig, made: Plan, work: Workload, rates: Rates) -> str:
-    """The plan for a terminal."""
+def text(config: RerankConfig, made: Plan, work: Workload, rates: Rates, refit: Plan) -> str:
+    """The plan for a terminal. refit: the plan for what is served."""
     depth, lora = f"first {config.layers} layers" if config.layers else "all layers", config.lora
     kind, share = "NF4" if config.quantization == "nf4" else config.dtype, made.trainable / made.parameters
     tokens = f"{work.prompts * work.tokens:,.0f} tokens"
@@ -237,6 +242,7 @@ def text(config: RerankConfig, made: Plan, work: Workload, rates: Rates) -> str:
         "this machine": f"{rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s ({rates.machine})",
         "one step": f"about {made.step_seconds:.2f} s",
         f"fine-tuning, {config.epochs} epochs": f"at most about {made.hours:.2f} hours",
+        "refit, if the LLM gets a weight": f"at most about {refit.hours:.2f} hours more, for what is served",
     }
     return "\n".join(f"{name:37}  {value}" for name, value in rows.items())
 

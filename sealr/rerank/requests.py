@@ -81,9 +81,9 @@ def finetuning_requests(
     return requests
 
 
-def check_users(train: int, valid: int) -> None:
-    """Raises ValueError unless there are users to train on and users to validate on."""
-    if not train or not valid:
+def check_users(train: int, valid: int, stop: int | None = None) -> None:
+    """Raises ValueError unless there are users to train on and, without a number of epochs, users to validate on."""
+    if not train or (not valid and stop is None):
         raise ValueError(
             f"fine-tuning needs users for training and for validation, got {train} and {valid}: "
             "raise rerank.finetune_share"

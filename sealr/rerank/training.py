@@ -37,11 +37,12 @@ def train(
     on_epoch: OnEpoch | None = None,
     processes: SingleProcess | None = None,
     weight_decay: float = 0.0,
+    stop: int | None = None,
 ) -> StageResult:
     """Trains a task, and writes ``history.json`` and the weights of the best epoch to ``folder/adapter``.
 
     A folder with a checkpoint continues from it. rows: what the task trains on, for log and result. scores: names of
-    validation scores for the result.
+    validation scores for the result. stop: train for so many epochs, without validation.
     """
     rows = rows | count_parameters(task.model)
     counts = ", ".join(f"{name} {count:,}" for name, count in rows.items())
@@ -50,6 +51,7 @@ def train(
         lr=config.lr,
         epochs=config.epochs,
         patience=config.patience,
+        stop=stop or 0,
         schedule=schedule,
         weight_decay=weight_decay,
         clip=CLIP,
@@ -63,7 +65,7 @@ def train(
     if trainer.processes.rank == 0:
         write_json(progress.history, folder / "history.json")
         task.save(folder / ADAPTER)
-    return StageResult(rows, progress.metrics(*scores))
+    return StageResult(rows, progress.metrics(*(scores if stop is None else ("train_loss",))))
 
 
 def shuffled(

@@ -40,30 +40,33 @@ def fuse(
     sequences: Sequences,
     folder: Path,
     feelings: np.ndarray | None = None,
+    weights: list[float] | None = None,
 ) -> StageResult:
     """Finds the weights of ``parts``, trained with ``part_configs(config)``, and writes what ``load`` reads.
 
-    feelings: as in ``train``. Raises ValueError when a part has another configuration, or without validation users.
+    feelings: as in ``train``. weights: of the parts, where they are known; then nothing is validated. Raises ValueError
+    when a part has another configuration, or without users to validate on.
     """
     for number, (part, wanted) in enumerate(zip(parts, part_configs(config), strict=True)):
         if part.config != wanted:
             raise ValueError(f"part {number} ({part.config.model}) was not trained with the settings in retrieve.parts")
-    if not len(sequences.split("valid")):
+    if weights is None and not len(sequences.split("valid")):
         raise ValueError(
             "no user has three items and held-out ones: there is nothing to tune the weights of a fusion on"
         )
-    weights = tune_weights(parts, sequences, config.exclude_seen, feelings)
+    chosen = tune_weights(parts, sequences, config.exclude_seen, feelings) if weights is None else weights
     contents = [dict(part.model.named_buffers()).get("items.content") for part in parts]
     with torch.random.fork_rng():  # spares the caller's generator the draws of weights that are overwritten
         model: Any = build(config, sequences.n_items, contents).to(device()).eval()
     for mine, part in zip(model.parts, parts, strict=True):
         mine.load_state_dict(part.model.state_dict())
-    model.weights.copy_(torch.tensor(weights))
-    retriever = Retriever(config, sequences.items, model, parts[0].popularity)
-    best = validate(retriever, sequences, feelings)
-    save(retriever, folder, {"best": best, "weights": weights})
+    model.weights.copy_(torch.tensor(chosen))
+    epochs = tuple(count for part in parts for count in part.epochs)
+    retriever = Retriever(config, sequences.items, model, parts[0].popularity, epochs)
+    best = validate(retriever, sequences, feelings) if weights is None else {}
+    save(retriever, folder, {"best": best, "weights": chosen})
     metrics = {f"valid_{name}": value for name, value in best.items()}
-    metrics |= {f"weight_{number}_{part.config.model}": weights[number] for number, part in enumerate(parts)}
+    metrics |= {f"weight_{number}_{part.config.model}": chosen[number] for number, part in enumerate(parts)}
     return StageResult({"users": len(sequences), "items": sequences.n_items}, metrics)
 
 

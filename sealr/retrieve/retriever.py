@@ -31,6 +31,7 @@ class Retriever:
     items: list[str]  # the item with index i is items[i - 1]
     model: Any  # in evaluation mode; see ``sealr.retrieve.models`` for its interface
     popularity: np.ndarray  # (n_items + 1,) float32: scores for an empty history, -inf at padding
+    epochs: tuple[int, ...] = (0,)  # that it, or each part of a fusion, was trained for; 0: counted, not trained
 
     @cached_property
     def item_to_id(self) -> dict[str, int]:
@@ -114,6 +115,7 @@ def save(retriever: Retriever, folder: Path, notes: dict[str, object]) -> None:
     write_json(retriever.items, folder / "items.json")
     write_json([int(count) for count in retriever.popularity[1:]], folder / "popularity.json")
     values: dict[str, object] = {"config": to_dict(retriever.config), "n_items": len(retriever.items)}
+    values["epochs"] = list(retriever.epochs)
     if appended := getattr(retriever.model, "appended", 0):
         values["appended"] = appended
     write_json(values | notes, folder / "retriever.json")
@@ -143,7 +145,8 @@ def load(folder: Path) -> Retriever:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{folder / config.model}.safetensors does not fit retriever.json: {error}") from None
-    return Retriever(config, items, model.to(device()).eval(), np.array([-np.inf, *counts], dtype=np.float32))
+    known = np.array([-np.inf, *counts], dtype=np.float32)
+    return Retriever(config, items, model.to(device()).eval(), known, tuple(values["epochs"]))
 
 
 def device() -> str:

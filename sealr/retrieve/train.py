@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,19 @@ def train(
     on_epoch: OnEpoch | None = None,
     content: Tensor | None = None,
     feelings: np.ndarray | None = None,
+    stop: int | None = None,
 ) -> StageResult:
     """Trains on the train split, keeps the weights with the best validation NDCG@10 over all items, and writes them.
 
     folder: receives the files that ``load`` reads, and ``history.json``. A folder with a checkpoint of the same
     configuration and data resumes from it. content: (n_items + 1, C) as `Profiles.table` makes it. feelings:
-    (interactions, 2) as ``sealr.emotion.feelings`` makes them. Raises ValueError when there is nothing to train
-    or validate on.
+    (interactions, 2) as ``sealr.emotion.feelings`` makes them. stop: train for so many epochs, without validation; a
+    counted model ignores the number. None: validation chooses. Raises ValueError when there is nothing to train or
+    validate on.
     """
     if config.model == "fusion":
         raise ValueError("a fusion is not trained itself: train its parts, then call sealr.retrieve.fusion.fuse")
-    if not len(sequences.split("valid")):
+    if stop is None and not len(sequences.split("valid")):
         raise ValueError("no user has three items and held-out ones: there is nothing to validate a retriever on")
     rows = {"users": len(sequences), "items": sequences.n_items}
     with torch.random.fork_rng():
@@ -61,21 +64,21 @@ def train(
         if hasattr(model, "fit"):  # closed form
             model.fit(sequences)
             model.eval()
-            best = validate(retriever, sequences, feelings)
+            best = validate(retriever, sequences, feelings) if stop is None else {}
             save(retriever, folder, {"best": best})
             return StageResult(rows, {f"valid_{name}": value for name, value in best.items()})
         task = NextItem(retriever, sequences, feelings)
         identity = {"config": to_dict(config), "data": _digest(sequences, feelings)}
-        options = trainer_options(config, len(task.training))
+        options = replace(trainer_options(config, len(task.training)), stop=stop or 0)
         progress = Trainer(task, options, folder / CHECKPOINT / "retriever.pt", identity).fit(on_epoch)
 
-    best = progress.history[progress.best_epoch - 1]
-    epochs = len(progress.history)
-    log.info("best epoch %d of %d, validation NDCG@10 %.4f", progress.best_epoch, epochs, best["ndcg@10"])
+    best, epochs = progress.history[progress.best_epoch - 1], len(progress.history)
     write_json(progress.history, folder / "history.json")
-    save(retriever, folder, {"best": best, "epochs": epochs})
-    metrics = {"valid_ndcg@10": best["ndcg@10"], "valid_hr@10": best["hr@10"], "loss": best["train_loss"]}
-    metrics |= {"best_epoch": float(progress.best_epoch), "epochs": float(epochs)}
+    save(replace(retriever, epochs=(progress.best_epoch,)), folder, {"best": best})
+    metrics = {"loss": best["train_loss"], "best_epoch": float(progress.best_epoch), "epochs": float(epochs)}
+    if stop is None:
+        log.info("best epoch %d of %d, validation NDCG@10 %.4f", progress.best_epoch, epochs, best["ndcg@10"])
+        metrics |= {"valid_ndcg@10": best["ndcg@10"], "valid_hr@10": best["hr@10"]}
     return StageResult(rows | {"positions": task.training.positions}, metrics)
 
 

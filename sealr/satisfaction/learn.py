@@ -37,14 +37,21 @@ class Forecast:
 
 
 def learn(
-    reviews: pd.DataFrame, labels: pd.DataFrame, config: SatisfactionConfig, vectors: np.ndarray | None, folder: Path
+    reviews: pd.DataFrame,
+    labels: pd.DataFrame,
+    config: SatisfactionConfig,
+    vectors: np.ndarray | None,
+    folder: Path,
+    whole: bool = False,
 ) -> StageResult:
     """Writes the forecast, the stars of all reviews, what each item's reviews felt, and a report.
 
     vectors (interactions, C): of the reviews' texts, aligned with the sequences, or None. Without stars and labels, or
     with ``config.model`` none, there is nothing to learn: the count of reviews is 0 and no file is written.
+    whole: learns from all reviews, so nothing is held out to judge it on.
     """
     sequences = build(reviews)
+    sequences = sequences.with_whole(sequences.users) if whole else sequences
     mask, glad = training_mask(sequences), gladness(reviews, labels, sequences)
     if config.model == "none" or glad is None:
         return StageResult({"reviews": 0})
@@ -69,7 +76,7 @@ def _judge(
     """Writes the report with a table per split, and the calibration plot of the test targets; returns the AUCs."""
     parts = [f"Learned from {known:,} training reviews. Liked and disliked targets are told by {glad.source}."]
     metrics = {}
-    for split in ("valid", "test"):
+    for split in (name for name in ("valid", "test") if len(sequences.split(name))):
         foretold = forecasts(forecast.model, sequences, split, forecast.stars, seed)
         truth = glad.take(sequences.split(split).ends)
         found = judged(foretold, truth.liked, truth.stars)

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,8 @@ from sealr.satisfaction.model import NUMBERS, TENSORS
 from sealr.settings import Config
 
 SATISFACTION = "satisfaction"  # subfolder of the forecast and of what each item's reviews felt
+REFIT = "refit-"  # start of the names of stages that train what is served
+Stage = TypeVar("Stage")
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,24 @@ class Weights:
     satisfaction: float = 0.0
 
 
+def served(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    """By name, the stages that the served model is made of: a refitted stage takes the place of its twin."""
+    refitted = {name.removeprefix(REFIT): made for name, made in stages.items() if name.startswith(REFIT)}
+    return {name: made for name, made in stages.items() if not name.startswith(REFIT)} | refitted
+
+
 def pack(folder: Path, config: Config, weights: Weights, stages: Mapping[str, Path], histories: pd.DataFrame) -> None:
     """Writes a folder that `Recommender.load` reads.
 
-    stages: folders of reviews and candidates, of the adapter if there is one, of satisfaction if it has a weight, and
-    of content where the model reads texts of items.
+    stages: folders of reviews, candidates and, if it was refitted, the retriever; of the adapter if there is one, of
+    satisfaction if it has a weight, and of content where the retriever or the LLM reads texts of items.
     histories: see the function of that name.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    unused = shutil.ignore_patterns("*.parquet", "*.npy", "history.json", "manifest.json", ".*")
-    shutil.copytree(stages["candidates"], folder / "retriever", ignore=unused)
+    _copy_retriever(stages["candidates"], folder)
+    if "retriever" in stages:
+        _copy_retriever(stages["retriever"], folder, "retriever.json")  # settings and weights stay those of the job
     shutil.copy(stages["reviews"] / "items.parquet", folder / "items.parquet")
     histories.to_parquet(folder / "histories.parquet", index=False)
     values: dict[str, Any] = {"weights": asdict(weights), "labeller": labeller_id(config.label)}
@@ -66,6 +75,12 @@ def pack(folder: Path, config: Config, weights: Weights, stages: Mapping[str, Pa
             shutil.copy(stages["satisfaction"] / name, folder / SATISFACTION / name)
     config = replace(config, label=replace(config.label, model=pinned_name(config.label.model)))
     write_json({"config": redacted(to_dict(config))} | values, folder / "model.json")
+
+
+def _copy_retriever(made: Path, folder: Path, *kept: str) -> None:
+    """Copies what serving needs of a stage's folder. kept: files that are there already and stay."""
+    unused = shutil.ignore_patterns("*.parquet", "*.npy", "history.json", "manifest.json", ".*", *kept)
+    shutil.copytree(made, folder / "retriever", ignore=unused, dirs_exist_ok=True)
 
 
 def reader(config: Config) -> str:

@@ -53,7 +53,10 @@ def test_no_framework_warnings_reach_the_user(finished):
 def test_a_second_run_reuses_every_stage(project, finished):
     code, out, err = run(project)
     assert code == 0, err
-    for stage in ("ingest", "label", "satisfaction", "retrieve", "finetune", "rerank", "evaluate", "register"):
+    for stage in (
+        *("ingest", "label", "satisfaction", "retrieve", "finetune", "rerank", "evaluate"),
+        *("refit-retriever", "register"),
+    ):
         assert f"{stage}: unchanged" in err
     assert "version 1, now @challenger and @champion: it was champion already" in out
 
@@ -76,6 +79,7 @@ def test_mlflow_has_a_parent_run_and_a_child_per_stage(project, finished):
         "finetune",
         "rerank",
         "evaluate",
+        "refit-retriever sasrec",
         "register",
     ]
     assert all(r.info.status == "FINISHED" for r in [parent, *children])
@@ -126,10 +130,11 @@ KILLS = [
     ("label", "checkpoint/*.sqlite"),
     ("retriever", "checkpoint/retriever.pt"),
     ("finetune", "checkpoint/finetune.pt"),
+    ("refit-retriever", "checkpoint/retriever.pt"),
 ]
 
 
-def test_sigkill_in_three_stages_then_the_same_command_ends_the_same(project, finished):
+def test_sigkill_in_four_stages_then_the_same_command_ends_the_same(project, finished):
     for stage, sign in KILLS:
         victim = subprocess.Popen(
             command(project, module="tests.e2e.small_steps"),
@@ -153,7 +158,8 @@ def test_sigkill_in_three_stages_then_the_same_command_ends_the_same(project, fi
         "ingest: unchanged" in err
         and "label: unchanged" in err
         and "retrieve: unchanged" in err
-        and "finetune: resuming" in err
+        and "finetune: unchanged" in err
+        and "refit-retriever: resuming" in err
     )
     assert metrics(project, "killed") == metrics(project, "state")
 

@@ -35,6 +35,18 @@ def test_another_seed_trains_otherwise_on_the_same_users(sequences):
     assert len(inputs.user_split(job(f"{INDUCTIVE} rerank.max_users=5"), sequences).train) == 5
 
 
+def test_a_refit_holds_nothing_out(sequences):
+    for overrides in (INDUCTIVE, f"{INDUCTIVE} retrieve.tuning_users=whole", "rerank.user_split=transductive"):
+        again = replace(job(overrides), refit=True)
+        learned = inputs.retriever_sequences(again, sequences, again.config.retrieve)
+        assert (learned.split("train").ends - learned.split("train").starts).tolist() == [5] * 40
+        assert not len(learned.split("valid")) and not len(learned.split("test"))
+    twin, again = (inputs.user_split(replace(job(INDUCTIVE), refit=r), sequences) for r in (False, True))
+    assert again.train == [*twin.train, *twin.valid] and again.valid == [] and again.evaluate == twin.evaluate
+    few = replace(job(f"{INDUCTIVE} rerank.max_users=5"), refit=True)
+    assert len(inputs.user_split(few, sequences).train) == 5
+
+
 def test_the_retriever_may_learn_what_the_llm_learns(sequences):
     whole = job(f"{INDUCTIVE} retrieve.tuning_users=whole")
     learned = inputs.retriever_sequences(whole, sequences, whole.config.retrieve)

@@ -30,10 +30,17 @@ from tests.serving.toy_model import neutral
 
 @pytest.fixture
 def champion(parts, tmp_path):
-    """A version's files, as a registry gives them, with a URI."""
+    """A version's files, as a registry gives them, with a URI. Since it was made, everybody wrote two more reviews."""
     folder = tmp_path / "champion"
-    parts.pack(folder / "artifacts" / "model", weight=0.0)
+    older(parts).pack(folder / "artifacts" / "model", weight=0.0)
     return folder
+
+
+def older(parts, counts=(4,) * 24):
+    """A model that has learned from so many reviews of each user, of six."""
+    lists = parts.histories.set_index("user")
+    cut = {c: [values[:n] for values, n in zip(lists[c], counts, strict=True)] for c in lists}
+    return replace(parts, histories=pd.DataFrame({"user": lists.index} | cut))
 
 
 def write_evidence(folder, evidence):
@@ -121,6 +128,21 @@ def test_where_users_changed_the_champion_is_scored_without_those_its_llm_was_tu
     assert verdict.decision == (gate.PROMOTED if verdict.figures["low"] > 0 else gate.REFUSED)
 
 
+def test_where_users_changed_the_champion_is_scored_without_those_whose_item_it_has_learned(parts, tmp_path):
+    """Since then, the first five users have written nothing, the next five one review, and the others two."""
+    folder, sequences = tmp_path / "champion", parts.sequences
+    older(parts, [6] * 5 + [5] * 5 + [4] * 14).pack(folder / "artifacts" / "model", 0.0)
+
+    def judge(count):
+        challenger = Evidence("new", list(sequences.users[:count]), [1] * count, [])
+        return gate.judge(challenger, folder.as_uri(), sequences, neutral(sequences), None, 500)
+
+    assert judge(24).figures["users"] == 14
+    nobody = judge(10)
+    assert nobody.decision == HELD and nobody.figures["users"] == 0
+    assert "none of them has two new reviews" in nobody.reason
+
+
 def test_a_champion_whose_items_are_gone_holds(parts, champion):
     old = parts.sequences
     renamed = Sequences(old.users, [f"new-{i}" for i in old.items], old.flat, old.offsets)
@@ -183,7 +205,7 @@ def test_a_champion_with_satisfaction_is_rescored_with_stars(pleasing):
 
 def test_the_stars_reach_a_registered_champion(parts, tmp_path, monkeypatch):
     folder = tmp_path / "champion"
-    parts.pack(folder / "artifacts" / "model", 0.0, 0.7)
+    older(parts).pack(folder / "artifacts" / "model", 0.0, 0.7)
     read = []
     recommend = gate.Recommender.recommend
     monkeypatch.setattr(
@@ -210,6 +232,7 @@ def test_the_card_says_what_there_is_and_fits_into_a_description(parts, tmp_path
         "adapter": made("finetune", {"train_users": 271}),
         "rankings": made("rerank", metrics={"valid_ndcg@10": 0.08, "valid_ndcg@10_retriever": 0.07}),
         "results": made("evaluate"),
+        "refit-adapter": made("refit-finetune", {"train_users": 285}),
     }
     statistics = Statistics(
         {"joy": 3, "anger": 1}, {"2": 3, "-2": 1}, {"a": 2, "b": 2}, {"2": 2}, {"2014-01": 3, "2014-03": 1}
@@ -221,6 +244,9 @@ def test_the_card_says_what_there_is_and_fits_into_a_description(parts, tmp_path
         "4 reviews by 2 users of 2 items, 2014-01 to 2014-03",
         "7 rows were rejected",
         "271 users",
+        "and for serving on 285, with all their items",
+        "evaluated without each user's two newest reviews; the served model has the same settings, epochs and weights, "
+        "and has learned from all 4 reviews.",
         "0.0800",
         "0.449",
         "Of 1 sampled texts, 100.0% are German, 0.0% are English",

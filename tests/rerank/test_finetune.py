@@ -49,6 +49,17 @@ def test_loss_goes_down_and_the_adapter_round_trips(config, tmp_path):
     assert loss == pytest.approx(min(losses), rel=1e-3)
 
 
+def test_a_number_of_epochs_replaces_the_users_to_validate_on(config, tmp_path):
+    config = replace(config, patience=9)
+    output = finetune(requests(24), requests(6), config, encoder(config), tmp_path / "a", lambda *_: None)
+    known = finetune(requests(24), [], config, encoder(config), tmp_path / "b", stop=int(output.metrics["best_epoch"]))
+    assert known.rows["valid_users"] == 0 and known.metrics["epochs"] == output.metrics["best_epoch"]
+    one, other = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in "ab")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(ValueError, match="users for training and for validation, got 24 and 0"):
+        finetune(requests(24), [], config, encoder(config), tmp_path / "c")
+
+
 def test_only_answer_tokens_carry_loss(config):
     writer = encoder(config)
     one, two = [[0, 0]], [[0, 0], [1, 1]]

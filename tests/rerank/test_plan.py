@@ -110,8 +110,10 @@ def test_rates_are_measured_and_the_text_has_everything(config):
     shape = shape_of(config.base)
     rates = machine_rates(config, shape, seconds=0.01)
     assert rates.flops > 0 and rates.bytes > 0
-    said = text(config, plan(config, shape, work(), rates), work(), rates)
+    made, again = plan(config, shape, work(), rates), replace(plan(config, shape, work(), rates), hours=7.0)
+    said = text(config, made, work(), rates, again)
     assert all(part in said for part in ("LoRA r 8 alpha 16", "GFLOP/s", "hours", "100 prompts", "GB"))
+    assert said.splitlines()[-1].endswith("at most about 7.00 hours more, for what is served")
 
 
 def data(users=60):
@@ -139,6 +141,16 @@ def test_workload_counts_the_prompts_that_training_reads(config):
         ranker="scoring", user_split="transductive"
     )  # histories of 5 items as a rule, of 3 without the two held out
     assert (later.prompts, later.answer, soft.answer) == (60, 3, 5)
+
+
+def test_a_refit_reads_the_validation_users_too_or_whole_histories(config):
+    def of(**changes):
+        rerank = replace(config, finetune_share=0.5, n_reranked=10, **changes)
+        return workload(Config(DataConfig("d"), rerank=rerank), shape_of(config.base), *data(), refit=True)
+
+    soft, names = of(ranker="scoring", user_split="transductive"), of(ranker="palr")
+    assert (soft.prompts, soft.valid_prompts, soft.answer) == (60, 0, 5)
+    assert (names.prompts, names.valid_prompts, names.read_once) == (30, 0, 0) and of(max_users=8).prompts == 8
 
 
 def test_the_rough_token_count_is_close_to_a_tokenizers(config):

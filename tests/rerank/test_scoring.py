@@ -8,6 +8,7 @@ import torch
 
 from sealr.data.sequences import Sequences, build
 from sealr.data.sources.demo import generate
+from sealr.data.tables import read_json
 from sealr.rerank.llm import add_lora
 from sealr.rerank.rankers import ScoringRanker
 from sealr.rerank.requests import RerankInput
@@ -205,6 +206,27 @@ def test_windows_of_the_two_settings(config):
     train, valid = training_windows(sequences, [], [], replace(config, user_split="transductive"))
     assert train.ends.tolist() == [5, 12, 19, 26, 33]  # neither the validation nor the test item of anybody
     assert valid.ends.tolist() == [6, 13, 20, 27, 34]
+
+
+def test_on_whole_histories_it_learns_from_the_last_two_items_and_validates_nothing(config, tmp_path, caplog):
+    sequences, feelings = walks(12)
+    whole, config = sequences.with_whole(sequences.users), replace(config, user_split="transductive", epochs=5)
+    train_part, valid = training_windows(whole, [], [], config)
+    assert train_part.ends.tolist() == list(range(7, 85, 7)) and len(valid) == 0
+    save(retriever(), tmp_path / "retriever", {})
+    output = train_scoring(
+        config, "things", whole, feelings, ([], []), tmp_path / "retriever", None, tmp_path / "refit", stop=2
+    )
+    assert output.rows["positions"] == 12 * 6 and output.rows["valid_users"] == 0
+    assert output.metrics["epochs"] == output.metrics["best_epoch"] == 2 and output.metrics["train_loss"] > 0
+    history = read_json(tmp_path / "refit" / "history.json")
+    assert [set(entry) for entry in history] == [{"epoch", "train_loss"}] * 2 and "chosen by" not in caplog.text
+    users = list(range(12)), []  # inductive: so many users, and all that they did
+    settings = replace(config, user_split="inductive")
+    same = train_scoring(
+        settings, "things", sequences, feelings, users, tmp_path / "retriever", None, tmp_path / "same", stop=2
+    )
+    assert timeless(same.metrics) == timeless(output.metrics)
 
 
 def test_few_validation_items_are_said_to_be_few(config, tmp_path, caplog):

@@ -154,6 +154,16 @@ def test_its_validation_is_that_of_the_saved_model(fused, sequences):
     assert output.metrics["valid_ndcg@10"] == pytest.approx(found) and found >= alone
 
 
+def test_known_weights_are_taken_over_without_validation(fused, sequences, config, tmp_path):
+    _, parts, folder = fused
+    everything, chosen = sequences.with_whole(sequences.users), [1.0, 0.75, 0.1]
+    output = fuse(config, parts, everything, tmp_path / "refit", weights=chosen)
+    again = load(tmp_path / "refit")
+    assert again.model.weights.tolist() == pytest.approx(chosen) and "valid_ndcg@10" not in output.metrics
+    # ease and popularity are counted; sasrec keeps the best of two epochs, of which the last alone is validated
+    assert again.epochs == load(folder).epochs == (0, 2, 0)
+
+
 def test_parts_of_another_configuration_are_refused(fused, sequences, config, tmp_path):
     _, parts, _ = fused
     other = replace(config, lr=0.5)

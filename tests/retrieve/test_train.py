@@ -172,6 +172,22 @@ def test_popularity_counts_training_items_only():
     assert counts.tolist() == [-np.inf, 2, 1, 0, 0]
 
 
+def test_on_whole_histories_it_learns_what_only_the_newest_items_say(quick, tmp_path):
+    """Everybody ends with items 11 and 12, which no other place has: their rule is held out of the training split."""
+    rng = np.random.default_rng(0)
+    sequences = make_sequences([[*rng.permutation(10)[:5] + 1, 11, 12] for _ in range(40)], 12)
+    train(quick, sequences, tmp_path / "twin")
+    output = train(quick, sequences.with_whole(sequences.users), tmp_path / "refit", stop=12)
+    twin, refit = load(tmp_path / "twin"), load(tmp_path / "refit")
+    asked = [["item3", "item8", "item11"], ["item5", "item11"]]
+    assert refit.score(asked).argmax(axis=1).tolist() == [12, 12] != twin.score(asked).argmax(axis=1).tolist()
+    assert twin.popularity[11:].tolist() == [0, 0] and refit.popularity[11:].tolist() == [40, 40]
+    assert output.metrics["best_epoch"] == output.metrics["epochs"] == 12 and refit.epochs == (12,)
+    assert "valid_ndcg@10" not in output.metrics and twin.epochs == (
+        read_json(tmp_path / "twin/retriever.json")["best"]["epoch"],
+    )
+
+
 def test_nothing_to_train_or_validate_on(quick, tmp_path):
     with pytest.raises(ValueError, match="no user has three items"):
         train(quick, make_sequences([[1, 2]], 2), tmp_path)

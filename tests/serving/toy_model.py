@@ -161,4 +161,5 @@ def toy_registration(parts: Parts, state: Path, weight: float = 1.0, satisfactio
     )
     evidence = gate.Evidence("the same", USERS, [2] * count, [])
     felt = neutral(parts.sequences)
-    return register_model(parts.config, parts.sequences, felt, parts.stars, evidence, statistics, stages)
+    given = (parts.stars, parts.histories, evidence, statistics, stages)
+    return register_model(parts.config, parts.sequences, felt, *given)

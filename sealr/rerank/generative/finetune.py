@@ -39,18 +39,19 @@ def finetune(
     folder: Path,
     on_epoch: OnEpoch | None = None,
     processes: SingleProcess | None = None,
+    stop: int | None = None,
 ) -> StageResult:
     """Trains an adapter and writes that of the epoch with the lowest validation loss to ``folder/adapter``.
 
     encoder: writes prompts and answers, with encoded ids (`Encoder`) or with names (``palr.NameEncoder``).
-    Raises ValueError when there is nothing to train on or to validate on.
+    stop: train for so many epochs, without validation. Raises ValueError when there is nothing to train or validate on.
     """
-    check_users(len(train), len(valid))
+    check_users(len(train), len(valid), stop)
     encoder.prepare([*train, *valid], lambda: load_base(config).eval())
     torch.manual_seed(config.seed)
     task = Instructions(add_lora(config), encoder, train, valid)
     rows = {"train_users": len(train), "valid_users": len(valid)}
-    return run_training(task, config, folder, rows, ["valid_loss"], on_epoch, processes)
+    return run_training(task, config, folder, rows, ["valid_loss"], on_epoch, processes, stop=stop)
 
 
 @dataclass

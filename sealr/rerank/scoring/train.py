@@ -91,18 +91,20 @@ def train_scoring(
     folder: Path,
     on_epoch: OnEpoch | None = None,
     processes: SingleProcess | None = None,
+    stop: int | None = None,
 ) -> StageResult:
     """Trains and writes adapter and soft tokens of the best epoch to ``folder/adapter``.
 
     feelings: (interactions, 2) aligned with ``sequences.flat``, None without sentiment. users: rows of
     ``sequences.users`` to train and to validate on, if inductive. retriever: folder of a trained one. content:
-    (n_items + 1, C) content vectors, if configured. Raises ValueError when there is nothing to train or validate on.
+    (n_items + 1, C) content vectors, if configured. stop: train for so many epochs, without validation. Raises
+    ValueError when there is nothing to train or validate on.
     """
     train, valid = training_windows(sequences, *users, config)
-    check_users(len(train), len(valid))
+    check_users(len(train), len(valid), stop)
     transductive = config.user_split == "transductive"
     judged = len(valid) if transductive else 2 * len(valid)
-    if judged < FEW:
+    if stop is None and judged < FEW:
         remedy = "these data have too few users" if transductive else "raise rerank.valid_share"
         log.warning("the best epoch is chosen by %d validation items, which is close to chance: %s", judged, remedy)
     first_stage, texts = load(retriever), None if content is None else torch.from_numpy(content)
@@ -112,7 +114,7 @@ def train_scoring(
     task = NextItems(model, config, sequences, feelings, train, valid, hard, exclude_seen)
     rows = {"train_users": len(train), "valid_users": len(valid), "positions": int(train.lengths.sum())}
     scores = ["valid_loss", "valid_ndcg@10"]
-    return run_training(task, config, folder, rows, scores, on_epoch, processes, WEIGHT_DECAY)
+    return run_training(task, config, folder, rows, scores, on_epoch, processes, WEIGHT_DECAY, stop)
 
 
 def hard_model(retriever: Retriever) -> SequenceModel | None:
