@@ -194,11 +194,7 @@ class Trainer:
             while progress.step < steps and progress.stale < options.patience:
                 started, epoch = time.monotonic(), progress.step // self.steps_per_epoch + 1
                 entry = {"epoch": epoch, "train_loss": self._train_epoch(bar)}
-                if options.stop:
-                    if epoch == options.stop:
-                        with self.ema.apply():
-                            progress.best, progress.best_epoch = copies(self.parameters), epoch
-                elif epoch % options.eval_every == 0 or epoch == options.epochs:
+                if not options.stop and (epoch % options.eval_every == 0 or epoch == options.epochs):
                     entry |= self._validate(epoch)
                 progress.history.append(entry)
                 self._save()
@@ -207,6 +203,9 @@ class Trainer:
                     log.info("epoch %d: %s", epoch, ", ".join(scores))
                 if on_epoch:
                     on_epoch(epoch, entry | {"seconds": time.monotonic() - started})
+        if options.stop:
+            with self.ema.apply():
+                progress.best, progress.best_epoch = copies(self.parameters), options.stop
         assign(self.parameters, progress.best)
         self.task.model.eval()
         return progress
@@ -261,9 +260,8 @@ class Trainer:
     def _validate(self, epoch: int) -> dict[str, float]:
         """Scores of an epoch. Keeps its weights when they are the best so far."""
         task, progress, entry = self.task, self.progress, dict[str, float]()
-        compared = self.options.ema_compare
         views: dict[str, AbstractContextManager[None]] = {"": self.ema.apply()}
-        if compared:
+        if self.options.ema_compare:
             views = {"_averaged": self.ema.apply(), "": nullcontext()}
         task.model.eval()
         progress.stale += 1
@@ -279,11 +277,8 @@ class Trainer:
     def _save(self) -> None:
         if self.processes.rank == 0:
             weights = {"weights": copies(self.parameters), "ema": self.ema.values}
-            values = {
-                "identity": self.identity,
-                "optimizer": self.optimizer.state_dict(),
-                "progress": vars(self.progress),
-            }
+            values = {"identity": self.identity, "optimizer": self.optimizer.state_dict()}
+            values["progress"] = vars(self.progress)
             with atomic_path(self.checkpoint) as temporary:
                 torch.save(weights | values, temporary)
 
