@@ -10,6 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -43,8 +44,8 @@ def signature(exclude_seen: bool) -> ModelSignature:
     texts, numbers = Array(DataType.string), Array(DataType.double)
     answer = {"items": texts, "titles": texts, "scores": numbers, "reasons": texts, "warnings": texts}
     user, flag = ColSpec(DataType.string, "user", required=False), DataType.boolean
-    params = [("top_k", DataType.long, 10), ("exclude_seen", flag, exclude_seen), ("explain", flag, False)]
-    params += [("satisfaction_weight", DataType.double, 1.0), ("available_only", flag, None)]
+    params: list[tuple[str, DataType, Any]] = [("top_k", DataType.long, 10), ("exclude_seen", flag, exclude_seen)]
+    params += [("explain", flag, False), ("satisfaction_weight", DataType.double, 1.0), ("available_only", flag, None)]
     lists = [ParamSpec(name, DataType.string, [], (-1,)) for name in LISTS]  # MLflow has no null list: empty is none
     names = ["history", *Filters.model_fields]
     return ModelSignature(

@@ -84,10 +84,11 @@ class Retriever:
         empty = [row for row, history in enumerate(ids) if len(history) == 0]
         if empty and allowed is None:
             found[empty], scores[empty] = top(torch.from_numpy(self.popularity)[None], k)
-        for row in empty if allowed is not None else ():
-            popular = torch.tensor(self.popularity)[None]
-            keep(popular[0], allowed[row])
-            found[row], scores[row] = (best[0] for best in top(popular, k))
+        elif allowed is not None:
+            for row in empty:
+                popular = torch.tensor(self.popularity)[None]
+                keep(popular[0], allowed[row])
+                found[row], scores[row] = (best[0] for best in top(popular, k))
         return found, scores
 
     def _inputs(self, ids: Sequence[np.ndarray], feelings: Sequence[np.ndarray] | None) -> list[Tensor]:

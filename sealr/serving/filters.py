@@ -46,7 +46,9 @@ class Catalogue:
         told = dict(zip(items["item"], items["categories"], strict=True))
         texts = [t if isinstance(t := told.get(item), str) and t.strip() else None for item in item_ids]
         codes, distinct = pd.factorize(np.array(texts, dtype=object))
-        self.codes = np.append(-1, codes).astype(np.int32)  # (items + 1,) place in the distinct texts; -1, the last: without categories
+        self.codes = np.append(-1, codes).astype(
+            np.int32
+        )  # (items + 1,) place in the distinct texts; -1, the last: without categories
         path, sizes = any(" > " in text for text in distinct), np.bincount(codes[codes >= 0], minlength=len(distinct))
         self.categories: dict[str, list[int]] = {}  # name -> places of the texts that have it
         for code, text in sorted(enumerate(distinct), key=lambda pair: -sizes[pair[0]]):

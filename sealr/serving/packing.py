@@ -68,6 +68,13 @@ def pack(folder: Path, config: Config, weights: Weights, stages: Mapping[str, Pa
     write_json({"config": redacted(to_dict(config))} | values, folder / "model.json")
 
 
+def find(folder: Path) -> Path | None:
+    """The packed model that a folder is or holds: that of MLflow, or of a fitted model."""
+    return next(
+        (f for f in (folder, folder / "model", *folder.glob("artifacts/*")) if (f / "model.json").is_file()), None
+    )
+
+
 def reader(config: Config) -> str:
     """The model that reads texts of items. Its int8 vectors are close to its others, so the engine does not matter."""
     return reader_identity(config.content).rpartition("-")[0]

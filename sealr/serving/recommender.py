@@ -272,4 +272,3 @@ def _reads_feelings(config: Config, retriever: Retriever, ranker: Ranker | None)
     if ranker is not None and config.rerank.ranker != "palr":
         read.append(config.rerank.sentiment)
     return bool(set(read) - {"none"})
-

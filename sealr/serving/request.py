@@ -106,7 +106,7 @@ def _list(value: Any) -> Any:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return value
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    return value.tolist() if isinstance(value, (np.ndarray, pd.Series, pd.Index)) else value
 
 
 def _history(value: Any) -> Any:

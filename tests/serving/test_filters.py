@@ -223,7 +223,10 @@ def test_a_changed_list_is_read_before_the_next_request(recommender, listed, cap
 
 
 def test_without_a_list_available_only_is_refused(recommender):
-    for rows, params in (([{"user": "ann", "available_only": True}], {}), ([{"user": "ann"}], {"available_only": True})):
+    for rows, params in (
+        ([{"user": "ann", "available_only": True}], {}),
+        ([{"user": "ann"}], {"available_only": True}),
+    ):
         with pytest.raises(BadRequest, match="sealr serve --available FILE"):
             ask(recommender, *rows, **params)
     assert ask(recommender, {"user": "ann"}, available_only=False)

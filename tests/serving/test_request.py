@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealr.serving.request import MAX_HISTORY, BadRequest, Limits, Options, read, short
+from sealr.serving.request import MAX_HISTORY, BadRequest, Limits, Options, read, read_options, short
 from tests.serving import hostile
 
 
@@ -85,7 +85,11 @@ def test_what_is_no_history_item(event, message):
         ({"user": "a"}, {"topk": 5}, "^unknown parameter 'topk'; did you mean top_k?"),
         ({"user": "a"}, {"explan": True}, "^unknown parameter 'explan'; did you mean explain?"),
         ({"user": "a"}, {"history": []}, "^unknown parameter 'history'; there are"),
-        ({"history": [{"item": "i", "txt": "x"}]}, {}, "^request 0: unknown key of a history 'txt'; did you mean text?"),
+        (
+            {"history": [{"item": "i", "txt": "x"}]},
+            {},
+            "^request 0: unknown key of a history 'txt'; did you mean text?",
+        ),
         ({"history": [{"item": "i"}, {"itm": "i"}]}, {}, "^request 0: .*item"),
         ({"history": [{"item": "i", 5: "x"}]}, {}, "^request 0: history must be a list of objects"),
     ],
@@ -106,6 +110,7 @@ def test_what_is_no_list_of_a_filter(name, value):
 def test_filters_come_as_lists_arrays_and_json_text():
     for value in (["7", "b"], [7, "b"], np.array(["7", "b"], dtype=object), '[7, "b"]'):
         assert one({"user": "a", "include_items": value}).include_items == ["7", "b"]
+        assert read_options({"include_items": pd.Series(value)}).include_items == ["7", "b"] or type(value) is str
     for missing in (None, np.nan, pd.NA):
         assert one({"user": "a", "include_items": missing, "available_only": missing}).include_items is None
     with pytest.raises(BadRequest, match="available_only must be true or false, got 'yes'"):
