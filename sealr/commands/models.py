@@ -193,7 +193,7 @@ def score(
     from sealr.serving import batch
 
     logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
-    batch.log.setLevel(logging.INFO)
+    logging.getLogger("sealr").setLevel(logging.INFO)
     made = batch.score(model, users, out, params, table, overwrite, available)
     if made.warned:
         print(f"warning: {made.warned:,} requests have warnings, the first: {made.warning}", file=sys.stderr)

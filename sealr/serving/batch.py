@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,12 +17,12 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from tqdm import tqdm
 
 from sealr.config import nearest
 from sealr.data.parts import parts
 from sealr.data.sources.formats import format_of, read_records
 from sealr.data.sources.lines import DataFileError
+from sealr.progress import progress_bar
 from sealr.serving.packing import find
 from sealr.serving.recommender import Recommender
 from sealr.serving.request import KNOWN, BadRequest, read_options
@@ -34,7 +32,6 @@ from sealr.settings import DataConfig
 log = logging.getLogger(__name__)
 ROWS = 2048  # requests of a block
 ITEMS = 100_000  # recommended items of a block, at most
-PAUSE = 30.0  # seconds between two lines in a log
 FIELDS = KNOWN["field"]
 
 
@@ -86,21 +83,14 @@ def score(
             recommender.watch(available)
         known = list(recommender.histories)
         rows = _known(known) if users is None else _rows(users)
-        counts, began = Counts(), time.monotonic()
-        told, lines = began, not sys.stderr.isatty()
-        total = len(known) if users is None else None
-        # A file has the reader's own bar
-        with tqdm(total=total, desc="score", unit="user", disable=None if users is None else True) as bar:
+        counts = Counts()
+        # A file is read as it is scored, and its reader shows how far it is
+        with progress_bar(label="score", unit="users", total=len(known), hidden=users is not None) as bar:
             while block := list(islice(rows, size)):
                 answers = _answers(recommender, block, params)
                 write([_kept(row) for _, row in block], answers, version)
                 counts.add(answers)
                 bar.update(len(block))
-                if lines and (now := time.monotonic()) - told >= PAUSE:
-                    of = f" of {total:,}" if total else ""
-                    rate = counts.requests / (now - began)
-                    log.info("score: %s%s requests, %.0f a second", f"{counts.requests:,}", of, rate)
-                    told = now
         if not counts.requests:
             raise ScoreError(f"{users or 'the model'} has no rows to score")
     return counts

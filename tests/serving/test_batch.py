@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sealr import progress
 from sealr.serving import batch, writers
 from sealr.serving.batch import ScoreError, score
 from sealr.serving.recommender import Recommender
@@ -215,11 +216,14 @@ def test_available_items_and_users_without_a_recommendation(model, tmp_path):
     assert "user 'new' is not known" in made.warning
 
 
-def test_a_long_run_tells_a_log_how_far_it_is(model, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("named", [False, True])
+def test_a_long_run_tells_a_log_how_far_it_is(model, tmp_path, monkeypatch, caplog, named):
     caplog.set_level("INFO", "sealr")
-    monkeypatch.setattr(batch, "PAUSE", 0.0)
-    score(model, None, str(tmp_path / "out.csv"), PARAMS)
-    assert "score: 5 of 24 requests" in caplog.text and "score: 24 of 24 requests" in caplog.text
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0)
+    users = tmp_path / "users.parquet"
+    pd.DataFrame({"user": USERS}).to_parquet(users)
+    score(model, users if named else None, str(tmp_path / "out.csv"), PARAMS)
+    assert ("users.parquet: 24 of 24 rows" if named else "score: 5 of 24 users") in caplog.text
 
 
 def test_what_cannot_be_scored_is_said_in_a_sentence(model, tmp_path, caplog):
