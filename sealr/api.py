@@ -32,7 +32,6 @@ if TYPE_CHECKING:  # these modules import torch, transformers and MLflow
 ANSWER = ["user", "item", "title", "rank", "score", "reason"]
 METRICS = ["protocol", "system", "users", "HR@5", "HR@10", "NDCG@5", "NDCG@10"]  # the first columns of `evaluate`
 BATCH = 256  # users ranked together
-PACKED = ("", "model", "artifacts/model")  # where a packed model is: in its folder, or in one of MLflow
 
 
 class Model:
@@ -69,36 +68,43 @@ class Model:
         exclude_seen: bool | None = None,
         explain: bool = False,
         satisfaction_weight: float = 1.0,
+        include_items: Sequence[str] | None = None,
+        exclude_items: Sequence[str] | None = None,
+        categories: Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """The k best items for each user, or for one history.
 
         users: ids as in the reviews; one or several. None, without a history: all users that the model knows.
         history: what one user bought, oldest first: a list of ``{"item": id, "text": review}`` or a DataFrame with
         these columns. ``rating``, 1 to 5 stars, may stand beside the text. ``sentiment``, from -2 to 2, may replace the
-        text. All three may be missing.
+        text. All three may be missing. With a user that the model knows, it follows the stored history.
         exclude_seen: whether items of the history are left out; None: as the model was trained.
         explain: find reasons by leaving out each of the newest items in turn. This takes about 20 times as long.
         satisfaction_weight: 0 ranks by what users will take, 1 as validation chose, more by what they will be glad of.
+        include_items: only these items, such as those in stock. exclude_items: none of these. categories: only items
+        of any of these. All three act before candidates are chosen; an empty list is as none.
 
         Returns one row a recommendation: user, item, title, rank (from 1), score (higher is better; comparable
         within one user only) and reason. An unknown user gets popular items and a warning.
-        Raises BadRequest, a ValueError, if an argument is malformed.
+        Raises BadRequest, a ValueError, if an argument is malformed, or a key of a history or a category is unknown.
 
         >>> model.recommend(["u1", "u2"], k=5)
         >>> model.recommend(history=[{"item": "B1", "text": "I love it"}], k=5)
         """
         if history is not None:
-            columns = [
-                c for c in ("item", "text", "rating", "sentiment") if isinstance(history, pd.DataFrame) and c in history
-            ]
-            events = history[columns].to_dict("records") if isinstance(history, pd.DataFrame) else list(history)
+            if isinstance(history, pd.DataFrame):
+                from sealr.serving.request import KEY, refuse_unknown
+
+                refuse_unknown(KEY, history.columns)  # also where all values are missing
+            events = history.to_dict("records") if isinstance(history, pd.DataFrame) else list(history)
             asked = pd.DataFrame({"user": pd.Series([users], dtype=object), "history": [events]})
         else:
             users = self.users if users is None else users
             ids = [users] if isinstance(users, str) or not isinstance(users, Iterable) else list(users)
             asked = pd.DataFrame({"user": pd.Series(ids, dtype=object)})
         params: dict[str, Any] = {"top_k": k, "exclude_seen": exclude_seen, "explain": explain}
-        params |= {"satisfaction_weight": satisfaction_weight}
+        params |= {"satisfaction_weight": satisfaction_weight, "categories": categories}
+        params |= {"include_items": include_items, "exclude_items": exclude_items}
         parts = [asked.iloc[start : start + BATCH] for start in range(0, len(asked), BATCH)]
         answers = [a for part in parts for a in self.recommender.predict(part, params).to_dict("records")]
         notes = list(dict.fromkeys(note for answer in answers for note in answer["warnings"]))
@@ -235,10 +241,11 @@ def load(source: str | Path) -> Model:
 
             tracking.setup()
             folder = Path(mlflow.artifacts.download_artifacts(str(source)))
-        found = next((path for part in PACKED if (path := folder / part / "model.json").is_file()), None)
-        if found is None:
+        from sealr.serving.packing import find
+
+        if (found := find(folder)) is None:
             raise FileNotFoundError(f"{source} holds no model: name a registered model, or the folder of a fitted one")
-        return Model(found.parent)
+        return Model(found)
 
 
 @contextmanager

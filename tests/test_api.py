@@ -114,6 +114,21 @@ def test_recommend_to_a_history(model):
 
 
 @pytest.mark.slow
+def test_recommend_within_filters(model, demo):
+    items = demo[1].set_index("item")
+    known = set(model.recommend("u0001", k=1000, exclude_seen=False)["item"])
+    hair = {i for i in known if "Hair Care" in items["categories"][i].split(" > ")}
+    found = model.recommend("u0001", k=1000, exclude_seen=False, categories=["Hair Care"])
+    assert set(found["item"]) == hair and 0 < len(hair) < len(known)
+    some = pd.Series(sorted(known)[:5])
+    found = model.recommend(["u0001", "u0002"], k=3, exclude_seen=False, include_items=some, exclude_items=some[:1])
+    assert len(found) == 6 and set(found["item"]) <= set(some[1:])
+    both = model.recommend("u0001", history=HISTORY, k=1000)["item"]  # neither list is recommended again
+    seen = set(demo[0].loc[demo[0]["user"] == "u0001", "item"]) | {event["item"] for event in HISTORY}
+    assert set(both) == known - seen
+
+
+@pytest.mark.slow
 def test_satisfaction_has_no_weight_where_too_few_users_choose_it(model):
     """Twelve validation users choose nothing, and the parameter then changes nothing."""
     assert model.recommender.forecast is None and "satisfaction" not in repr(model)
@@ -175,6 +190,10 @@ def test_an_unknown_user_gets_popular_items_and_a_warning(model):
         ({"users": "u0001", "satisfaction_weight": "high"}, "satisfaction_weight must be a number from 0"),
         ({"users": "u0001", "satisfaction_weight": True}, "satisfaction_weight must be a number from 0"),
         ({"history": [{"item": "D0001", "rating": 6}]}, "rating must be a number of stars from 1 to 5"),
+        ({"history": [{"item": "D0001", "txt": "x"}]}, "unknown key of a history 'txt'; did you mean text"),
+        ({"history": pd.DataFrame({"item": ["D0001"], "txt": [None]})}, "did you mean text"),
+        ({"users": "u0001", "categories": ["Shampoo"]}, "no item has the category 'Shampoo'; did you mean Shampoos"),
+        ({"users": "u0001", "categories": "Shampoos"}, "categories must be a list"),
     ],
 )
 def test_wrong_requests(model, arguments, message):

@@ -136,6 +136,9 @@ def test_a_refused_setting_imports_nothing_heavy(heavy):
         (["recommend", "--user", "u", "--model", "/nowhere/model"], "/nowhere/model"),
         (["recommend", "--user", "u", "--satisfaction-weight", "-1"], "--satisfaction-weight"),
         (["score", "--out", "o", "--satisfaction-weight", "much"], "--satisfaction-weight"),
+        (["score", "--out", "o", "--master", "local[1]", "--table", "t"], "leave out --master"),
+        (["score", "--out", "o.txt", "--model", "."], "o.txt ends in none of .parquet"),
+        (["serve", "--model", ".", "--available", "none.txt"], "none.txt: No such file or directory"),
         (["promote", "1"], "--reason"),
         (["promote", "one", "--reason", "better"], "version"),
         (["config", "check", "--set", "retrieve.heads=3"], "retrieve.heads"),
@@ -258,6 +261,35 @@ def test_an_alias_or_version_that_is_not_there(site, monkeypatch, capsys):
     assert "sealr has no version 7 (versions: 1)" in refused(capsys, *ask, "models:/sealr/7")
     assert "sealr has no version 7 (versions: 1)" in refused(capsys, "promote", "7", "--reason", "better")
     mlflow.set_tracking_uri(None)
+
+
+def test_recommend_and_score_with_filters(model_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    ask = ("recommend", "--model", str(model_folder), "--format", "csv")
+
+    def items(*options):
+        code, out, err = run(capsys, *ask, *options)
+        assert code == 0, err
+        return {line.split(",")[1] for line in out.splitlines()[1:]}
+
+    assert items("--user", "new", "--category", "Garden", "--exclude-item", "i05") == {"i04", "i06", "i07"}
+    assert items("--user", "new", "--include-item", "i02", "--include-item", "i05") == {"i02", "i05"}
+    (tmp_path / "history.csv").write_text("item,rating\ni06,5\n")
+    (tmp_path / "available.txt").write_text("i05\ni06\ni07\n")
+    with_history = ("--user", "new", "--history", "history.csv", "--available", "available.txt")
+    assert items(*with_history) == {"i05", "i07"}
+    assert "did you mean Garden?" in refused(capsys, *ask, "--user", "new", "--category", "Gardn")
+    assert "give one --user" in refused(capsys, *ask, *with_history, "--user", "u3")
+    (tmp_path / "history.csv").write_text("item,ratng\ni06,5\n")
+    assert "history.csv: unknown key of a history 'ratng'; did you mean rating?" in refused(capsys, *ask, *with_history)
+
+    score = ("score", "--model", str(model_folder), "--category", "Garden", "--with-seen")
+    code, out, err = run(capsys, *score, "--out", "out.csv")
+    assert (code, out) == (0, "24 requests; 96 recommended items in out.csv\n")
+    assert err == "warning: 24 requests have warnings, the first: the filters leave 4 items\n"
+    assert "out.csv exists already" in refused(capsys, *score, "--out", "out.csv")
+    assert run(capsys, *score, "--out", "sqlite:///shop.db", "--table", "t")[0] == 0
 
 
 def test_an_address_that_is_none_of_mlflow(site, monkeypatch, capsys):

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sealr.commands.options import NOTHING, Gladness, Model, Reason, TopK, WithSeen, use_tracking
+from sealr.commands.options import (
+    NOTHING,
+    AvailableFile,
+    Category,
+    Exclude,
+    Gladness,
+    Include,
+    Model,
+    Reason,
+    TopK,
+    WithSeen,
+    use_tracking,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +44,7 @@ def recommend(
     user: Annotated[list[str], typer.Option(help="A user whose history the model knows. Repeatable.")] = NOTHING,
     history: Annotated[
         Path | None,
-        typer.Option(help="History of one new user: JSON or CSV with item and, optional, text, rating or sentiment."),
+        typer.Option(help="A user's history, or its latest part: JSON or CSV with item and text, rating or sentiment."),
     ] = None,
     model: Model = CHAMPION,
     top_k: TopK = 10,
@@ -41,25 +53,33 @@ def recommend(
         bool, typer.Option("--explain", help="Find reasons by leaving items of the history out; slower.")
     ] = False,
     satisfaction_weight: Gladness = 1.0,
+    include_item: Include = NOTHING,
+    exclude_item: Exclude = NOTHING,
+    category: Category = NOTHING,
+    available: AvailableFile = None,
     output: Annotated[Format, typer.Option("--format", help="Form of the lists.")] = Format.table,
 ) -> None:
-    """Recommend items to known users, or to a new user with a history file."""
+    """Recommend items to known users, or to one user with a history file."""
     import warnings
 
     if not user and history is None:
         raise ValueError("name a --user, or give the --history of a new one")
-    if user and history is not None:
-        raise ValueError("give --user or --history, not both: a history is that of one new user")
+    if len(user) > 1 and history is not None:
+        raise ValueError("give one --user with a --history: it follows the history that the model has of this user")
     events = read_history(history) if history else None
     check_model(model)
 
     import sealr
 
     loaded = sealr.load(model)
+    if available:
+        loaded.recommender.watch(available)
     seen = False if with_seen else None
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
-        found = loaded.recommend(user or None, events, top_k, seen, explain, satisfaction_weight)
+        asked = user[0] if events is not None and user else user or None
+        weights_and_filters = (satisfaction_weight, include_item, exclude_item, category)
+        found = loaded.recommend(asked, events, top_k, seen, explain, *weights_and_filters)
     for note in notes:
         print(f"warning: {note.message}", file=sys.stderr)
     print_lists(found, output)
@@ -75,8 +95,10 @@ def read_history(path: Path) -> list[dict[str, object]]:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if "item" not in frame:
         raise ValueError(f"{path} needs a column item, and has {', '.join(map(str, frame.columns)) or 'none'}")
-    columns = [c for c in ("item", "text", "rating", "sentiment") if c in frame]
-    return [{k: v for k, v in row.items() if not pd.isna(v)} for row in frame[columns].to_dict("records")]
+    from sealr.serving.request import KEY, refuse_unknown
+
+    refuse_unknown(KEY, frame.columns, place=f"{path}: ")
+    return [{k: v for k, v in row.items() if not pd.isna(v)} for row in frame.to_dict("records")]
 
 
 def print_lists(found: pd.DataFrame, output: Format) -> None:
@@ -132,25 +154,52 @@ def check_model(model: str) -> None:
         raise UnknownModel(f"{name} has no version {version} {_listed('versions', versions)}")
 
 
-@app.command(epilog="Example: sealr score --users users.parquet --out recommendations")
+@app.command(epilog="Example: sealr score --users users.parquet --out recommendations.parquet")
 def score(
-    out: Annotated[str, typer.Option(help="Parquet folder to write; it may not exist yet.")],
+    out: Annotated[str, typer.Option(help="FILE.parquet, FILE.csv, or a database: sqlite:///shop.db, with --table.")],
     users: Annotated[
-        str | None, typer.Option(help="Parquet or CSV with user or history; without it, all users of the model.")
+        Path | None,
+        typer.Option(help="Parquet, CSV or JSON lines with user or history; without it, all users of the model."),
     ] = None,
     model: Model = CHAMPION,
     top_k: TopK = 10,
     with_seen: WithSeen = False,
     satisfaction_weight: Gladness = 1.0,
-    master: Annotated[str | None, typer.Option(help="Spark's master, such as local[4]; without it, all cores.")] = None,
+    include_item: Include = NOTHING,
+    exclude_item: Exclude = NOTHING,
+    category: Category = NOTHING,
+    available: AvailableFile = None,
+    table: Annotated[str, typer.Option(help="Table of the database.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file or table if it exists.")] = False,
+    master: Annotated[
+        str, typer.Option(help="Use Spark: local[4] or a cluster's address; submit: as spark-submit says.")
+    ] = "",
 ) -> None:
-    """Recommend to all users of a table, on Spark."""
+    """Recommend to all users of a table; on Spark with --master."""
+    if master and (available or table or overwrite):
+        raise ValueError("--available, --table and --overwrite are for one machine: leave out --master")
     check_model(model)
-    from sealr.serving.batch import score_users
+    params = {"top_k": top_k, "satisfaction_weight": satisfaction_weight, "categories": category}
+    params |= {"include_items": include_item, "exclude_items": exclude_item}
+    params |= {"exclude_seen": False} if with_seen else {}
+    if master:
+        from sealr.serving.spark import score_users
 
-    params = {"top_k": top_k, "satisfaction_weight": satisfaction_weight}
-    rows = score_users(model, users, out, params | ({"exclude_seen": False} if with_seen else {}), master)
-    print(f"{rows:,} rows in {out}")
+        print(f"{score_users(model, str(users) if users else None, out, params, master):,} rows in {out}")
+        return
+    import logging
+
+    from sealr.redact import redact
+    from sealr.serving import batch
+
+    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("sealr").setLevel(logging.INFO)
+    made = batch.score(model, users, out, params, table, overwrite, available)
+    if made.warned:
+        print(f"warning: {made.warned:,} requests have warnings, the first: {made.warning}", file=sys.stderr)
+    empty = f", {made.empty:,} of them without recommendations" if made.empty else ""
+    where = f"table {table} of {redact(out)}" if table else out
+    print(f"{made.requests:,} requests{empty}; {made.items:,} recommended items in {where}")
 
 
 @app.command(epilog="Example: sealr serve --model models:/sealr@champion --port 5001")
@@ -163,6 +212,7 @@ def serve(
     waiting: Annotated[int, typer.Option(min=0, help="Calls that may wait; more get 503.")] = 128,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one call; then it gets 504.")] = 60.0,
     body: Annotated[int, typer.Option(min=1, help="Bytes of a body; more get 413.")] = 4 << 20,
+    available: AvailableFile = None,
 ) -> None:
     """Serve a model over HTTP, and follow its alias."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -170,8 +220,12 @@ def serve(
         check_model(model)
     except UnknownModel as error:  # the server waits for a first job to register it
         print(f"warning: {error}", file=sys.stderr)
+    from sealr.serving.available import VARIABLE
     from sealr.serving.follower import ServerOptions
     from sealr.serving.server import serve as start_server
+
+    if available:
+        os.environ[VARIABLE] = str(available.resolve())  # every version that the server loads reads it
 
     options = ServerOptions(model=model, poll=poll, workers=workers, waiting=waiting, timeout=timeout, body=body)
     start_server(options, host, port)

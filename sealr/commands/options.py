@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,13 @@ Gladness = Annotated[
     typer.Option(
         "--satisfaction-weight", min=0, help="0: what users will take; 1: as chosen; more: what they will be glad of."
     ),
+]
+
+Include = Annotated[list[str], typer.Option("--include-item", help="Recommend only this item. Repeatable.")]
+Exclude = Annotated[list[str], typer.Option("--exclude-item", help="Do not recommend this item. Repeatable.")]
+Category = Annotated[list[str], typer.Option("--category", help="Recommend only items of this category. Repeatable.")]
+AvailableFile = Annotated[
+    Path | None, typer.Option("--available", help="File with the available items, one id a line.")
 ]
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -28,6 +29,7 @@ from sealr.data.tables import read_json, write_json
 from sealr.registry import card, gate, promote
 from sealr.registry.drift import Statistics
 from sealr.serving.packing import Weights, pack, served
+from sealr.serving.request import LISTS, Filters
 from sealr.settings import Config
 
 log = logging.getLogger(__name__)
@@ -36,18 +38,20 @@ log = logging.getLogger(__name__)
 def signature(exclude_seen: bool) -> ModelSignature:
     """exclude_seen: the default of the parameter with this name.
 
-    ``history`` is a list of {item, text or sentiment}, declared as any type: MLflow cannot convert a list column with
-    missing values. `sealr.serving.request` checks it.
+    ``history`` is a list of {item, text or sentiment}. Like the filters, it is declared as any type: MLflow cannot
+    convert a column with missing values. `sealr.serving.request` checks it.
     """
     texts, numbers = Array(DataType.string), Array(DataType.double)
     answer = {"items": texts, "titles": texts, "scores": numbers, "reasons": texts, "warnings": texts}
     user, flag = ColSpec(DataType.string, "user", required=False), DataType.boolean
-    params = [("top_k", DataType.long, 10), ("exclude_seen", flag, exclude_seen), ("explain", flag, False)]
-    weight = ParamSpec("satisfaction_weight", DataType.double, 1.0)
+    params: list[tuple[str, DataType, Any]] = [("top_k", DataType.long, 10), ("exclude_seen", flag, exclude_seen)]
+    params += [("explain", flag, False), ("satisfaction_weight", DataType.double, 1.0), ("available_only", flag, None)]
+    lists = [ParamSpec(name, DataType.string, [], (-1,)) for name in LISTS]  # MLflow has no null list: empty is none
+    names = ["history", *Filters.model_fields]
     return ModelSignature(
-        inputs=Schema([user, ColSpec(AnyType(), "history", required=False)]),
+        inputs=Schema([user, *(ColSpec(AnyType(), name, required=False) for name in names)]),
         outputs=Schema([user, *(ColSpec(kind, name) for name, kind in answer.items())]),
-        params=ParamSchema([*(ParamSpec(*param) for param in params), weight]),
+        params=ParamSchema([*(ParamSpec(*param) for param in params), *lists]),
     )
 
 

@@ -10,7 +10,7 @@ measures how many. ``target_ranks``, and with it the retriever's metrics, stay e
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences, Split
 from sealr.data.tables import write_table
 from sealr.progress import progress_bar
-from sealr.retrieve.index import top
+from sealr.retrieve.index import keep, top
 from sealr.retrieve.retriever import History, Retriever
 from sealr.settings import RetrieveConfig
 
@@ -158,21 +158,28 @@ def pools_for(
     pool: int,
     exclude_seen: bool = True,
     feelings: Sequence[np.ndarray] | None = None,
+    allowed: Callable[[int], np.ndarray | None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Candidates of served requests: items and scores for each history, best first, both (at most pool,).
 
     feelings: (H, 2) per history, as in ``Retriever.score``. An empty history gets the most popular items. Memory is
     that of one block, however many requests there are.
+    allowed: from the place of a history to the (items + 1,) bool of items that it may get, None for all.
     """
     approximate = retriever.config.index == "approximate"
-    block = BLOCK_ROWS if approximate else max(1, min(BLOCK_ROWS, BLOCK_ELEMENTS // (len(retriever.items) + 1)))
+    most = max(1, min(BLOCK_ROWS, BLOCK_ELEMENTS // (len(retriever.items) + 1)))
+    block = BLOCK_ROWS if approximate and allowed is None else most
     for start in range(0, len(histories), block):
         part = [retriever.indices(history) for history in histories[start : start + block]]
         felt = None if feelings is None else feelings[start : start + block]
+        masks = None if allowed is None else [allowed(start + row) for row in range(len(part))]
         if approximate:
-            found = retriever.search(part, pool, exclude_seen, felt)
+            found = retriever.search(part, pool, exclude_seen, felt, masks)
         else:
-            found = top(_scores(retriever, part, exclude_seen, felt), pool)
+            scores = _scores(retriever, part, exclude_seen, felt)
+            for row, mask in zip(scores, masks or (), strict=False):
+                keep(row, mask)
+            found = top(scores, pool)
         for ids, values in zip(*found, strict=True):
             yield ids[ids > 0], values[ids > 0]  # index 0 fills short lists
 

@@ -18,6 +18,7 @@ from sealr.config import ConfigError
 
 QUERIES = 256  # answered together
 PROBE = 0.1  # share of the lists that a search reads: more lists find more items and take longer
+FEW = 2**16  # allowed items up to which all of them are scored, which takes milliseconds
 
 
 class ApproximateIndex:
@@ -47,11 +48,16 @@ class ApproximateIndex:
 
     @torch.inference_mode()
     def search(
-        self, queries: Tensor, k: int, exclude: Sequence[np.ndarray] | None = None
+        self,
+        queries: Tensor,
+        k: int,
+        exclude: Sequence[np.ndarray] | None = None,
+        allowed: Sequence[np.ndarray | None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """queries (N, D) -> items int64 and scores float32, both (N, min(k, items)), best first.
 
         exclude: item indices that each query must not get. Index 0 with score -inf fills rows with too few items.
+        allowed: (items + 1,) bool for each query, None for all items. Such a query gets k items wherever k are allowed.
         """
         k = min(k, len(self.weights) - 1)
         self.faiss.omp_set_num_threads(torch.get_num_threads())
@@ -60,8 +66,35 @@ class ApproximateIndex:
             block = queries[start : start + QUERIES].to(self.weights)
             excluded = exclude[start : start + QUERIES] if exclude is not None else [np.empty(0, np.int64)] * len(block)
             found.append(self._search(block, k, [torch.from_numpy(np.unique(items)) for items in excluded]))
+            for row, mask in enumerate(allowed[start : start + QUERIES] if allowed is not None else ()):
+                if mask is not None:
+                    mask = mask.copy()
+                    mask[0] = mask[excluded[row]] = False
+                    found[-1][0][row], found[-1][1][row] = self._among(block[row], k, mask)
         ids, scores = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
         return ids, scores
+
+    def _among(self, query: Tensor, k: int, mask: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Items and scores (k,) of one query (D,) among the items of a mask (items + 1,).
+
+        Few allowed items are all scored. Of many, the file finds the best in the lists it reads; if these lists hold
+        too few, all are scored after all.
+        """
+        few = int(mask.sum()) <= FEW
+        ids = torch.from_numpy(np.flatnonzero(mask) if few else self._selected(query, k, mask))
+        if not few and len(ids) < k:
+            ids = torch.from_numpy(np.flatnonzero(mask))
+        scores = F.pad(self.weights[ids] @ query, (1, k), value=-torch.inf)  # (1 + n + k,): before and after, no item
+        columns, values = _top(scores[None], k)
+        return F.pad(ids, (1, k))[columns[0]], values[0]
+
+    def _selected(self, query: Tensor, k: int, mask: np.ndarray) -> np.ndarray:
+        """At most k items of the mask, by index, from the lists that are nearest to the query."""
+        bits = np.packbits(mask[1:], bitorder="little")
+        chosen = self.faiss.IDSelectorBitmap(len(mask) - 1, self.faiss.swig_ptr(bits))
+        how = self.faiss.SearchParametersIVF(sel=chosen, nprobe=self.file.nprobe)
+        found = self.file.search(F.pad(query[None], (0, 1)).numpy(), k, params=how)[1][0]
+        return np.sort(found[found >= 0] + 1)
 
     def _search(self, queries: Tensor, k: int, exclude: list[Tensor]) -> tuple[Tensor, Tensor]:
         wanted = min(k + max(map(len, exclude)), len(self.weights) - 1)
@@ -97,6 +130,12 @@ def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     ids = kept.nonzero()[:, 1].view(best.shape)  # ascending in each row
     values, order = scores.gather(1, ids).sort(dim=1, descending=True, stable=True)
     return ids.gather(1, order).masked_fill_(values == -torch.inf, 0), values
+
+
+def keep(scores: Tensor, mask: np.ndarray | None) -> None:
+    """Sets the scores (items + 1,) of items outside the mask to -inf, in place. None keeps all."""
+    if mask is not None:
+        scores.masked_fill_(torch.from_numpy(~mask).to(scores.device), -torch.inf)
 
 
 def faiss() -> Any:

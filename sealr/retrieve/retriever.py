@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sealr.config import from_dict, to_dict
 from sealr.data.tables import atomic_path, read_json, write_json
-from sealr.retrieve.index import ApproximateIndex, top
+from sealr.retrieve.index import ApproximateIndex, keep, top
 from sealr.retrieve.models import build
 from sealr.retrieve.models.popularity import popularity
 from sealr.settings import RetrieveConfig
@@ -67,19 +67,29 @@ class Retriever:
 
     @torch.inference_mode()
     def search(
-        self, histories: Sequence[History], k: int, exclude_seen: bool, feelings: Sequence[np.ndarray] | None = None
+        self,
+        histories: Sequence[History],
+        k: int,
+        exclude_seen: bool,
+        feelings: Sequence[np.ndarray] | None = None,
+        allowed: Sequence[np.ndarray | None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Most of the k best items of each history, without scoring the whole catalogue.
 
         Returns what ``ApproximateIndex.search`` returns, popular items where a history is empty. Only for models in
-        ``settings.VECTOR_MODELS``.
+        ``settings.VECTOR_MODELS``. allowed: as there.
         """
         ids = [self.indices(history) for history in histories]
         queries = self.model.encode_last(*self._inputs(ids, feelings)).float().cpu()  # (N, D)
-        found, scores = self.ann_index.search(queries, k, ids if exclude_seen else None)
-        empty = [len(i) == 0 for i in ids]
-        if any(empty):
+        found, scores = self.ann_index.search(queries, k, ids if exclude_seen else None, allowed)
+        empty = [row for row, history in enumerate(ids) if len(history) == 0]
+        if empty and allowed is None:
             found[empty], scores[empty] = top(torch.from_numpy(self.popularity)[None], k)
+        elif allowed is not None:
+            for row in empty:
+                popular = torch.tensor(self.popularity)[None]
+                keep(popular[0], allowed[row])
+                found[row], scores[row] = (best[0] for best in top(popular, k))
         return found, scores
 
     def _inputs(self, ids: Sequence[np.ndarray], feelings: Sequence[np.ndarray] | None) -> list[Tensor]:

@@ -1,100 +1,114 @@
-"""Batch scoring on Spark (``sealr score``, docs/serving.md): one row of users or histories in, one row of items out.
+"""Batch scoring on one machine (``sealr score``, docs/serving.md): a table of requests in, recommendations out.
 
-Each Python worker of Spark loads the model once (`mlflow.pyfunc.spark_udf`), so the answers are the model's own.
+Requests are read, answered and written in blocks, so memory is that of the model and one block. What is written takes
+its final name only when it is complete. `sealr.serving.spark` does the same on a cluster.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import re
-import shutil
-import sys
 import tempfile
-import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlflow
-import pyarrow.parquet as pq
-from mlflow.exceptions import MlflowException
+import pandas as pd
 
-from sealr import tracking
-from sealr.redact import redact
+from sealr.config import nearest
+from sealr.data.parts import parts
+from sealr.data.sources.formats import format_of, read_records
+from sealr.data.sources.lines import DataFileError
+from sealr.progress import progress_bar
+from sealr.serving.packing import find
+from sealr.serving.recommender import Recommender
+from sealr.serving.request import KNOWN, BadRequest, read_options
+from sealr.serving.writers import ADDED, writer
+from sealr.settings import DataConfig
 
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
-
-ANSWER = (
-    "items array<string>, titles array<string>, scores array<double>, reasons array<string>, warnings array<string>"
-)
-STRUCT = "_sealr_answer"  # column that holds an answer until it is unpacked
-ADDED = [*(column.split()[0] for column in ANSWER.split(", ")), "model_version"]
-REASON = re.compile(r"^mlflow\.exceptions\.MlflowException: (.+)$", re.MULTILINE)  # in a worker's stack trace
+log = logging.getLogger(__name__)
+ROWS = 2048  # requests of a block
+ITEMS = 100_000  # recommended items of a block, at most
+FIELDS = KNOWN["field"]
 
 
 class ScoreError(ValueError):
-    """The users, the model or the output folder cannot be used, or Spark is missing; the message says what to do."""
+    """The table, the model or the output cannot be used; the message says what to do."""
 
 
-def score_users(model: str, users: str | None, out: str, params: dict[str, Any], master: str | None = None) -> int:
-    """Starts Spark, writes recommendations (see `score`) and returns the number of rows. Raises ScoreError.
+@dataclass
+class Counts:
+    """What was written."""
 
-    params: of `sealr.serving.request.Options`. master: such as local[4]; None: spark-submit's, else all cores.
+    requests: int = 0
+    items: int = 0
+    empty: int = 0  # requests without a recommendation
+    warned: int = 0  # requests with a warning
+    warning: str = ""  # the first one
+
+    def add(self, answers: Sequence[dict[str, Any]]) -> None:
+        self.requests += len(answers)
+        for answer in answers:
+            self.items += len(answer["items"])
+            self.empty += not answer["items"]
+            self.warned += bool(answer["warnings"])
+            self.warning = self.warning or "; ".join(answer["warnings"])
+
+
+def score(
+    model: str,
+    users: Path | None,
+    out: str,
+    params: dict[str, Any],
+    table: str = "",
+    overwrite: bool = False,
+    available: Path | None = None,
+) -> Counts:
+    """Writes recommendations for every row of ``users``. Raises ScoreError, or what the writer raises.
+
+    model: models:/NAME@ALIAS, models:/NAME/VERSION or a folder. users: a table with the fields of a request, in any
+    format of `sealr.data.sources.formats`; other columns are kept. None: all users whose history the model has.
+    out, table, overwrite: see `sealr.serving.writers.writer`. params: see `sealr.serving.request.Options`.
+    available: a file of available items.
     """
-    try:
-        from pyspark.sql import SparkSession
-    except ImportError:
-        raise ScoreError("batch scoring needs Spark: pip install 'sealr[spark]', and Java 17 or later") from None
-    if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
-        raise ScoreError("Spark needs Java 17 or later: install it, or set JAVA_HOME")
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers in this environment
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns that workers reuse this environment
-    warnings.filterwarnings("ignore", category=FutureWarning)  # PySpark on pandas 3; the tests cover what is used here
-    tracking.setup()
-    builder = SparkSession.builder.appName("sealr-score")
-    spark = (builder.master(master) if master else builder).getOrCreate()
-    spark.sparkContext.setLogLevel("ERROR")
-    try:
-        return score(spark, model, users, out, params)
-    except MlflowException as error:
-        raise ScoreError(redact(error.message)) from None
-    finally:
-        spark.stop()
+    options = read_options(params)
+    size = max(1, min(ROWS, ITEMS // options.top_k))
+    with writer(out, table, overwrite) as write, tempfile.TemporaryDirectory(prefix="sealr-score-") as scratch:
+        folder, version = fetched(model, Path(scratch))
+        recommender = Recommender.load(folder)
+        if available:
+            recommender.watch(available)
+        known = list(recommender.histories)
+        rows = _known(known) if users is None else _rows(users)
+        counts = Counts()
+        # A file is read as it is scored, and its reader shows how far it is
+        with progress_bar(label="score", unit="users", total=len(known), hidden=users is not None) as bar:
+            while block := list(islice(rows, size)):
+                answers = _answers(recommender, block, params)
+                write([_kept(row) for _, row in block], answers, version)
+                counts.add(answers)
+                bar.update(len(block))
+        if not counts.requests:
+            raise ScoreError(f"{users or 'the model'} has no rows to score")
+    return counts
 
 
-def score(spark: SparkSession, model: str, users: str | None, out: str, params: dict[str, Any]) -> int:
-    """Writes a Parquet folder, one row a user: ``user``, ADDED and other columns of ``users``. Returns the row count.
-
-    model: models:/NAME@ALIAS, models:/NAME/VERSION or a folder. users: a Parquet or CSV file with ``user`` and/or
-    ``history`` (a list of {item, text, rating, sentiment}, or that as JSON); None: all users whose history the model
-    has stored. out: must not exist yet. Raises ScoreError.
-    """
-    from py4j.protocol import Py4JJavaError
-    from pyspark.errors import PySparkException
-    from pyspark.sql import functions as F
-
-    version = _version(model)
-    with tempfile.TemporaryDirectory(prefix="sealr-score-", ignore_cleanup_errors=True) as scratch:
-        # Resolved once: the alias may move while Spark works
-        address = model.partition("@")[0] + f"/{version}" if version and "@" in model else model
-        folder = mlflow.artifacts.download_artifacts(address, dst_path=scratch) if version else address
-        asked = _read(spark, users) if users else _known(spark, Path(folder))
-        answer = f"struct<{ANSWER}>"
-        predict = mlflow.pyfunc.spark_udf(spark, folder, result_type=answer, env_manager="local", params=params)
-        columns = [c for c in ("user", "history") if c in asked.columns]
-        kept = [f"`{c.replace('`', '``')}`" for c in asked.columns if c != "history"]  # a name may contain a dot
-        try:
-            answered = asked.select(*kept, predict(F.struct(*columns)).alias(STRUCT))
-            table = answered.select(*kept, f"{STRUCT}.*", F.lit(version).alias("model_version"))
-            table.write.mode("errorifexists").parquet(out)
-            return spark.read.parquet(out).count()
-        except (PySparkException, Py4JJavaError) as error:
-            raise ScoreError(_sentence(error)) from None
+def fetched(model: str, scratch: Path) -> tuple[Path, str | None]:
+    """The packed folder of a model, and its number in the registry; None for a folder. Raises ScoreError."""
+    version = resolved(model)
+    folder = Path(model)
+    if version:  # resolved once: the alias may move meanwhile
+        address = f"models:/{model.removeprefix('models:/').partition('@')[0].partition('/')[0]}/{version}"
+        folder = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(scratch)))
+    if (packed := find(folder)) is None:
+        raise ScoreError(f"{model} is not a SEALR model: it has no model.json")
+    return packed, version
 
 
-def _version(model: str) -> str | None:
+def resolved(model: str) -> str | None:
     """Number in the registry; None for a folder."""
     if not model.startswith("models:/"):
         return None
@@ -104,40 +118,62 @@ def _version(model: str) -> str | None:
     return name.rpartition("/")[2]
 
 
-def _known(spark: SparkSession, folder: Path) -> DataFrame:
-    """All users whose history a model has stored."""
-    path = next((folder / "artifacts").glob("*/histories.parquet"), None)
-    if path is None:
-        raise ScoreError(f"{folder} is not a SEALR model: it holds no histories; name the users with --users")
-    return _spread(spark, spark.createDataFrame(pq.read_table(path, columns=["user"])))
-
-
-def _read(spark: SparkSession, path: str) -> DataFrame:
-    from pyspark.errors import PySparkException
-
-    try:
-        if path.endswith((".csv", ".csv.gz")):  # all text: an id 007 keeps its zeros
-            frame = spark.read.csv(path, header=True, escape='"', multiLine=True)
-        else:
-            frame = spark.read.parquet(path)
-    except PySparkException as error:
-        raise ScoreError(f"{path} cannot be read: {_sentence(error)}") from None
-    types = dict(frame.dtypes)
-    if not {"user", "history"} & types.keys():
-        raise ScoreError(f"{path} needs a column user or history; it has {', '.join(types) or 'none'}")
-    if clash := [c for c in (*ADDED, STRUCT) if c in types]:
+def check_columns(path: str, names: Sequence[str]) -> None:
+    """Raises ScoreError unless a table has a user or a history, and no name of what recommendations add."""
+    if not {"user", "history"} & set(names):
+        raise ScoreError(f"{path} needs a column user or history; it has {', '.join(names) or 'none'}")
+    if clash := [name for name in names if name in ADDED]:
         raise ScoreError(f"{path} has a column {clash[0]}, a name that the recommendations use: rename it")
-    if types.get("user", "string") not in ("string", "tinyint", "smallint", "int", "bigint"):
-        raise ScoreError(f"{path}: column user has type {types['user']}; ids are texts or whole numbers")
-    return _spread(spark, frame.withColumn("user", frame["user"].cast("string")) if "user" in types else frame)
 
 
-def _spread(spark: SparkSession, frame: DataFrame) -> DataFrame:
-    """Spreads the rows over all cores: a small file is one partition, which a single worker would score."""
-    return frame.repartition(spark.sparkContext.defaultParallelism)
+def _known(users: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    return ((f"user {user}", {"user": user}) for user in users)
 
 
-def _sentence(error: Exception) -> str:
-    """The model's own sentence in a stack trace of several processes, else the first line."""
-    found = REASON.findall(str(error))
-    return found[-1] if found else str(error).strip().partition("\n")[0]
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and values of each row of a file, or of all files of a folder. Raises ScoreError."""
+    seen: set[str] = set()
+    try:
+        for part in parts(path):
+            wanted = [] if format_of(part) == "parquet" else FIELDS  # Parquet: all columns; CSV: what tells delimiters
+            for row in read_records(part, DataConfig("score"), wanted, lambda names: None):
+                if row.values is None:
+                    raise ScoreError(f"{part}, row {row.line}: {row.reason}")
+                if new := [name for name in row.values if name not in seen]:
+                    check_columns(str(part), [*row.values])
+                    _warn(part, [name for name in new if name not in FIELDS])
+                    seen |= set(new)
+                yield f"{part}, row {row.line}", row.values
+    except (DataFileError, OSError) as error:
+        raise ScoreError(str(error)) from None
+
+
+def _warn(path: Path, others: Sequence[str]) -> None:
+    for name in others:
+        if close := nearest(name, FIELDS):
+            log.warning("%s: the column %s is kept as it is%s", path, name, close)
+
+
+def _answers(
+    recommender: Recommender, block: Sequence[tuple[str, dict[str, Any]]], params: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Answers of a block. A mistake names the row of the file."""
+    names = [name for name in FIELDS if any(name in row for _, row in block)]
+    columns = {name: pd.Series([_cell(name, row.get(name)) for _, row in block], dtype=object) for name in names}
+    try:
+        return recommender.predict(pd.DataFrame(columns), params).to_dict("records")  # type: ignore[return-value]
+    except BadRequest as error:
+        raise ScoreError(re.sub(r"^request (\d+)", lambda found: block[int(found[1])][0], str(error))) from None
+
+
+def _cell(name: str, value: Any) -> Any:
+    """A value of a table; in CSV all are texts, and an empty one is none."""
+    if value == "":
+        return None
+    if name == "available_only" and isinstance(value, str):
+        return {"true": True, "false": False}.get(value.lower(), value)
+    return value
+
+
+def _kept(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in FIELDS}

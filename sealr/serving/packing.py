@@ -83,6 +83,13 @@ def _copy_retriever(made: Path, folder: Path, *kept: str) -> None:
     shutil.copytree(made, folder / "retriever", ignore=unused, dirs_exist_ok=True)
 
 
+def find(folder: Path) -> Path | None:
+    """The packed model that a folder is or holds: that of MLflow, or of a fitted model."""
+    return next(
+        (f for f in (folder, folder / "model", *folder.glob("artifacts/*")) if (f / "model.json").is_file()), None
+    )
+
+
 def reader(config: Config) -> str:
     """The model that reads texts of items. Its int8 vectors are close to its others, so the engine does not matter."""
     return reader_identity(config.content).rpartition("-")[0]

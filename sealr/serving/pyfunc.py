@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from sealr.serving.available import VARIABLE
 from sealr.serving.recommender import Recommender
 from sealr.serving.request import FAILED, BadRequest, Limits
 
@@ -23,6 +25,8 @@ class SealrModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         self.limits = Limits.from_environment()
         self.recommender = Recommender.load(Path(context.artifacts["sealr"]))
+        if path := os.environ.get(VARIABLE):
+            self.recommender.watch(Path(path))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 
 from sealr import weights
 from sealr.config import from_dict
-from sealr.data.tables import EMOTIONS, read_json, read_table
+from sealr.data.tables import read_json, read_table
 from sealr.emotion.label import label_texts
 from sealr.emotion.labeller import Labeller, labeller_id
 from sealr.rerank.llm import ADAPTER, AdapterError
@@ -29,31 +30,18 @@ from sealr.retrieve.models.fusion import parts_of, standardise
 from sealr.retrieve.retriever import Retriever, load
 from sealr.satisfaction.learn import REASONS
 from sealr.satisfaction.model import Satisfaction
+from sealr.serving.available import Available
+from sealr.serving.filters import Catalogue, ignored
 from sealr.serving.packing import SATISFACTION, Weights
 from sealr.serving.reasons import Places, Words, others_felt
 from sealr.serving.request import ApiRequest, BadRequest, Event, Limits, Options, read, short
+from sealr.serving.resolved import ResolvedRequest, label, stars
 from sealr.settings import Config
 
-__all__ = ["BadRequest", "Recommender"]
+__all__ = ["BadRequest", "Recommender", "ResolvedRequest"]
 log = logging.getLogger(__name__)
 EXPLAINED = 20  # newest items of a history that an explanation leaves out in turn
 COLUMNS = ["user", "items", "titles", "scores", "reasons", "warnings"]  # of an answer
-
-
-@dataclass
-class ResolvedRequest:
-    """A request with its items looked up, and feelings as `sealr.emotion.feelings` gives them."""
-
-    user: str | None
-    history: list[int] = field(default_factory=list)  # item indices, oldest first
-    feelings: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.float32))  # (H, 2)
-    stars: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # (H,) NaN if unknown
-    warnings: list[str] = field(default_factory=list)
-
-    def without(self, place: int) -> ResolvedRequest:
-        """The same request with one item left out of the history."""
-        kept = self.history[:place] + self.history[place + 1 :]
-        return ResolvedRequest(self.user, kept, np.delete(self.feelings, place, axis=0), np.delete(self.stars, place))
 
 
 class Recommender:
@@ -74,6 +62,7 @@ class Recommender:
         self.config, self.weights, self.retriever, self.ranker = config, weights, retriever, ranker
         self.forecast = forecast
         self.labeller = Labeller.from_config(config.label)  # here: a missing one fails before the first request
+        self.catalogue = Catalogue(retriever.item_to_id, items)
         titles = dict(zip(items["item"], items["title"], strict=True))
         self.titles = [""] + [t if isinstance(t := titles.get(i), str) and t else i for i in retriever.items]
         felt = {} if item_feelings is None else others_felt(item_feelings, retriever.item_to_id)
@@ -105,6 +94,17 @@ class Recommender:
         felt = (Satisfaction.load(glad), pd.read_parquet(glad / REASONS)) if chosen.satisfaction else ()
         return cls(config, chosen, load(folder / "retriever"), ranker, items, histories, *felt)
 
+    @cached_property
+    def popular_place(self) -> np.ndarray:
+        """(items + 1,) place of each item by popularity, from 1; filters leave it as it is."""
+        places = np.zeros(len(self.titles), dtype=np.int32)
+        places[order(self.retriever.popularity)] = np.arange(1, len(places) + 1)
+        return places
+
+    def watch(self, path: Path) -> None:
+        """From now on, recommends only items that the file lists, unless a request says otherwise (`Available`)."""
+        self.catalogue.available = Available(path, self.retriever.item_to_id)
+
     def predict(self, frame: pd.DataFrame, params: Mapping[str, Any], limits: Limits | None = None) -> pd.DataFrame:
         """One row (COLUMNS) for each request, a row with ``user`` and/or ``history``. Raises BadRequest.
 
@@ -120,40 +120,42 @@ class Recommender:
         known = [[e for e in r.history or () if e.item in self.retriever.item_to_id] for r in requests]
         texts = [e.text for events in known for e in events if e.text and e.sentiment is None]
         labels = iter(label_texts(texts, self.labeller) if texts else ())
-        return [self._resolve(r, events, labels) for r, events in zip(requests, known, strict=True)]
+        pairs = zip(requests, known, strict=True)
+        return [self._resolve(number, r, events, labels) for number, (r, events) in enumerate(pairs)]
 
-    def _resolve(self, request: ApiRequest, known: list[Event], labels: Iterator[dict[str, Any]]) -> ResolvedRequest:
+    def _resolve(
+        self, number: int, request: ApiRequest, known: list[Event], labels: Iterator[dict[str, Any]]
+    ) -> ResolvedRequest:
         """known: events of items in the catalogue. labels: of their texts, in order."""
-        if request.history is None:
-            if request.user in self.histories:
-                return ResolvedRequest(request.user, *self.histories[request.user])
-            who = "no user" if request.user is None else f"user {short(request.user)} is not known"
-            return ResolvedRequest(request.user, warnings=[f"{who} and no history was given: popular items instead"])
+        felt = [label(e, labels) for e in known]
         resolved = ResolvedRequest(request.user, [self.retriever.item_to_id[e.item] for e in known])
-        felt = [_label(e, labels) for e in known]
         resolved.feelings = np.array([f[:2] for f in felt], dtype=np.float32).reshape(-1, 2)
-        resolved.stars = self._stars(known, resolved.feelings[:, 1], [f[2] for f in felt])
-        if unknown := [short(e.item)[1:-1] for e in request.history if e.item not in self.retriever.item_to_id]:
-            more = " and more" if len(unknown) > 10 else ""
-            resolved.warnings.append(f"unknown items ignored: {', '.join(unknown[:10])}{more}")
-        if not known:
-            resolved.warnings.append("no known item in the history: popular items instead")
-        return resolved
-
-    def _stars(self, known: list[Event], expected: np.ndarray, probabilities: list[np.ndarray]) -> np.ndarray:
-        """(H,) stars that the events stand for, calibrated as in training, but without vectors of texts."""
-        rating = np.array([np.nan if e.rating is None else e.rating for e in known], np.float32)
         calibration = self.forecast.calibration if self.forecast else None
-        if calibration is None or not known:
-            return rating
-        return calibration.stars(rating, expected, np.stack(probabilities))
+        resolved.stars = stars(known, resolved.feelings[:, 1], [f[2] for f in felt], calibration)
+        if unknown := [e.item for e in request.history or () if e.item not in self.retriever.item_to_id]:
+            resolved.warnings.append(ignored(unknown))
+        if request.user in self.histories:
+            resolved.after(self.histories[request.user])
+        elif request.history is None:
+            who = "no user" if request.user is None else f"user {short(request.user)} is not known"
+            resolved.warnings.append(f"{who} and no history was given: popular items instead")
+        elif not known:
+            resolved.warnings.append("no known item in the history: popular items instead")
+        resolved.rule = self.catalogue.rule(request, f"request {number}: ")
+        resolved.warnings += resolved.rule.warnings
+        return resolved
 
     def recommend(self, queries: Sequence[ResolvedRequest], options: Options) -> list[dict[str, Any]]:
         """An answer with the keys COLUMNS for each query."""
         shown = self.config.rerank.n_reranked  # the LLM sees as many candidates as in training
         histories, feelings = [q.history for q in queries], [q.feelings for q in queries]
-        count = max(options.top_k, shown)
-        pools = list(pools_for(self.retriever, histories, count, options.exclude_seen, feelings))  # (ids, scores) each
+        call = self.catalogue.rule(options)
+        allowed = self.catalogue.masks(call, [q.rule for q in queries])
+        pools = list(
+            pools_for(  # (ids, scores) each
+                self.retriever, histories, max(options.top_k, shown), options.exclude_seen, feelings, allowed
+            )
+        )
         glad = options.satisfaction_weight
         heads = self._rank(queries, [(ids[:shown], scores[:shown]) for ids, scores in pools], glad)
         answers = []
@@ -165,6 +167,8 @@ class Recommender:
             tail = final.min() - 1 - np.arange(len(positions)) if len(final) else np.array([])
             effects = self._leave_one_out_effects(query, ids[:shown], final, glad) if options.explain else None
             places = head.places()
+            few = allowed is not None and len(positions) < options.top_k
+            left = [f"the filters leave {len(positions)} item{'s' if len(positions) != 1 else ''}"] if few else []
             answers.append(
                 {
                     "user": query.user,
@@ -177,7 +181,7 @@ class Recommender:
                         self._reason(query, int(ids[p]), int(p), places.get(int(p), Places(int(p) + 1)), effects)
                         for p in positions
                     ],
-                    "warnings": query.warnings,
+                    "warnings": [*query.warnings, *call.warnings, *left],
                 }
             )
         return answers
@@ -227,7 +231,7 @@ class Recommender:
     ) -> str:
         """The history items that raised the score most, or the most similar one, and the places in all rankings."""
         if not query.history:
-            return self.words.reason(f"popular: number {position + 1} among all users", item, places)
+            return self.words.reason(f"popular: number {self.popular_place[item]} among all users", item, places)
         if effects is not None and position < effects.shape[1]:
             column = effects[:, position]
             strongest = [i for i in np.argsort(-column, kind="stable")[:2] if column[i] > 0]
@@ -268,11 +272,3 @@ def _reads_feelings(config: Config, retriever: Retriever, ranker: Ranker | None)
     if ranker is not None and config.rerank.ranker != "palr":
         read.append(config.rerank.sentiment)
     return bool(set(read) - {"none"})
-
-
-def _label(event: Event, labels: Iterator[dict[str, Any]]) -> tuple[float | None, float | None, np.ndarray]:
-    """Class, expected sentiment and 28 probabilities. A given sentiment stands for both; else the text's label does."""
-    if event.sentiment is not None or not event.text:
-        return event.sentiment, event.sentiment, np.full(len(EMOTIONS), np.nan)
-    label = next(labels)
-    return label["sentiment"], label["expected"], label["probabilities"]  # None becomes NaN

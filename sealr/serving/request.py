@@ -6,12 +6,14 @@ import json
 import math
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError, model_validator
+
+from sealr.config import nearest
 
 FAILED = "MODEL_FAILED"  # MLflow error class of a failure inside the model, which is not the caller's fault
 MAX_TOP_K = 1000
@@ -30,7 +32,12 @@ RULES = {
     "exclude_seen": "exclude_seen must be true or false",
     "explain": "explain must be true or false",
     "satisfaction_weight": f"satisfaction_weight must be a number from 0 to {MAX_WEIGHT:g}",
+    "include_items": "include_items must be a list of item ids",
+    "exclude_items": "exclude_items must be a list of item ids",
+    "categories": "categories must be a list of names of categories",
+    "available_only": "available_only must be true or false",
 }
+LISTS = ("include_items", "exclude_items", "categories")
 Model = TypeVar("Model", bound="Values")
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
@@ -58,6 +65,7 @@ class Limits(BaseModel):
     text: int = _limit(100_000, 10, "a text has {} characters, at most {} are read: cut it")
     answers: int = _limit(20_000, 10, "one call asks for {} items (requests times top_k), at most {} are ranked")
     explained: int = _limit(4, 1, "one call with explain holds {} requests, at most {} are explained")
+    filters: int = _limit(20_000, 1, "the filters of one call hold {} ids and names, at most {} are read")
 
     @classmethod
     def from_environment(cls) -> Limits:
@@ -92,13 +100,17 @@ def _id(value: Any) -> Any:
 
 
 def _list(value: Any) -> Any:
-    """A CSV file can only carry a history as JSON; Parquet gives an array."""
+    """A CSV file can only carry a list as JSON; Parquet gives an array."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return value
-    value = value.tolist() if isinstance(value, np.ndarray) else value
+    return value.tolist() if isinstance(value, (np.ndarray, pd.Series, pd.Index)) else value
+
+
+def _history(value: Any) -> Any:
+    value = _list(value)
     if isinstance(value, list) and len(value) > MAX_HISTORY:  # checked before any item is read
         raise ValueError(f"history has {len(value)} items, at most {MAX_HISTORY} are read; send the most recent ones")
     return value
@@ -108,10 +120,13 @@ def _list(value: Any) -> Any:
 Id = Annotated[InstanceOf[str], Field(max_length=MAX_ID), BeforeValidator(_id)]
 
 
-class Values(BaseModel):
-    """A missing value, in any way that tables write it, takes its default."""
+Texts = Annotated[list[Id], Field(fail_fast=True), BeforeValidator(_list)]
 
-    model_config = ConfigDict(frozen=True)
+
+class Values(BaseModel):
+    """A missing value, in any way that tables write it, takes its default. An unknown name is a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
@@ -128,17 +143,26 @@ class Event(Values):
     sentiment: int | None = Field(None, ge=-2, le=2, strict=True)
 
 
-History = Annotated[list[Event], Field(fail_fast=True), BeforeValidator(_list)]
+History = Annotated[list[Event], Field(fail_fast=True), BeforeValidator(_history)]
 
 
-class ApiRequest(Values):
+class Filters(Values):
+    """Which items may be recommended. An empty list is as none; what a call says holds besides what a request says."""
+
+    include_items: Texts | None = None  # only these
+    exclude_items: Texts | None = None
+    categories: Texts | None = None  # only items of any of these
+    available_only: bool | None = Field(None, strict=True)  # None: where the server holds a list
+
+
+class ApiRequest(Filters):
     """One request as it was sent, before items and feelings are looked up."""
 
     user: Id | None = None
-    history: History | None = None  # oldest first; None: the user's stored history
+    history: History | None = None  # oldest first; follows the user's stored history
 
 
-class Options(Values):
+class Options(Filters):
     """What holds for all requests of a call."""
 
     top_k: int = Field(10, ge=1, le=MAX_TOP_K, strict=True)
@@ -155,24 +179,51 @@ def read(
 
     exclude_seen: the default where ``params`` does not say.
     """
-    options = _read(Options, {k: v for k, v in params.items() if _plain(v) is not None}, exclude_seen=exclude_seen)
+    options = read_options(params, exclude_seen)
     if not frame.columns.is_unique:
-        raise BadRequest("a column appears twice; name each of 'user' and 'history' once")
-    columns = [c for c in ("user", "history") if c in frame.columns]
-    if not columns:
+        raise BadRequest("a column appears twice; name each field once")
+    refuse_unknown("field", frame.columns)
+    if not {"user", "history"} & set(frame.columns):
         form = "a list of {item, text, rating or sentiment}"
         raise BadRequest(f"a request needs a 'user' (an id) or a 'history' ({form})")
     if limits:
         count = len(frame)
         limits.check(records=count, answers=count * options.top_k, explained=count * options.explain)
-    rows = frame[columns].to_dict("records")
-    requests = [_read(ApiRequest, row, f"request {number}: ") for number, row in enumerate(rows)]
+    requests = [_read(ApiRequest, row, f"request {number}: ") for number, row in enumerate(frame.to_dict("records"))]
     if limits:
         events = [event for request in requests for event in request.history or ()]
-        limits.check(items=len(events), texts=sum(bool(e.text) and e.sentiment is None for e in events))
+        filters = sum(len(getattr(each, name) or ()) for each in (options, *requests) for name in LISTS)
+        texts = sum(bool(e.text) and e.sentiment is None for e in events)
+        limits.check(items=len(events), texts=texts, filters=filters)
         for number, request in enumerate(requests):
             limits.check(f"request {number}: ", text=max((len(e.text) for e in request.history or ()), default=0))
     return requests, options
+
+
+def read_options(params: Mapping[str, Any], exclude_seen: bool = True) -> Options:
+    """The options of a call; null is the default. Raises BadRequest."""
+    refuse_unknown("parameter", params)
+    return _read(Options, {k: v for k, v in params.items() if _plain(v) is not None}, exclude_seen=exclude_seen)
+
+
+def refuse_unknown(what: str, given: Iterable[Any], known: Iterable[str] | None = None, place: str = "") -> None:
+    """Raises BadRequest for a name that is not known, with the nearest one that is.
+
+    what: field, parameter, key of a history, or key of a call. known: by default, all names of its kind.
+    """
+    names = list(KNOWN[what] if known is None else known)
+    for name in given:
+        if name not in names:
+            there = nearest(str(name)[:MAX_ID], names) or f"; there are {', '.join(names)}"
+            raise BadRequest(f"{place}unknown {what} {short(name)}{there}")
+
+
+KEY = "key of a history"
+KNOWN = {
+    "field": ["user", "history", *Filters.model_fields],
+    "parameter": list(Options.model_fields),
+    KEY: list(Event.model_fields),
+}
 
 
 def _read(model: type[Model], values: Mapping[Any, Any], place: str = "", **defaults: Any) -> Model:
@@ -180,10 +231,14 @@ def _read(model: type[Model], values: Mapping[Any, Any], place: str = "", **defa
         return model.model_validate(defaults | dict(values))
     except ValidationError as wrong:
         error = wrong.errors(include_url=False)[0]
-    field, got = error["loc"][-1], f", got {short(error['input'])}"
+    first, field, got = error["loc"][0], error["loc"][-1], f", got {short(error['input'])}"
+    if error["type"] == "extra_forbidden":
+        refuse_unknown(KEY, [field], place=place)
     if error["type"] == "value_error":
         raise BadRequest(f"{place}{error['ctx']['error']}")
-    if isinstance(field, int) or error["type"] == "missing":
+    if first in LISTS:
+        raise BadRequest(place + RULES[str(first)] + got)
+    if isinstance(field, int) or error["type"] in ("missing", "invalid_key"):
         raise BadRequest(f"{place}{HISTORY}, each with an item{got}")
     raise BadRequest(place + RULES[field] + got)
 

@@ -16,6 +16,8 @@ import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 import uvicorn
@@ -27,10 +29,12 @@ from mlflow.version import VERSION
 from starlette.requests import ClientDisconnect
 
 from sealr import tracking
+from sealr.serving.available import VARIABLE, read_ids
 from sealr.serving.follower import Follower, Served, ServerOptions, sentence
-from sealr.serving.request import FAILED, Limits
+from sealr.serving.request import FAILED, BadRequest, Limits, read_options, refuse_unknown
 
 log = logging.getLogger("sealr.serve")
+FORMS = ("dataframe_records", "dataframe_split", "instances", "inputs")  # in which MLflow takes requests
 ERROR_CODES = {
     408: "REQUEST_TIMEOUT",
     413: "REQUEST_TOO_LARGE",
@@ -132,8 +136,12 @@ def answer(served: Served, body: bytes, content_type: str) -> Response:
         got = repr(content_type[:100])
         return refusal(415, f"send JSON with the header Content-Type: application/json, got {got}")
     try:
-        body.decode("utf-8")
+        check(json.loads(body.decode("utf-8")), served)
         result = scoring_server.invocations(body, f"{json_type};{rest}".rstrip(";"), served.model, served.schema)
+    except BadRequest as error:
+        return refusal(400, str(error))
+    except json.JSONDecodeError as error:
+        return refusal(400, f"the body is not valid JSON: {error}")
     except MlflowException as error:
         # If the model did not fail, MLflow could not make a table of the body, whatever status it gives itself
         return refusal(500 if error.error_class == FAILED else 400, sentence(error.message), error.error_code)
@@ -144,6 +152,26 @@ def answer(served: Served, body: bytes, content_type: str) -> Response:
     if result.status != 200:
         return refusal(result.status, sentence(result.response))
     return Response(result.response, media_type=result.mimetype, headers={"X-Model-Version": served.version})
+
+
+def check(call: Any, served: Served) -> None:
+    """Raises BadRequest for names that the model does not know, which MLflow would drop, and for wrong parameters.
+
+    call: the body. MLflow judges forms that are no form of a call.
+    """
+    if not isinstance(call, dict):
+        return
+    refuse_unknown("key", call, [*FORMS, "params"])
+    rows, fields = next((call[form] for form in FORMS if form in call), None), served.schema.input_names()
+    if isinstance(rows, dict):  # columns and data, or a list for each field
+        columns = rows.get("columns") if "dataframe_split" in call else list(rows)
+        refuse_unknown("field", columns if isinstance(columns, list) else (), fields)
+    for number, row in enumerate(rows if isinstance(rows, list) else ()):
+        refuse_unknown("field", row if isinstance(row, dict) else (), fields, f"request {number}: ")
+    params = call.get("params")
+    if isinstance(params, dict):
+        refuse_unknown("parameter", params, [param.name for param in served.model.metadata.get_params_schema()])
+        read_options(params)
 
 
 def refusal(status: int, message: str, code: str = "", retry: int = 0) -> Response:
@@ -163,8 +191,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(options: ServerOptions, host: str = "127.0.0.1", port: int = 5001) -> None:
-    """Serves until SIGTERM or Ctrl-C. Raises AddressError, or ValueError on a mistake in SEALR_LIMITS."""
+    """Serves until SIGTERM or Ctrl-C. Raises AddressError, or ValueError for SEALR_LIMITS or SEALR_AVAILABLE."""
     Limits.from_environment()  # a mistake stops the server here, not later every model that it loads
+    if path := os.environ.get(VARIABLE):
+        read_ids(Path(path))
     with listen(host, port) as listening:  # before a model is loaded, which takes a while
         os.environ["_MLFLOW_IS_IN_SERVING_ENVIRONMENT"] = "true"  # as in MLflow's own server: limits apply
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -216,7 +216,7 @@ def pleasing(tmp_path, monkeypatch):
     config = Config(
         data=DataConfig("toy"), retrieve=world.retriever.config, rerank=RerankConfig(n_reranked=POOL, sentiment="none")
     )
-    items = pd.DataFrame({"item": sequences.items, "title": None})
+    items = pd.DataFrame({"item": sequences.items, "title": None, "categories": None})
     known = histories(sequences, world.feelings, world.forecast.stars)
     model = gate.Recommender(config, weights, world.retriever, Numbered(), items, known, world.forecast.model)
     return world, pd.read_parquet(tmp_path / "rankings.parquet"), model

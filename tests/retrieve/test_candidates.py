@@ -11,6 +11,7 @@ from toy_sequences import make_sequences
 
 from sealr.data.tables import read_table
 from sealr.retrieve import candidates as module
+from sealr.retrieve import index as module_index
 from sealr.retrieve.candidates import (
     best_items,
     candidates_table,
@@ -282,3 +283,50 @@ def test_feelings_reach_the_approximate_index(approximate, monkeypatch):
     lists = top_lists(retriever, sequences, "test", 20, True, felt)
     assert (lists == top_lists(exactly(retriever), sequences, "test", 20, True, felt)).mean() > 0.99
     assert (lists != top_lists(retriever, sequences, "test", 20, True)).mean() > 0.1
+
+
+def masks_of(size: int, rng: np.random.Generator) -> list[np.ndarray | None]:
+    """None, a few items, every other one, nearly all, none at all, and one."""
+    shares = [0.01, 0.5, 0.95, 0]
+    made = [rng.random(size + 1) < share for share in shares]
+    one = np.zeros(size + 1, dtype=bool)
+    one[7] = True
+    return [None, *made, one]
+
+
+@pytest.mark.parametrize("few", [10, module_index.FEW])
+def test_an_approximate_index_fills_the_pool_with_allowed_items(approximate, monkeypatch, few):
+    """Above ``few`` allowed items it searches among them, and scores them all only where its lists hold too few."""
+    retriever, sequences = approximate
+    monkeypatch.setattr(module_index, "FEW", few)
+    part, found, best = sequences.split("test"), 0, 0
+    masks = masks_of(2000, np.random.default_rng(3))
+    histories = [*(part.history(i) for i in range(60)), []]
+    allowed = [masks[i % len(masks)] for i in range(60)] + [masks[2]]
+    for pool in (10, 300):  # 300 are more than one list holds
+        both = (pools_for(r, histories, pool, allowed=lambda n: allowed[n]) for r in (retriever, exactly(retriever)))
+        for history, mask, (ids, scores), (exact, values) in zip(histories, allowed, *both, strict=True):
+            assert not np.isin(ids, history).any() and (np.diff(scores) <= 0).all()
+            if mask is None:
+                continue
+            assert mask[ids].all() and len(ids) == len(exact) == min(
+                pool, mask[np.setdiff1d(range(1, 2001), history)].sum()
+            )
+            found, best = found + np.isin(exact, ids).sum(), best + len(exact)
+            if mask.sum() <= few:  # all were scored
+                np.testing.assert_allclose(scores, values, rtol=1e-4, atol=1e-5)
+    assert found == best if few > 2000 else 0.6 < found / best < 1
+    bought = retriever.popularity * masks[2]
+    assert ids.tolist() == np.lexsort((range(2001), -np.where(masks[2], bought, -1)))[:300].tolist()
+
+
+def test_exact_pools_hold_the_best_allowed_items(retriever, sequences):
+    part, rng = sequences.split("test"), np.random.default_rng(5)
+    size = len(retriever.items)
+    masks = masks_of(size, rng)
+    for row in range(6):
+        mask = masks[row] if masks[row] is not None else np.ones(size + 1, dtype=bool)
+        scores = retriever.score([part.history(row)])[0]
+        wanted = sorted(np.flatnonzero(mask[1:]) + 1, key=lambda i: (-scores[i], i))[:5]
+        ((ids, values),) = pools_for(retriever, [part.history(row)], 5, False, allowed=[masks[row]].__getitem__)
+        assert ids.tolist() == wanted and values.tolist() == scores[wanted].tolist()

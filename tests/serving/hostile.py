@@ -73,7 +73,7 @@ sentiments = st.one_of(st.integers(-2, 2), anything)
 ratings = st.one_of(st.floats(1, 5), st.integers(1, 5), anything)
 events = st.fixed_dictionaries(
     {"item": items},
-    optional={"text": st.one_of(texts, anything), "rating": ratings, "sentiment": sentiments, "more": scalars},
+    optional={"text": st.one_of(texts, anything), "rating": ratings, "sentiment": sentiments},
 )
 tame_events = st.fixed_dictionaries(
     {"item": st.sampled_from(ITEMS)},
@@ -82,7 +82,17 @@ tame_events = st.fixed_dictionaries(
 histories = st.one_of(
     st.lists(tame_events, max_size=8), st.lists(events, max_size=8), st.lists(anything, max_size=4), anything
 )
-records = st.fixed_dictionaries({}, optional={"user": users, "history": histories, "usr": scalars})
+filters = {
+    "include_items": st.one_of(st.lists(items, max_size=4), anything),
+    "exclude_items": st.one_of(st.lists(items, max_size=4), anything),
+    "categories": st.one_of(st.lists(st.sampled_from(["Tools", "Home"]), max_size=2), anything),
+    "available_only": st.one_of(st.booleans(), anything),
+}
+records = st.one_of(
+    st.fixed_dictionaries({}, optional={"user": users, "history": histories}),
+    st.fixed_dictionaries({"user": users}, optional={"history": histories} | filters),
+    st.dictionaries(st.one_of(st.sampled_from(["user", "history", "usr", "include_items"]), texts), users, max_size=3),
+)
 params = st.one_of(
     st.fixed_dictionaries(
         {},
@@ -97,6 +107,7 @@ params = st.one_of(
         {},
         optional={"top_k": anything, "exclude_seen": anything, "satisfaction_weight": anything, "other": anything},
     ),
+    st.fixed_dictionaries({}, optional=filters),
     anything,
 )
 

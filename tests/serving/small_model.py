@@ -21,6 +21,8 @@ from sealr.serving.recommender import Recommender
 from sealr.settings import Config, DataConfig, LabelConfig, RerankConfig, RetrieveConfig, SatisfactionConfig
 
 ITEMS = [f"i{n:02d}" for n in range(1, 31)]
+# Ten items each; the last ten have none
+CATEGORIES = ["Beauty > Hair"] * 5 + ["Beauty > Hair > Shampoo"] * 5 + ["Home > Kitchen"] * 10 + [None] * 10
 
 
 class LikesLargeIds:
@@ -63,7 +65,7 @@ def small_recommender(
     torch.manual_seed(0)
     popularity = np.array([-np.inf, *range(30, 0, -1)], dtype=np.float32)  # i01 is the most popular
     retriever = Retriever(config.retrieve, ITEMS, build(config.retrieve, 30).eval(), popularity)
-    items = pd.DataFrame({"item": ITEMS, "title": ["First thing", *[None] * 29]})
+    items = pd.DataFrame({"item": ITEMS, "title": ["First thing", *[None] * 29], "categories": CATEGORIES})
     histories = pd.DataFrame(
         {
             "user": ["ann", "all"],

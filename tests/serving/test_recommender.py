@@ -12,6 +12,7 @@ from sealr.retrieve.retriever import Retriever
 from sealr.serving import recommender as serving
 from sealr.serving.packing import Weights
 from sealr.serving.recommender import BadRequest
+from sealr.serving.request import read
 from tests.serving.small_model import ITEMS, OnlyAnger, small_recommender
 
 
@@ -95,6 +96,28 @@ def test_repeated_and_unknown_items_in_a_history(recommender):
     assert answer["warnings"] == ["unknown items ignored: x"]
 
 
+def test_a_history_follows_the_stored_one(recommender):
+    event = {"item": "i07", "sentiment": -2, "rating": 1}
+    both, fresh, same, unknown, stored = ask(
+        recommender,
+        {"user": "ann", "history": [event]},
+        {"user": "nobody", "history": [event]},
+        {"user": "ann", "history": []},
+        {"user": "ann", "history": [{"item": "x"}]},
+        {"user": "ann"},
+        top_k=30,
+    )
+    first, second, *others = recommender.ranker.asked
+    assert first.history == [1, 2, 3, 7] and second.history == [7]
+    np.testing.assert_array_equal(first.feelings, [[2, 1.5], [-1, -0.5], [math.nan] * 2, [-2, -2]])
+    assert [o.history for o in others] == [[1, 2, 3]] * 3
+    assert not {"i01", "i02", "i03", "i07"} & set(both["items"]) and "i01" in fresh["items"]
+    assert same == stored and unknown["items"] == stored["items"]
+    assert unknown["warnings"] == ["unknown items ignored: x"]  # and nothing of popular items
+    resolved = recommender.resolve(read(pd.DataFrame([{"user": "ann", "history": [event]}]), {})[0])[0]
+    np.testing.assert_array_equal(resolved.stars, np.array([5, 2, math.nan, 1], np.float32))
+
+
 def test_cold_start_is_popular_and_does_not_ask_the_llm(recommender):
     first, second = ask(
         recommender, {"user": "nobody", "history": None}, {"user": None, "history": [{"item": "x"}]}, top_k=3
@@ -114,7 +137,8 @@ def test_weight_zero_serves_the_retriever_without_an_llm(recommender):
 @pytest.mark.parametrize(
     ("row", "params", "message"),
     [
-        ({"usr": "ann"}, {}, "'user'.*'history'"),
+        ({"usr": "ann"}, {}, "unknown field 'usr'; did you mean user?"),
+        ({"exclude_items": ["i01"]}, {}, "'user'.*'history'"),
         ({"user": "ann"}, {"top_k": 0}, "top_k"),
         ({"history": "i01"}, {}, "list of objects"),
         ({"history": [{"text": "hm"}]}, {}, "each with an item"),

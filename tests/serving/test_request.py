@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealr.serving.request import MAX_HISTORY, BadRequest, Limits, Options, read, short
+from sealr.serving.request import MAX_HISTORY, BadRequest, Limits, Options, read, read_options, short
 from tests.serving import hostile
 
 
@@ -17,7 +17,8 @@ def one(row, **params):
 cells = st.one_of(
     hostile.users, hostile.histories, st.just(pd.NA), st.just(np.float32("nan")), hostile.histories.map(str)
 )
-frames = st.dictionaries(st.sampled_from(["user", "history", "x", 3]), st.lists(cells, min_size=3, max_size=3)).map(
+columns = ["user", "history", "include_items", "exclude_items", "categories", "available_only", "x", 3]
+frames = st.dictionaries(st.sampled_from(columns), st.lists(cells, min_size=3, max_size=3), max_size=3).map(
     lambda columns: pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
 )
 
@@ -25,7 +26,7 @@ frames = st.dictionaries(st.sampled_from(["user", "history", "x", 3]), st.lists(
 @settings(max_examples=200, derandomize=True, deadline=20_000, database=None)
 @given(
     frames,
-    st.dictionaries(st.sampled_from(["top_k", "exclude_seen", "satisfaction_weight"]), hostile.anything),
+    st.dictionaries(st.sampled_from(["top_k", "exclude_seen", "satisfaction_weight", *columns]), hostile.anything),
     st.sampled_from([None, Limits()]),
 )
 def test_any_table_is_read_or_refused_with_a_sentence(frame, params, limits):
@@ -74,6 +75,48 @@ def test_what_is_no_history_item(event, message):
         one({"history": [event]})
 
 
+@pytest.mark.parametrize(
+    ("row", "params", "message"),
+    [
+        ({"usr": "a"}, {}, "^unknown field 'usr'; did you mean user?"),
+        ({"user": "a", "exclude_item": ["i"]}, {}, "^unknown field 'exclude_item'; did you mean exclude_items?"),
+        ({"user": "a", "x": 1}, {}, "^unknown field 'x'; there are user, history, include_items"),
+        ({"user": "a", 3: 1}, {}, "^unknown field 3; there are user"),
+        ({"user": "a"}, {"topk": 5}, "^unknown parameter 'topk'; did you mean top_k?"),
+        ({"user": "a"}, {"explan": True}, "^unknown parameter 'explan'; did you mean explain?"),
+        ({"user": "a"}, {"history": []}, "^unknown parameter 'history'; there are"),
+        (
+            {"history": [{"item": "i", "txt": "x"}]},
+            {},
+            "^request 0: unknown key of a history 'txt'; did you mean text?",
+        ),
+        ({"history": [{"item": "i"}, {"itm": "i"}]}, {}, "^request 0: .*item"),
+        ({"history": [{"item": "i", 5: "x"}]}, {}, "^request 0: history must be a list of objects"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(row, params, message):
+    with pytest.raises(BadRequest, match=message):
+        one(row, **params)
+
+
+@pytest.mark.parametrize("value", ["i01", 5, {"a": 1}, [1.5], [["i01"]], [None], [True], ["x" * 513]])
+@pytest.mark.parametrize("name", ["include_items", "exclude_items", "categories"])
+def test_what_is_no_list_of_a_filter(name, value):
+    for row, params in (({"user": "a", name: value}, {}), ({"user": "a"}, {name: value})):
+        with pytest.raises(BadRequest, match=f"{name} must be a list of"):
+            one(row, **params)
+
+
+def test_filters_come_as_lists_arrays_and_json_text():
+    for value in (["7", "b"], [7, "b"], np.array(["7", "b"], dtype=object), '[7, "b"]'):
+        assert one({"user": "a", "include_items": value}).include_items == ["7", "b"]
+        assert read_options({"include_items": pd.Series(value)}).include_items == ["7", "b"] or type(value) is str
+    for missing in (None, np.nan, pd.NA):
+        assert one({"user": "a", "include_items": missing, "available_only": missing}).include_items is None
+    with pytest.raises(BadRequest, match="available_only must be true or false, got 'yes'"):
+        one({"user": "a", "available_only": "yes"})
+
+
 def test_a_history_as_json_text_is_read():
     assert one({"history": '[{"item": "i01", "sentiment": 2.0}]'}).history[0].sentiment == 2
     for broken in ("[" * 100_000, '[{"item": ' + "9" * 5000 + "}]", "{", "nonsense"):
@@ -113,7 +156,7 @@ def test_a_column_that_is_there_twice():
         read(pd.DataFrame([["a", "b"]], columns=["user", "user"]), {})
 
 
-LIMITS = Limits(records=3, items=5, texts=2, text=10, answers=20, explained=1)
+LIMITS = Limits(records=3, items=5, texts=2, text=10, answers=20, explained=1, filters=4)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +167,7 @@ LIMITS = Limits(records=3, items=5, texts=2, text=10, answers=20, explained=1)
         ([{"user": "a"}] * 2, {"explain": True}, "explain holds 2 requests, at most 1"),
         ([{"history": [{"item": "i"}] * 3}] * 2, {}, "6 items, at most 5"),
         ([{"history": [{"item": "i", "text": "x"}] * 3}], {}, "3 texts to label, at most 2"),
+        ([{"user": "a", "exclude_items": ["i"] * 3}], {"categories": ["x"] * 2}, "hold 5 ids and names, at most 4"),
         ([{"history": [{"item": "i", "text": "x" * 11, "sentiment": 1}]}], {}, "request 0: a text has 11 characters"),
     ],
 )

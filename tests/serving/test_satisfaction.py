@@ -342,7 +342,7 @@ def test_served_lists_are_the_evaluated_ones(angry, tmp_path):
         retrieve=world.retriever.config,
         rerank=RerankConfig(n_reranked=POOL),
     )
-    items = pd.DataFrame({"item": sequences.items, "title": None})
+    items = pd.DataFrame({"item": sequences.items, "title": None, "categories": None})
     table = pd.read_parquet(tmp_path / "rankings.parquet").query("split == 'test'")
     for chosen, ranker in ((weights, "fused + satisfaction"), (replace(weights, satisfaction=0.0), "fused")):
         model = Recommender(config, chosen, world.retriever, Numbered(), items, known, world.forecast.model)

@@ -100,7 +100,7 @@ def test_the_server_loads_by_itself(model_folder):
         (hostile.Call("", b"[" * 100_000), 400, "could not be read"),
         (hostile.Call("", b'{"dataframe_records": [{"user": "u1"}], "params": {"top_k": 0}}'), 400, "top_k must be"),
         (hostile.Call("", b'{"dataframe_records": [{"user": "u1"'), 400, "valid JSON"),
-        (hostile.Call("", b'{"dataframe_records": [{"usr": "u1"}]}'), 400, "needs a 'user'"),
+        (hostile.Call("", b'{"dataframe_records": [{"exclude_items": ["i01"]}]}'), 400, "needs a 'user'"),
         (weighted(b"-1"), 400, "satisfaction_weight must be a number from 0 to 100, got -1"),
         (weighted(b"1e999"), 400, "satisfaction_weight must be a number from 0 to 100, got inf"),
         (weighted(b'"high"'), 400, "satisfaction_weight"),
@@ -113,6 +113,89 @@ def test_the_server_loads_by_itself(model_folder):
 def test_mistakes_get_a_status_and_a_sentence(client, call, status, message):
     answer = send(client, call)
     assert answer.status_code == status and message in answer.json()["message"]
+
+
+KNOWN = [{"user": "u3"}]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"dataframe_records": [*KNOWN, {"usr": "u1"}]}, "request 1: unknown field 'usr'; did you mean user?"),
+        ({"dataframe_records": [{"user": "u3", "colour": None}]}, "request 0: unknown field 'colour'; there are user"),
+        ({"dataframe_records": KNOWN, "params": {"topk": 3}}, "unknown parameter 'topk'; did you mean top_k?"),
+        ({"dataframe_records": KNOWN, "param": {"top_k": 3}}, "unknown key 'param'; did you mean params?"),
+        ({"dataframe_records": [{"history": [{"item": "i01", "txt": "x"}]}]}, "did you mean text?"),
+        ({"dataframe_split": {"columns": ["user", "histroy"], "data": [["u3", None]]}}, "did you mean history?"),
+        ({"inputs": {"user": ["u3"], "usr": ["u3"]}}, "unknown field 'usr'; did you mean user?"),
+        ({"instances": [{"user": "u3", "usr": "u3"}]}, "unknown field 'usr'; did you mean user?"),
+        ({"dataframe_records": KNOWN, "params": {"include_items": "i01"}}, "include_items must be a list of item ids"),
+        ({"dataframe_records": KNOWN, "params": {"include_items": [[1], [1, 2]]}}, "must be a list of item ids"),
+        ({"dataframe_records": KNOWN, "params": {"categories": ["Gardn"]}}, "category 'Gardn'; did you mean Garden?"),
+        ({"dataframe_records": KNOWN, "params": {"available_only": True}}, "sealr serve --available FILE"),
+    ],
+)
+def test_unknown_names_and_wrong_filters_are_refused(client, call, message):
+    answer = client.post("/invocations", json=call)
+    assert answer.status_code == 400 and message in answer.json()["message"]
+
+
+def test_what_mlflow_itself_refuses_and_what_it_drops(follower):
+    """Keys of a history reach the model. MLflow drops unknown fields and parameters before it is called."""
+    with TestClient(scoring_server.init(follower.served.model)) as theirs:
+        wrong = {"dataframe_records": [{"history": [{"item": "i01", "txt": "x"}]}]}
+        answer = theirs.post("/invocations", json=wrong)
+        assert answer.status_code == 400 and "did you mean text?" in answer.text
+        dropped = theirs.post("/invocations", json={"dataframe_records": [{"user": "u3", "x": 1}], "params": {"y": 1}})
+        assert dropped.json() == theirs.post("/invocations", json={"dataframe_records": KNOWN}).json()
+
+
+@pytest.mark.parametrize("mlflows", [False, True])
+def test_filters_over_http(client, follower, mlflows):
+    with TestClient(scoring_server.init(follower.served.model)) as theirs:
+        used = theirs if mlflows else client
+
+        def items(record, **params):
+            answer = used.post("/invocations", json={"dataframe_records": [{"user": "new"} | record], "params": params})
+            return set(answer.json()["predictions"][0]["items"])
+
+        assert items({"include_items": ["i02", "i07"]}) == items({}, include_items=["i02", "i07"]) == {"i02", "i07"}
+        assert items({"categories": ["Garden"]}) == items({}, categories=["Garden"]) == {"i04", "i05", "i06", "i07"}
+        assert items({"exclude_items": ["i05"]}, categories=["Garden"]) == {"i04", "i06", "i07"}
+        assert items({"available_only": False}, top_k=12) == items({}, top_k=12, include_items=[]) == set(hostile.ITEMS)
+        rows = [{"user": "new", "include_items": ["i02"]}, {"user": "new"}]  # one of several has a filter
+        answer = used.post("/invocations", json={"dataframe_records": rows, "params": {"top_k": 12}})
+        assert [len(a["items"]) for a in answer.json()["predictions"]] == [1, 12]
+
+
+def test_the_list_of_available_items_changes_while_the_server_runs(model_folder, tmp_path, monkeypatch):
+    path = tmp_path / "available.txt"
+    monkeypatch.setenv("SEALR_AVAILABLE", str(path))
+    with pytest.raises(ValueError, match="available.txt: No such file"):
+        serve(ServerOptions(model=str(model_folder)))
+    path.write_text("i02\ni03\n")
+    following_it = Follower(ServerOptions(model=str(model_folder)))
+    following_it.update()
+    with TestClient(create_app(ServerOptions(), following_it)) as client:
+
+        def items(**params):
+            answer = client.post("/invocations", json={"dataframe_records": [{"user": "new"}], "params": params})
+            return set(answer.json()["predictions"][0]["items"])
+
+        assert items() == items(available_only=True) == {"i02", "i03"} and len(items(available_only=False)) == 10
+        path.with_suffix(".new").write_text("i05\n")
+        path.with_suffix(".new").rename(path)
+        assert items() == {"i05"}
+
+
+def test_an_older_model_refuses_what_its_signature_lacks(follower, monkeypatch):
+    """MLflow would drop the filter, and the answer would hold what must not be sold."""
+    meta = follower.served.model.metadata
+    without = [p for p in meta.get_params_schema() if p.name != "include_items"]
+    monkeypatch.setattr(type(meta), "get_params_schema", lambda self: without)
+    with TestClient(create_app(ServerOptions(), follower)) as client:
+        call = {"dataframe_records": KNOWN, "params": {"include_items": ["i02"]}}
+        assert "unknown parameter 'include_items'" in client.post("/invocations", json=call).text
 
 
 @pytest.mark.parametrize("value", [b"NaN", b"null", b"1", b"1.0"])

@@ -36,6 +36,7 @@ from sealr.settings import (
 
 USERS = sorted(f"u{n}" for n in range(24))
 ITEMS = [f"i{n:02d}" for n in range(12)]
+CATEGORIES = ["Tools"] * 4 + ["Tools, Garden"] * 4 + ["Home"] * 4  # of the items, in the order of ITEMS
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def toy_parts(folder: Path, llama: Path, labeller: Path) -> Parts:
     prompts = [RerankInput([3, 4], [[2, 1.5], [-1, -0.5]], [7, 8, 9], answer=[7]) for _ in range(12)]
     encoder = Encoder(load_tokenizer(rerank.base), rerank, "products")
     finetune(prompts[:8], prompts[8:], rerank, encoder, stages["adapter"])
-    items = pd.DataFrame({"item": sequences.items, "title": None, "brand": None, "categories": None})
+    items = pd.DataFrame({"item": sequences.items, "title": None, "brand": None, "categories": CATEGORIES})
     write_table(items, stages["reviews"] / "items.parquet", "items")
     learn(reviews, labels, SatisfactionConfig(), None, stages["satisfaction"])
     stars = Forecast.load(stages["satisfaction"]).stars
