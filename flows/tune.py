@@ -65,7 +65,7 @@ def tune_retriever(job: Job, trials: int, hours: float) -> tuple[optuna.Study, P
     config = job.config.retrieve
     reviews = steps.ingest(job)
     labels = steps.label(job, reviews) if reads_feelings(config) else None
-    sequences = retriever_sequences(job, read_sequences(reviews), config)
+    sequences = retriever_sequences(job, read_sequences(job, reviews), config)
     texts = item_profiles(job, config, reviews) if config.content != "none" else None
     content = read_content(texts, config.content, config) if texts else None
 

@@ -5,10 +5,12 @@ stored in one flat array. A value per interaction, such as a sentiment, is an ar
 
 Split: "test" predicts the last item from all earlier ones, "valid" the second to last from all before it. "train" has
 all but the last two. Users with under three items, and ``whole`` users, appear only in train, with all their items.
+Gate users are in "gate" instead of "valid", with the same histories and targets: nothing is chosen on them.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,8 +18,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-SPLITS = ("train", "valid", "test")
-HELD_OUT = {"valid": 2, "test": 1}  # items at the end of a sequence that the split's history leaves out
+SPLITS = ("train", "valid", "gate", "test")
+HELD_OUT = {"valid": 2, "gate": 2, "test": 1}  # items at the end of a sequence that the split's history leaves out
 
 
 class SequenceError(ValueError):
@@ -52,6 +54,7 @@ class Sequences:
     flat: np.ndarray  # int64 item ids of all users, oldest first
     offsets: np.ndarray  # int64 (users + 1,): user u has flat[offsets[u]:offsets[u + 1]]
     whole: frozenset[int] = frozenset()  # users without held-out items
+    gate: frozenset[int] = frozenset()  # users whose validation item judges a promotion and chooses nothing
 
     @property
     def n_items(self) -> int:
@@ -82,19 +85,23 @@ class Sequences:
         return np.array([self._row_of[user] for user in users], dtype=np.int64)
 
     def span(self, split: str, row: int) -> slice:
-        """Slice of one user's "valid" or "test" history in ``flat`` or an aligned array."""
+        """Slice of one user's "valid", "gate" or "test" history in ``flat`` or an aligned array."""
         return slice(int(self.offsets[row]), int(self.offsets[row + 1]) - HELD_OUT[split])
 
     def targets(self, split: str, rows: Iterable[int] | np.ndarray) -> np.ndarray:
-        """(N,) int64 item ids that follow the users' "valid" or "test" histories."""
+        """(N,) int64 item ids that follow the users' "valid", "gate" or "test" histories."""
         return self.flat[self.offsets[np.asarray(rows, dtype=np.int64) + 1] - HELD_OUT[split]]
 
     def with_whole(self, users: Iterable[str]) -> Sequences:
         """The same sequences with no held-out items for these users. Raises KeyError on an unknown user."""
         return replace(self, whole=frozenset(self.rows(users).tolist()))
 
+    def with_gate(self, share: float) -> Sequences:
+        """The same sequences with this share of the users as gate users, see `gate_draw`."""
+        return replace(self, gate=frozenset(row for row, user in enumerate(self.users) if gate_draw(user) < share))
+
     def split(self, name: str) -> Split:
-        """Histories and targets of "train", "valid" or "test"."""
+        """Histories and targets of "train", "valid", "gate" or "test"."""
         if name not in SPLITS:
             raise ValueError(f"split {name!r} is not one of {', '.join(SPLITS)}")
         starts, ends, long = self.offsets[:-1], self.offsets[1:], self.lengths >= 3
@@ -102,6 +109,10 @@ class Sequences:
         if name == "train":
             ends = np.where(long, ends - 2, ends)
             return Split(np.arange(len(self.users)), starts, ends, np.empty(0, np.int64), self.flat)
+        if name != "test":
+            judges = np.zeros(len(self.users), dtype=bool)
+            judges[list(self.gate)] = True
+            long &= judges if name == "gate" else ~judges
         ends = ends[long] - HELD_OUT[name]
         return Split(np.flatnonzero(long), starts[long], ends, self.flat[ends], self.flat)
 
@@ -139,6 +150,14 @@ class Sequences:
         out = np.empty(len(self.flat), dtype=array.dtype)
         out[index] = array
         return out
+
+
+def gate_draw(user: str) -> float:
+    """A number in [0, 1) that the user's id alone decides; users below ``evaluate.gate_share`` are gate users.
+
+    So a user keeps the role when other users come and go, and a larger share adds users without removing any.
+    """
+    return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8, person=b"sealr gate").digest()) / 2**64
 
 
 def build(reviews: pd.DataFrame) -> Sequences:

@@ -37,7 +37,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "user": "str", "position": "int32", "emotion": "str", "score": "float32", "sentiment": "Int8",
         "expected": "float32", "reason": "str", **{f"p_{e}": "float32" for e in EMOTIONS},
     },
-    # retrieved items, rank from 1; split: "valid" (history without the last two items) or "test" (without the last)
+    # retrieved items, rank from 1; split: "valid" or "gate" (history without the last two items), or "test" (without
+    # the last)
     "candidates": {"user": "str", "item": "str", "rank": "int32", "score": "float32", "split": "str"},
     # re-ranked lists, rank from 1
     "rankings": {"user": "str", "item": "str", "rank": "int32", "score": "float32", "ranker": "str", "split": "str"},

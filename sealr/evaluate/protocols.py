@@ -11,7 +11,7 @@ on the right; ``lists`` (N, up to C) the same items in a system's order; ``ranks
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +55,15 @@ class Protocol:
         return rows
 
 
-def split_users(users: Sequence[str], ratio: float, valid_share: float, seed: int) -> UserSplit:
+def split_users(
+    users: Sequence[str], ratio: float, valid_share: float, seed: int, gate: Collection[str] = frozenset()
+) -> UserSplit:
     """One half of the users for evaluation, and ``ratio`` of all users, from the other half, for fine-tuning.
 
-    valid_share: share of the fine-tuning users that is kept for validation. The split depends on the set of users and
-    the seed, not on their order. The evaluation half does not depend on the ratio, and a smaller ratio selects a subset
-    of a larger one's users. Raises ValueError when users repeat, ratio is above one half, or a part would be empty.
+    valid_share: share of the fine-tuning users that is kept for validation. gate: users who may not be fine-tuned on,
+    and are left out of both parts. The split depends on the set of users and the seed, not on their order. The
+    evaluation half does not depend on the ratio, and a smaller ratio selects a subset of a larger one's users. Raises
+    ValueError when users repeat, ratio is above one half, or a part would be empty.
     """
     names = sorted(users)
     if len(set(names)) != len(names):
@@ -71,7 +74,7 @@ def split_users(users: Sequence[str], ratio: float, valid_share: float, seed: in
         )
     shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     half = len(names) - len(names) // 2  # an odd user goes to evaluation
-    tuned = shuffled[half : half + int(ratio * len(names) + 1e-9)]
+    tuned = [user for user in shuffled[half : half + int(ratio * len(names) + 1e-9)] if user not in gate]
     held_out = max(1, round(valid_share * len(tuned)))
     if len(tuned) <= held_out:
         raise ValueError(

@@ -59,7 +59,7 @@ class Bench:
 
     def gladness(self) -> Gladness | None:
         """How glad users were of their targets, (N,) each; None where the reviews have neither stars nor labels."""
-        sequences = read_sequences(self.reviews)
+        sequences = read_sequences(self.job, self.reviews)
         glad = read_gladness(self.reviews, self.labels, sequences)
         return glad and glad.take(sequences.split("test").ends[self.places])
 
@@ -68,7 +68,7 @@ def open_bench(spec: Comparison, job: Job, overrides: str, stages: Any) -> Bench
     """Ingests, labels if feelings are compared, and selects the users."""
     reviews = stages.ingest(job)
     labels = stages.label(job, reviews) if spec.feelings else None
-    sequences = read_sequences(reviews)
+    sequences = read_sequences(job, reviews)
     split = sequences.split("test")
     users = evaluated_users(job, sequences)[: job.config.evaluate.users or None]
     users = (
@@ -126,7 +126,8 @@ def _run_chain(bench: Bench, system: str, seed: int | None) -> list[Run]:
     adapter, rankings, fusion = made["adapter"], made["rankings"], read_json(made["rankings"].path("fusion.json"))
     if fusion["test_users"] != bench.users:
         raise ConfigError(f"{system} evaluates other users than this comparison: remove evaluate.* from its settings")
-    sequences, lists = read_sequences(bench.reviews), read_table(rankings.path("rankings.parquet"), "rankings")
+    sequences = read_sequences(bench.job, bench.reviews)
+    lists = read_table(rankings.path("rankings.parquet"), "rankings")
     targets = sequences.split("test").targets[bench.places]
 
     def items(ranker: str, split: str) -> np.ndarray:

@@ -22,6 +22,8 @@ from sealr.config import ConfigError, merged, nearest
 from sealr.evaluate.comparison import PAPER_METRICS
 from sealr.settings import frozen
 
+NO_GATE = "evaluate.gate_share=0"  # a comparison promotes nothing, so every user may choose
+
 
 @frozen
 class Comparison:
@@ -75,7 +77,7 @@ def select_comparisons(table: str, data: str, only: str, figure: str = "") -> tu
 
 def merged_comparison(top: dict[str, Any], data: str, own: dict[str, Any]) -> Comparison:
     """The comparison on one data set: the top level of a file and the data set's own entry over it."""
-    given = [part.get("settings", "") for part in (top, own)]
+    given = [NO_GATE, *(part.get("settings", "") for part in (top, own))]
     joined = {
         "settings": " ".join(text if isinstance(text, str) else shlex.join(text) for text in given).strip(),
         "note": "\n\n".join(part["note"] for part in (own, top) if "note" in part),

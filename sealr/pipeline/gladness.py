@@ -31,9 +31,14 @@ def satisfaction(job: Job, reviews: Manifest, labels: Manifest) -> Manifest:
             if reads:
                 cache = state_dir() / "vector-cache" if reading.cache else folder / CHECKPOINT
                 vectors = text_vectors(build(table).values(table, "text").tolist(), reading, cache)
-            return learn(table, read_table(labels.path("labels.parquet"), "labels"), config, vectors, folder)
+            labelled = read_table(labels.path("labels.parquet"), "labels")
+            return learn(table, labelled, config, vectors, folder, job.config.evaluate.gate_share)
 
-        settings = {"satisfaction": config, "reader": reader_identity(reading) if reads else ""}
+        settings = {
+            "gate_share": job.config.evaluate.gate_share,
+            "satisfaction": config,
+            "reader": reader_identity(reading) if reads else "",
+        }
         code = ("data", "satisfaction", "content", "emotion/feelings.py", "evaluate", "pipeline/gladness.py")
         manifest = run_stage("satisfaction", job.name, settings, {"reviews": reviews, "labels": labels}, code, work)
         tracking.log_manifest(manifest, {REPORT: "", PLOT: "plots"})

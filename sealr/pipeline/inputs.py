@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sealr.data.manifest import Manifest
-from sealr.data.sequences import Sequences, build
+from sealr.data.sequences import Sequences, build, gate_draw
 from sealr.data.tables import read_table
 from sealr.emotion.feelings import feelings
 from sealr.evaluate.gladness import Gladness, gladness
@@ -30,9 +30,9 @@ class RankingInputs:
     pools: Pools
 
 
-def read_sequences(reviews: Manifest) -> Sequences:
-    """The users' sequences in the reviews that ``ingest`` wrote."""
-    return build(read_table(reviews.path("reviews.parquet"), "reviews"))
+def read_sequences(job: Job, reviews: Manifest) -> Sequences:
+    """The users' sequences in the reviews that ``ingest`` wrote, with the gate users of the job."""
+    return build(read_table(reviews.path("reviews.parquet"), "reviews")).with_gate(job.config.evaluate.gate_share)
 
 
 def read_feelings(labels: Manifest, sequences: Sequences, shuffle_seed: int | None = None) -> np.ndarray:
@@ -48,7 +48,7 @@ def read_gladness(reviews: Manifest, labels: Manifest | None, sequences: Sequenc
 
 def ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> RankingInputs:
     """Sequences, feelings as ``rerank.sentiment`` says, and pools of ``rerank.n_reranked`` candidates."""
-    config, sequences = job.config.rerank, read_sequences(reviews)
+    config, sequences = job.config.rerank, read_sequences(job, reviews)
     felt = read_feelings(labels, sequences, config.seed if config.sentiment == "shuffled" else None)
     pools = Pools(read_table(candidates.path("candidates.parquet"), "candidates"), sequences, config.n_reranked)
     return RankingInputs(sequences, felt, pools)
@@ -58,31 +58,47 @@ def user_split(job: Job, sequences: Sequences) -> UserSplit:
     """Splits the users who have a test item.
 
     The share of validation users is raised where it holds fewer than FEW_VALID, to at most MOST_VALID.
-    Inductive: nobody is both fine-tuned on and evaluated; at most ``rerank.max_users`` are fine-tuned on.
+    Inductive: nobody is both fine-tuned on and evaluated; at most ``rerank.max_users`` are fine-tuned on, and no gate
+    users, because fine-tuning learns and chooses the epoch from held-out items.
     Transductive: all are evaluated; the LLM learns from everybody's items but the last two.
     """
     users = [sequences.users[row] for row in sequences.split("test").users]
     config = job.config.rerank
     if config.user_split == "transductive":
         return UserSplit(train=[], valid=[], evaluate=sorted(users))
-    tuned = int(config.finetune_share * len(users))
+    tuned = int(config.finetune_share * len(users) * (1 - job.config.evaluate.gate_share))
     enough = min(MOST_VALID, FEW_VALID / tuned) if tuned else 0.0
-    split = split_users(users, config.finetune_share, max(config.valid_share, enough), job.config.evaluate.seed)
+    share, seed = max(config.valid_share, enough), job.config.evaluate.seed
+    gate = {sequences.users[row] for row in sequences.gate}
+    split = split_users(users, config.finetune_share, share, seed, gate)
     return replace(split, train=split.train[: config.max_users or None])
 
 
 def split_settings(job: Job) -> dict[str, Any]:
-    """The settings that ``user_split`` depends on."""
-    config = job.config.rerank
+    """The settings that ``user_split`` and the gate users depend on."""
+    config, gate = job.config.rerank, {"gate_share": job.config.evaluate.gate_share}
     if config.user_split == "transductive":
-        return {"user_split": config.user_split}
+        return {"user_split": config.user_split} | gate
     names = ("user_split", *INDUCTIVE_SETTINGS)
-    return {name: getattr(config, name) for name in names} | {"seed": job.config.evaluate.seed}
+    return {name: getattr(config, name) for name in names} | {"seed": job.config.evaluate.seed} | gate
 
 
 def evaluated_users(job: Job, sequences: Sequences) -> list[str]:
-    """The evaluation users in random order; ``evaluate.users`` and ``evaluate.valid_users`` take the first of them."""
+    """The evaluation users in random order, of whom ``evaluate.users`` takes the first."""
     return draw_users(user_split(job, sequences).evaluate, job.config.evaluate.seed)
+
+
+def weight_users(job: Job, sequences: Sequences) -> list[str]:
+    """The users on whose validation items weights are chosen: evaluation users, without gate users."""
+    gate = {sequences.users[row] for row in sequences.gate}
+    users = [user for user in evaluated_users(job, sequences) if user not in gate]
+    return users[: job.config.evaluate.valid_users or None]
+
+
+def gate_users(job: Job, sequences: Sequences) -> list[str]:
+    """The gate users with a target. ``evaluate.valid_users`` takes those whose `gate_draw` is lowest, whoever joins."""
+    users = [sequences.users[row] for row in sequences.split("gate").users]
+    return sorted(users, key=gate_draw)[: job.config.evaluate.valid_users or None]
 
 
 def retriever_sequences(job: Job, sequences: Sequences, config: RetrieveConfig) -> Sequences:

@@ -34,7 +34,7 @@ def packed(job: Job, made: Mapping[str, Manifest]) -> Path:
     """The folder that a registered model would serve from. Without an adapter it holds the retriever alone."""
 
     def work(folder: Path) -> StageResult:
-        sequences = read_sequences(made["reviews"])
+        sequences = read_sequences(job, made["reviews"])
         felt = np.full((len(sequences.flat), 2), np.nan, dtype=np.float32)
         if "labels" in made:
             felt = read_feelings(made["labels"], sequences)
@@ -53,7 +53,7 @@ def packed(job: Job, made: Mapping[str, Manifest]) -> Path:
 
 def retriever_metrics(job: Job, made: Mapping[str, Manifest]) -> pd.DataFrame:
     """One row: the retriever's metrics over all test users, with the 95 % interval of its NDCG@10."""
-    sequences = retriever_sequences(job, read_sequences(made["reviews"]), job.config.retrieve)
+    sequences = retriever_sequences(job, read_sequences(job, made["reviews"]), job.config.retrieve)
     ranks = np.load(made["candidates"].path("test_ranks.npy"), allow_pickle=False)
     ranks = ranks[~np.isin(sequences.split("test").users, list(sequences.whole))]
     _, low, high = bootstrap_mean(ndcg(ranks, 10), job.config.evaluate.bootstrap, job.config.evaluate.seed)

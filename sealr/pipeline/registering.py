@@ -9,7 +9,7 @@ from sealr import tracking
 from sealr.data.manifest import Manifest, StageResult, run_stage, text_digest
 from sealr.data.tables import read_json, read_table
 from sealr.pipeline.gladness import read_stars
-from sealr.pipeline.inputs import read_feelings, read_sequences, user_split
+from sealr.pipeline.inputs import read_feelings, read_sequences
 from sealr.pipeline.job import Job
 from sealr.pipeline.retrievers import item_profiles
 from sealr.registry import drift as drifting
@@ -71,12 +71,11 @@ def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> promote.
         reviews, labels = made["reviews"], made["labels"]
         if reads_texts(job.config):  # made already; new items need it
             made = made | {"content": item_profiles(job, job.config.retrieve, reviews)}
-        sequences = read_sequences(reviews)
-        users = user_split(job, sequences)
-        validated = read_json(made["rankings"].path("fusion.json"))["validation_users"]
+        sequences = read_sequences(job, reviews)
+        judges = read_json(made["rankings"].path("fusion.json"))["gate_users"]
         rankings = read_table(made["rankings"].path("rankings.parquet"), "rankings")
-        validation = text_digest([reviews.digest, validated])[:16]
-        evidence = gate.evidence(rankings, validated, sequences, validation, [*users.train, *users.valid])
+        share, exclude_seen = job.config.evaluate.gate_share, job.config.retrieve.exclude_seen
+        evidence = gate.evidence(rankings, judges, sequences, reviews.digest[:16], share, exclude_seen)
         hold = f"the data have drifted ({drifted})" if drifted and job.config.registry.drift.hold else ""
         felt, statistics = read_feelings(labels, sequences), _statistics(reviews, labels)
         return register_model(job.config, sequences, felt, read_stars(made), evidence, statistics, made, hold)

@@ -66,7 +66,7 @@ def train_retriever(
             inputs["content"] = item_profiles(job, config, reviews)
 
         def work(folder: Path) -> StageResult:
-            sequences = read_sequences(reviews)
+            sequences = read_sequences(job, reviews)
             learned = retriever_sequences(job, sequences, config)
             felt = retriever_feelings(config, labels, sequences)
             content = read_content(inputs["content"], config.content, config) if "content" in inputs else None
@@ -86,7 +86,7 @@ def timely(job: Job, config: RetrieveConfig, reviews: Manifest, trained: Manifes
     """``test_ranks.npy`` of a trained retriever where items are known only by reviews older than the target."""
 
     def work(folder: Path) -> StageResult:
-        table, sequences = read_table(reviews.path("reviews.parquet"), "reviews"), read_sequences(reviews)
+        table, sequences = read_table(reviews.path("reviews.parquet"), "reviews"), read_sequences(job, reviews)
         times, texts = sequences.values(table, "timestamp"), sequences.values(table, "text")
         rows = profiled_rows(retriever_sequences(job, sequences, config), times, texts, job.config.content.max_reviews)
         cache = state_dir() / "vector-cache" if job.config.content.cache else folder / CHECKPOINT
@@ -103,7 +103,7 @@ def timely(job: Job, config: RetrieveConfig, reviews: Manifest, trained: Manifes
 
 def identity(job: Job, config: RetrieveConfig) -> dict[str, Any]:
     """The settings that a trained retriever depends on."""
-    return to_dict(config) | split_key(job, config)
+    return to_dict(config) | split_key(job, config) | {"gate_share": job.config.evaluate.gate_share}
 
 
 def split_key(job: Job, config: RetrieveConfig) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def item_profiles(job: Job, config: RetrieveConfig, reviews: Manifest) -> Manife
 
     def work(folder: Path) -> StageResult:
         table = read_table(reviews.path("reviews.parquet"), "reviews")
-        sequences = build(table)
+        sequences = build(table).with_gate(job.config.evaluate.gate_share)
         learned = retriever_sequences(job, sequences, config)
         cache = state_dir() / "vector-cache" if reading.cache else folder / CHECKPOINT
         profiles = build_profiles(

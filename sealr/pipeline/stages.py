@@ -29,12 +29,14 @@ from sealr.pipeline.gladness import satisfaction as satisfaction  # one of the s
 from sealr.pipeline.inputs import (
     INDUCTIVE_SETTINGS,
     evaluated_users,
+    gate_users,
     ranking_inputs,
     read_gladness,
     read_sequences,
     retriever_sequences,
     split_settings,
     user_split,
+    weight_users,
 )
 from sealr.pipeline.job import Job
 from sealr.pipeline.retrievers import (
@@ -131,7 +133,7 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
                 shutil.copyfile(trained.path(name), folder / name)
             write_json(read_json(folder / "retriever.json") | {"config": to_dict(config)}, folder / "retriever.json")
             write_json({"words": decision.words, "figures": decision.figures}, folder / TEXTS)
-            sequences = read_sequences(reviews)
+            sequences = read_sequences(job, reviews)
             felt = retriever_feelings(config, labels, sequences)
             learned = retriever_sequences(job, sequences, config).whole
             return write_candidates(load(folder), sequences, config, folder, felt, learned)
@@ -139,7 +141,8 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
         inputs = {"reviews": reviews, "retriever": trained}
         if labels is not None and reads_feelings(config):
             inputs["labels"] = labels
-        settings = {"retrieve": config, "texts": decision.figures} | split_key(job, config)
+        settings = {"retrieve": config, "texts": decision.figures, "gate_share": job.config.evaluate.gate_share}
+        settings |= split_key(job, config)
         code = (
             "data",
             "retrieve",
@@ -202,7 +205,7 @@ def finetune(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
 def rerank(
     job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest, adapter: Manifest, glad: Manifest
 ) -> Manifest:
-    """Re-ranks the evaluation users' pools and tunes the weights of LLM and satisfaction on validation.
+    """Re-ranks the evaluation users' pools, tunes the weights of LLM and satisfaction, and ranks for the gate users.
 
     glad: the forecast of satisfaction.
     """
@@ -215,14 +218,16 @@ def rerank(
 
         def work(folder: Path) -> StageResult:
             given = ranking_inputs(job, reviews, labels, candidates)
-            users = given.sequences.rows(evaluated_users(job, given.sequences)).tolist()
-            test, valid = (users[: n or None] for n in (config.evaluate.users, config.evaluate.valid_users))
+            drawn = (users(job, given.sequences) for users in (evaluated_users, weight_users, gate_users))
+            test, valid, gate = (given.sequences.rows(users).tolist() for users in drawn)
+            test = test[: config.evaluate.users or None]
             items = read_table(reviews.path("items.parquet"), "items")
             ranker = load_ranker(config.rerank, config.data.category, adapter.path(ADAPTER), items, preferences_dir())
             batch = config.rerank.decode_batch * (SCORING_BATCHES if config.rerank.ranker == "scoring" else 1)
             truth = read_gladness(reviews, labels, given.sequences)
             more = (read_forecast(glad), truth.liked if truth else None)
-            return rerank_lists(ranker, test, valid, given.sequences, given.feelings, given.pools, batch, folder, *more)
+            tables = given.sequences, given.feelings, given.pools
+            return rerank_lists(ranker, test, valid, *tables, batch, folder, *more, gate_rows=gate)
 
         manifest = run_stage(
             "rerank", job.name, settings, inputs, (*LLM_CODE, "evaluate", "satisfaction", *PIPELINE), work
@@ -241,7 +246,7 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             inputs["content"] = item_profiles(job, job.config.retrieve, reviews)
 
         def work(folder: Path) -> StageResult:
-            sequences = read_sequences(reviews)
+            sequences = read_sequences(job, reviews)
             content = read_content(inputs["content"], readers[0].content, readers[0]).numpy() if readers else None
             ranks = np.load(candidates.path("test_ranks.npy"), allow_pickle=False)
             fusion = read_json(rankings.path("fusion.json"))

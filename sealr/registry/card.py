@@ -11,7 +11,9 @@ from sealr.data.manifest import Manifest
 from sealr.emotion.labeller import labeller_id
 from sealr.emotion.language import language_report
 from sealr.emotion.sentiment import CLASS_NAMES
+from sealr.evaluate.metrics import ndcg
 from sealr.registry.drift import Statistics
+from sealr.registry.gate import TOP, Evidence
 from sealr.settings import Config
 
 FENCE = "```"
@@ -32,6 +34,7 @@ def model_card(
     results: str,
     statistics: Statistics,
     histories: int,
+    evidence: Evidence,
 ) -> str:
     """The card as Markdown. results: the metrics table of the evaluation. histories: users that the model stores."""
     data, retrieve, rerank = config.data, config.retrieve, config.rerank
@@ -70,8 +73,10 @@ The LLM was fine-tuned on {adapter.rows["train_users"]:,} users, {HELD_OUT[reran
 {digests}
 
 ## Figures
-Validation NDCG@10 {valid} over {len(fusion["validation_users"])} users. All items are ranked; a
-target outside the pool is a miss. The pool of {retrieve.n_retrieved} holds {ceiling:.1%} of the test targets.
+Validation NDCG@10 {valid} over {len(fusion["validation_users"])} users, who chose
+epochs and weights. {_gate(evidence)}
+All items are ranked; a target outside the pool is a miss. The pool of {retrieve.n_retrieved} holds {ceiling:.1%} of the
+test targets.
 
 ## Emotion labels
 * A model made them (`{labeller_id(config.label).split()[0]}`). Nobody annotated these reviews, so the accuracy of
@@ -114,6 +119,16 @@ def description(card: str) -> str:
     kept = card[: DESCRIPTION_LENGTH - len(note) - len(END)]
     kept = kept[: kept.rfind("\n")]
     return kept + (END if kept.count(FENCE) % 2 else "") + note
+
+
+def _gate(evidence: Evidence) -> str:
+    if not evidence.users:
+        return "There were no gate users."
+    own, popular = (ndcg(ranks, TOP).mean() for ranks in (evidence.ranks, evidence.popularity))
+    return (
+        f"Gate NDCG@{TOP} {own:.4f} over {len(evidence.users)} other users, who chose nothing; the most popular items "
+        f"have {popular:.4f}."
+    )
 
 
 def _licence(base: str) -> str:

@@ -1,8 +1,12 @@
-"""May a challenger replace the champion? Both are compared on the same validation users, with a paired 95 % interval.
+"""May a challenger replace the champion? Both are compared on gate users, on whom neither of them chose anything.
 
-A version carries its validation ranks (`Evidence`). If users and reviews are the champion's, the two sets of ranks are
-paired as they are. Otherwise the champion is loaded and ranks the new validation histories itself. That comparison
-leaves out users on whom the champion's LLM was fine-tuned, because their validation items were its training answers.
+A version carries the ranks of its gate users' validation items (`Evidence`). If the reviews are the champion's, both
+sets of ranks are paired as they are. Otherwise the champion is loaded and ranks the new gate histories itself. It is
+asked only for targets that it has not learned from, and for users who were gate users of it, too: `Evidence.learned`
+counts the reviews of each user that it learned from. Where reviews before the target were added or removed since, this
+count can be off. What was refitted on whole histories can only be judged by users with two or more newer reviews.
+
+The first version has popularity for an opponent. `sealr.registry.rule` says who wins.
 """
 
 from __future__ import annotations
@@ -18,12 +22,13 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from sealr.data.sequences import Sequences
+from sealr.data.sequences import Sequences, gate_draw
 from sealr.data.tables import read_json
 from sealr.evaluate.metrics import ndcg
-from sealr.evaluate.statistics import paired_bootstrap, shown
 from sealr.redact import redact
+from sealr.registry.rule import FEWEST, compare
 from sealr.rerank.rerank import FUSED, GLAD
+from sealr.retrieve.retriever import popularity
 from sealr.serving.recommender import Recommender, ResolvedRequest
 from sealr.serving.request import MAX_HISTORY, Options
 
@@ -38,12 +43,14 @@ PROMOTED, REFUSED, HELD = "promoted", "refused", "held"
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a version showed on validation, user by user."""
+    """What a version showed on its gate users, user by user. Ranks count from 1; 0 is a miss."""
 
-    validation: str  # digest of users and reviews
+    data: str  # digest of the reviews
+    share: float  # evaluate.gate_share
     users: list[str]
-    ranks: list[int]  # rank of the user's validation item in the served list, from 1; 0: not in the list
-    tuned: list[str]  # users on whom the LLM was fine-tuned
+    ranks: list[int]  # of the user's validation item in the served list
+    popularity: list[int]  # of the same item in the list of the most popular items
+    learned: dict[str, int]  # how many reviews of each user below the share the registered model learned from
 
 
 @dataclass(frozen=True)
@@ -54,55 +61,91 @@ class Verdict:
 
 
 def evidence(
-    rankings: pd.DataFrame, users: Sequence[str], sequences: Sequences, validation: str, tuned: Sequence[str]
+    rankings: pd.DataFrame, users: Sequence[str], sequences: Sequences, data: str, share: float, exclude_seen: bool
 ) -> Evidence:
-    """Evidence of a freshly evaluated model. rankings: the table that `rerank` wrote; users: its validation users."""
-    valid = rankings[rankings["split"] == "valid"]
-    served = GLAD if (valid["ranker"] == GLAD).any() else FUSED
-    lists = valid[valid["ranker"] == served]
+    """Evidence of a freshly evaluated model. rankings: the table that `rerank` wrote; users: its gate users."""
+    gate = rankings[rankings["split"] == "gate"]
+    served = GLAD if (gate["ranker"] == GLAD).any() else FUSED
+    lists = gate[gate["ranker"] == served]
     targets = {u: sequences.items[t - 1] for u, t in zip(users, _targets(sequences, users), strict=True)}
     hits = lists[lists["item"] == lists["user"].map(targets)]
     ranks = dict(zip(hits["user"], hits["rank"].astype(int), strict=True))
-    return Evidence(validation, list(users), [ranks.get(u, 0) for u in users], list(tuned))
+    popular = popularity_ranks(users, sequences, exclude_seen)
+    known = learned(sequences)
+    return Evidence(data, share, list(users), [ranks.get(u, 0) for u in users], popular, known)
+
+
+def learned(sequences: Sequences) -> dict[str, int]:
+    """How many reviews of each gate user a model learned from that holds out the last two of three or more."""
+    rows = np.array(sorted(sequences.gate), dtype=np.int64)
+    counts = sequences.lengths[rows]
+    counts = np.where(counts >= 3, counts - 2, counts)
+    return dict(zip((sequences.users[row] for row in rows), counts.tolist(), strict=True))
+
+
+def popularity_ranks(users: Sequence[str], sequences: Sequences, exclude_seen: bool) -> list[int]:
+    """Ranks of the users' validation items among all items by training popularity; equal items by index."""
+    counts = popularity(sequences)[1:]
+    place = np.empty(sequences.n_items + 1, dtype=np.int64)  # 1 for the most popular item
+    place[1 + np.argsort(-counts, kind="stable")] = np.arange(1, sequences.n_items + 1)
+    ranks = []
+    for row, target in zip(sequences.rows(users), _targets(sequences, users), strict=True):
+        seen = np.unique(sequences.flat[sequences.span("gate", row)]) if exclude_seen else np.empty(0, np.int64)
+        ahead = int((place[seen] < place[target]).sum())
+        ranks.append(0 if target in seen else int(place[target]) - ahead)
+    return ranks
 
 
 def judge(
     challenger: Evidence,
-    champion: str,
+    champion: str | None,
+    number: int,
     sequences: Sequences,
     feelings: np.ndarray,
     stars: np.ndarray | None,
     resamples: int,
     hold: str = "",
 ) -> Verdict:
-    """Compares the challenger with the registered version at the URI ``champion``.
+    """Compares the challenger with the registered version at the URI ``champion``, or with popularity if it is None.
 
-    feelings (interactions, 2), stars (interactions,): aligned with ``sequences.flat``. hold: why no version may be
-    promoted now. A champion that cannot be scored holds the promotion: nothing moves without a comparison.
+    number: of the try against this opponent, from 1. feelings (interactions, 2), stars (interactions,): aligned with
+    ``sequences.flat``. hold: why no version may be promoted now. Without a fair comparison nothing moves: a champion
+    that cannot be scored, or on fewer than FEWEST users, holds the promotion.
     """
-    try:
-        users, old, known = _champion_ranks(challenger, champion, sequences, feelings, stars)
-    except Exception as error:
-        log.warning("the champion %s cannot be scored", champion, exc_info=True)
-        said = f"{type(error).__name__}: {redact(' '.join(str(error).split()))[:500]}"
-        return Verdict(HELD, f"the champion cannot be scored on these users ({said})")
+    users, old, known = challenger.users, challenger.popularity, 1.0
+    if champion is not None:
+        try:
+            users, old, known = _champion_ranks(challenger, champion, sequences, feelings, stars)
+        except Exception as error:
+            log.warning("the champion %s cannot be scored", champion, exc_info=True)
+            said = f"{type(error).__name__}: {redact(' '.join(str(error).split()))[:500]}"
+            return Verdict(HELD, f"the champion cannot be scored on these users ({said})")
     figures: dict[str, float | int] = {"users": len(users), "known": round(known, 4)}
-    if known < MIN_KNOWN or not users:
-        share = f"{1 - known:.0%} of the {len(users)} validation histories hold no item that the champion knows"
+    if len(users) < FEWEST:
+        return Verdict(HELD, _too_few(len(users), challenger), figures)
+    if known < MIN_KNOWN:
+        share = f"{1 - known:.0%} of the {len(users)} gate histories hold no item that the champion knows"
         return Verdict(HELD, f"the champion cannot be scored on these users: {share}", figures)
     ranks = dict(zip(challenger.users, challenger.ranks, strict=True))
-    new_values, old_values = ndcg([ranks[u] for u in users], TOP), ndcg(old, TOP)
-    difference, low, high = paired_bootstrap(new_values, old_values, resamples)
-    figures |= {"challenger": float(new_values.mean()), "champion": float(old_values.mean())}
-    figures |= {"difference": difference, "low": low, "high": high}
-    wins = low > 0
-    said = (
-        f"validation NDCG@{TOP} {figures['challenger']:.4f} against {figures['champion']:.4f} on {len(users)} users: "
-        f"difference {shown(difference, low, high)}, {'clear of 0' if wins else 'no significant gain'}"
-    )
+    wins, said, found = compare(ndcg([ranks[u] for u in users], TOP), ndcg(old, TOP), number, resamples)
+    figures |= found
+    if champion is None:
+        said = f"the opponent is popularity; {said}"
     if hold:
         return Verdict(HELD, f"{hold}; {said}", figures)
     return Verdict(PROMOTED if wins else REFUSED, said, figures)
+
+
+def _too_few(count: int, challenger: Evidence) -> str:
+    if len(challenger.users) < FEWEST:
+        return (
+            f"there are {count} gate users, and fewer than {FEWEST} decide nothing: raise evaluate.gate_share "
+            f"(now {challenger.share:g}), or promote by hand"
+        )
+    return (
+        f"only {count} of {len(challenger.users)} gate users have a target that the champion has not learned from, and "
+        f"fewer than {FEWEST} decide nothing: wait for more reviews, or promote by hand"
+    )
 
 
 def rescore(
@@ -122,7 +165,7 @@ def rescore(
     own_id = np.array([0, *(model.retriever.item_to_id.get(item, 0) for item in sequences.items)])
     queries = []
     for row in sequences.rows(users):
-        span = sequences.span("valid", row)
+        span = sequences.span("gate", row)
         span = slice(max(span.start, span.stop - MAX_HISTORY), span.stop)
         ids = own_id[sequences.flat[span]]
         queries.append(ResolvedRequest(None, ids[ids > 0].tolist(), feelings[span][ids > 0], stars[span][ids > 0]))
@@ -139,11 +182,17 @@ def _champion_ranks(
 ) -> tuple[list[str], list[int], float]:
     """(comparable users, the champion's ranks of their validation items, share of histories that it knows)."""
     kept = read_note(uri, EVIDENCE, Evidence)
-    if kept and kept.validation == challenger.validation and kept.users == challenger.users:
-        return kept.users, kept.ranks, 1.0
-    log.info("users or reviews are not the champion's: scoring %s on the new validation users", uri)
-    tuned = set(kept.tuned) if kept else set()
-    users = [u for u in challenger.users if u not in tuned]
+    if kept is None:
+        raise ValueError("it carries no evidence: promote by hand")
+    if kept.data == challenger.data:
+        ranks = dict(zip(kept.users, kept.ranks, strict=True))
+        users = [u for u in challenger.users if u in ranks]
+        return users, [ranks[u] for u in users], 1.0
+    log.info("the reviews are not the champion's: scoring %s on the new gate histories", uri)
+    places = dict(zip(challenger.users, sequences.lengths[sequences.rows(challenger.users)] - 2, strict=True))
+    fair = (u for u in challenger.users if gate_draw(u) < kept.share and places[u] >= kept.learned.get(u, 0))
+    if len(users := list(fair)) < FEWEST:
+        return users, [], 1.0
     with tempfile.TemporaryDirectory(prefix="sealr-gate-") as scratch:
         folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch))
         model = Recommender.load(next((folder / "artifacts").glob("*/model.json")).parent)
@@ -156,8 +205,12 @@ def read_note(uri: str, name: str, kind: type[Note]) -> Note | None:
         return None
     with tempfile.TemporaryDirectory(prefix="sealr-gate-") as scratch:
         path = mlflow.artifacts.download_artifacts(f"{uri}/artifacts/{NOTES}/{name}", dst_path=scratch)
-        return kind(**read_json(Path(path)))
+        values = read_json(Path(path))
+        try:
+            return kind(**values)
+        except TypeError:
+            raise ValueError(f"its {name} is of another release: promote by hand") from None
 
 
 def _targets(sequences: Sequences, users: Sequence[str]) -> np.ndarray:
-    return sequences.targets("valid", sequences.rows(users))
+    return sequences.targets("gate", sequences.rows(users))

@@ -80,7 +80,7 @@ def register_model(
         known = histories(sequences, feelings, stars)
         weights = Weights(fusion["weight"], fusion["satisfaction_weight"])
         results = stages["results"].path("results.md").read_text(encoding="utf-8")
-        about = card.model_card(config, stages, fusion, results, statistics, len(known))
+        about = card.model_card(config, stages, fusion, results, statistics, len(known), evidence)
         with tempfile.TemporaryDirectory() as temporary:
             packed, notes = Path(temporary) / "model", Path(temporary) / gate.NOTES
             pack(packed, config, weights, {name: manifest.folder for name, manifest in stages.items()}, known)

@@ -1,9 +1,9 @@
 """Versions of a registered model and their aliases: ``challenger``, the newest, and ``champion``, which serves.
 
-`sealr.registry.gate` decides whether a challenger becomes champion. `promote_manually` needs no comparison, and
-`rollback` restores the previous champion. Tags of a version record its decision; the tag HISTORY of the registered
-model lists the champions in order. HISTORY is written before the alias moves and is only read up to the version that
-has the alias, so an interruption in between changes nothing.
+`sealr.registry.gate` decides whether a challenger becomes champion, and the tag TRIED counts how often. `rollback`
+restores the previous champion, and `promote_manually` needs no comparison. Tags of a version record its decision; the
+tag HISTORY of the registered model lists the champions in order. HISTORY is written before the alias moves and is only
+read up to the version that has the alias, so an interruption in between changes nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from mlflow import MlflowClient
@@ -29,11 +29,13 @@ CONTENT = "sealr.content"  # digest of everything that went into it
 DIGEST = "sealr.digest."  # digest of each stage's files, such as sealr.digest.reviews
 STAGE = "sealr.stage."  # key of each stage's folder, such as sealr.stage.retrieve
 GATE = "sealr.gate."  # decision, reason, against, at, and the figures of the comparison
+# How many comparisons a champion has stood; on the registered model: how many popularity has, the first opponent
+TRIED = "sealr.tries"
 ROLLED_BACK = "sealr.rolled_back"  # why it was rolled back or replaced by hand; the gate does not promote it again
 # Tag of the registered model
 HISTORY = "sealr.champions"
 HISTORY_LENGTH = 100  # champions remembered
-TRIES = 3  # comparisons, if the champion changes meanwhile
+ATTEMPTS = 3  # comparisons, if the champion changes meanwhile
 
 
 class PromotionError(ValueError):
@@ -90,30 +92,31 @@ def uri(name: str, version: str) -> str:
     return f"models:/{name}/{version}"
 
 
-def assign_aliases(name: str, version: str, judge: Callable[[str], Verdict]) -> Registration:
+def assign_aliases(name: str, version: str, judge: Callable[[str | None, int], Verdict]) -> Registration:
     """Assigns the aliases that a version has earned. Idempotent: a rerun repairs an interrupted call.
 
-    judge: called with the champion's URI if there is another champion of the same data set.
+    judge: called with the champion's URI, or None if there is no champion, and the number of the try against it, unless
+    the champion is of another data set.
     """
     client = MlflowClient()
     challenger = client.get_registered_model(name).aliases.get(CHALLENGER, 0)
     if int(version) >= int(challenger):
         client.set_registered_model_alias(name, CHALLENGER, version)
-    for _ in range(TRIES):
+    for _ in range(ATTEMPTS):
         tags, now = dict(client.get_model_version(name, version).tags), champion(name)
         if now == version:
             return _registration(name, version, "it was champion already")
         if ROLLED_BACK in tags:
             why = f"it was rolled back ({tags[ROLLED_BACK]}); the gate does not promote it again, `sealr promote` does"
             return _registration(name, version, why)
-        if tags.get(GATE + "decision") == REFUSED and tags.get(GATE + "against") == now:
+        if tags.get(GATE + "decision") == REFUSED and tags.get(GATE + "against") == (now or ""):
             return _registration(name, version, tags[GATE + "reason"])
-        verdict = Verdict(PROMOTED, "there was no champion") if now is None else _judged(name, tags, now, judge)
+        verdict = _judged(name, version, tags, now, judge)
         rolled_back = ROLLED_BACK in client.get_model_version(name, version).tags
         if champion(name) == now and not rolled_back:  # a comparison takes minutes: aliases may have moved meanwhile
             break
     else:
-        verdict = Verdict(HELD, f"the champion changed {TRIES} times during the comparison")
+        verdict = Verdict(HELD, f"the champion changed {ATTEMPTS} times during the comparison")
     _record(name, version, now, verdict)
     if verdict.decision == PROMOTED:
         _set_champion(name, version)
@@ -167,17 +170,31 @@ def stage_keys() -> set[str]:
     return {value for v in versions for tag, value in v.tags.items() if tag.startswith(STAGE)}
 
 
-def _judged(name: str, tags: dict[str, str], now: str, judge: Callable[[str], Verdict]) -> Verdict:
-    data = MlflowClient().get_model_version(name, now).tags.get(DATA)
-    if data != tags[DATA]:
+def _judged(
+    name: str, version: str, tags: dict[str, str], now: str | None, judge: Callable[[str | None, int], Verdict]
+) -> Verdict:
+    """The verdict on a version. A comparison that gave figures is a try; the same two compared again are the same."""
+    opponent = MlflowClient().get_model_version(name, now) if now else MlflowClient().get_registered_model(name)
+    if now and (data := opponent.tags.get(DATA)) != tags[DATA]:
         hint = "promote by hand (sealr promote), or register under another registry.name"
         return Verdict(HELD, f"the champion serves another data set ({data}), so they cannot be compared: {hint}")
-    return judge(uri(name, now))
+    tried = int(opponent.tags.get(TRIED, 0))
+    again = tags.get(GATE + "try") if tags.get(GATE + "against") == (now or "") else ""
+    verdict = judge(uri(name, now) if now else None, number := int(again or tried + 1))
+    if "try" in verdict.figures and number > tried:
+        if now:
+            MlflowClient().set_model_version_tag(name, now, TRIED, str(number))
+        else:
+            MlflowClient().set_registered_model_tag(name, TRIED, str(number))
+    if now is None and verdict.decision != PROMOTED:
+        by_hand = f'sealr promote {version} --name {name} --reason "..."'
+        verdict = replace(verdict, reason=f"{verdict.reason}; there is no champion, and `{by_hand}` makes it one")
+    return verdict
 
 
 def _record(name: str, version: str, against: str | None, verdict: Verdict) -> None:
     """Tags the version with the decision. The tag ``decision`` comes last: it marks the others as complete."""
-    values = {name: f"{value:.6g}" for name, value in verdict.figures.items()}
+    values = {"try": ""} | {name: f"{value:.6g}" for name, value in verdict.figures.items()}
     values |= {"against": against or "", "at": _now(), "reason": verdict.reason[:5000], "decision": verdict.decision}
     client = MlflowClient()
     for key, value in values.items():

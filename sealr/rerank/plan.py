@@ -22,7 +22,7 @@ from transformers import LlamaConfig
 
 from sealr import weights
 from sealr.config import ConfigError
-from sealr.data.sequences import Sequences
+from sealr.data.sequences import Sequences, gate_draw
 from sealr.evaluate.protocols import split_users
 from sealr.rerank.generative.palr import PREFERENCE_TOKENS, item_names, name_prompt, question
 from sealr.rerank.generative.prompts import prompt
@@ -117,7 +117,8 @@ def workload(config: Config, shape: LlamaConfig, sequences: Sequences, items: pd
         train, valid = int((sequences.lengths > held_out).sum()), min(len(rows), VALID_USERS)
     else:
         users = [sequences.users[row] for row in rows]
-        split = split_users(users, rerank.finetune_share, rerank.valid_share, config.evaluate.seed)
+        gate = {user for user in users if gate_draw(user) < config.evaluate.gate_share}
+        split = split_users(users, rerank.finetune_share, rerank.valid_share, config.evaluate.seed, gate)
         train, valid = len(split.train[: rerank.max_users or None]), len(split.valid)
     count, how = token_counter(rerank.base)
     if rerank.ranker == "scoring":

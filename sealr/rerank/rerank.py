@@ -1,8 +1,8 @@
 """Re-ranks the evaluation users' pools: fuses LLM and retriever, adds satisfaction, and writes the lists.
 
-Splits of the rankings table: ``valid`` and ``test`` hold the retriever's own pools; ``injected`` holds the test pools
-with the target inserted (the paper's protocol). On validation, only pools that contain their target are ranked, because
-no weight can help the others.
+Splits of the rankings table: ``valid``, ``gate`` and ``test`` hold the retriever's own pools; ``injected`` holds the
+test pools with the target inserted (the paper's protocol). For validation and gate users, only pools that contain their
+target are ranked, because no weight can help the others. Gate users get the served list alone, after every choice.
 """
 
 from __future__ import annotations
@@ -41,19 +41,18 @@ def rerank(
     folder: Path,
     forecast: Forecast | None = None,
     liked: np.ndarray | None = None,
+    gate_rows: Sequence[int] = (),
 ) -> StageResult:
     """Writes ``rankings.parquet`` (rankers: retriever, the LLM, fused, and with satisfaction) and ``fusion.json``.
 
-    rows, valid_rows: of ``sequences.users``; the first are ranked for test, the second tune the fusion weight.
+    rows, valid_rows, gate_rows: of ``sequences.users``; the first are ranked for test, the second tune the weights,
+    the third judge the result.
     feelings: (interactions, 2), aligned with ``sequences.flat``. batch: users per checkpoint. forecast: adds
     satisfaction to the scores; None: no such ranking. liked (interactions,): 1, 0 or NaN, needed with a forecast. The
     metric ``seconds_a_list`` is measured on test lists only: injected lists reuse cached work.
     """
     timed = Timed(ranker)
-    wanted = dict(zip(valid_rows, sequences.targets("valid", valid_rows).tolist(), strict=True))
-    asked = {row: ranking_request(row, "valid", sequences, feelings, pools) for row in valid_rows}
-    tuning = [row for row in valid_rows if wanted[row] in asked[row].pool]
-    valid, targets = [asked[row] for row in tuning], [wanted[row] for row in tuning]
+    tuning, valid, targets = _retrieved("valid", valid_rows, sequences, feelings, pools)
     valid_llm = score_parts(ranker, valid, folder, "valid", batch)
     weight, tried = tune_weight(valid, [s.values for s in valid_llm], targets, len(valid_rows))
     text = "fusion weight %.2f: validation NDCG@10 %.4f, retriever alone %.4f, over %d users"
@@ -70,12 +69,17 @@ def rerank(
     for i, scored in zip(missed, new_scores, strict=True):
         injected_llm[i] = scored
 
+    judging, gate, _ = _retrieved("gate", gate_rows, sequences, feelings, pools)
+    # At weight 0 the LLM is not asked, as in service
+    gate_llm = score_parts(ranker, gate, folder, "gate", batch) if weight else [_silent(r) for r in gate]
+
     made = {
         "valid": (tuning, valid, valid_llm),
+        "gate": (judging, gate, gate_llm),
         "test": (rows, test, test_llm),
         "injected": (rows, injected, injected_llm),
     }
-    lists = {name: _fused("valid" if name == "valid" else "test", *part, weight) for name, part in made.items()}
+    lists = {name: _fused("test" if name == "injected" else name, *part, weight) for name, part in made.items()}
     fusion: dict[str, Any] = {"weight": weight, "satisfaction_weight": 0.0}
     glad: dict[str, list[np.ndarray]] = {}
     if forecast is not None and liked is not None:
@@ -87,13 +91,15 @@ def rerank(
     frames = []
     for name, (asked_rows, requests, llm) in made.items():
         rankings = {RETRIEVER: [np.asarray(r.pool_scores) for r in requests], ranker.name: [s.values for s in llm]}
-        rankings |= {FUSED: list(lists[name].scores)} | ({GLAD: glad[name]} if glad else {})
+        served = {FUSED: list(lists[name].scores)} | ({GLAD: glad[name]} if glad else {})
+        rankings = served if name == "gate" else rankings | served
         frames.append(_table(sequences, asked_rows, requests, rankings).assign(split=name))
     write_table(pd.concat(frames, ignore_index=True), folder / "rankings.parquet", "rankings")
     fusion |= {
         "validation_ndcg_at_10": {str(w): value for w, value in tried.items()},
         "validity": float(np.mean([s.validity for s in [*valid_llm, *test_llm, *new_scores]])),
         "validation_users": [sequences.users[row] for row in valid_rows],
+        "gate_users": [sequences.users[row] for row in gate_rows],
         "test_users": [sequences.users[row] for row in rows],
     }
     write_json(fusion, folder / "fusion.json")
@@ -105,8 +111,9 @@ def rerank(
     }
     if timed.lists:
         metrics["seconds_a_list"] = timed.seconds / timed.lists
-    ranked = len(valid) + len(test) + len(missed)
-    return StageResult({"test_users": len(rows), "valid_users": len(valid_rows), "lists_generated": ranked}, metrics)
+    ranked = len(valid) + len(test) + len(missed) + (len(gate) if weight else 0)
+    users = {"test_users": len(rows), "valid_users": len(valid_rows), "gate_users": len(gate_rows)}
+    return StageResult(users | {"lists_generated": ranked}, metrics)
 
 
 class Timed:
@@ -143,6 +150,21 @@ def score_parts(
         bar.update(len(part))
     bar.close()
     return scores
+
+
+def _retrieved(
+    split: str, rows: Sequence[int], sequences: Sequences, feelings: np.ndarray, pools: Pools
+) -> tuple[list[int], list[RerankInput], list[int]]:
+    """Rows, requests and targets of the users whose target is in their pool."""
+    wanted = dict(zip(rows, sequences.targets(split, rows).tolist(), strict=True))
+    asked = {row: ranking_request(row, split, sequences, feelings, pools) for row in rows}
+    found = [row for row in rows if wanted[row] in asked[row].pool]
+    return found, [asked[row] for row in found], [wanted[row] for row in found]
+
+
+def _silent(request: RerankInput) -> Scored:
+    """Scores that change no order."""
+    return Scored(np.zeros(len(request.pool), dtype=np.float32))
 
 
 def _fused(

@@ -80,16 +80,20 @@ def write_candidates(
     feelings: np.ndarray | None = None,
     learned: Collection[int] = (),
 ) -> StageResult:
-    """Writes ``candidates.parquet`` for valid and test. The metrics are the pools' recall, the limit of any re-ranker.
+    """Writes ``candidates.parquet`` for valid, gate and test. Metrics: the pools' recall, the limit of any re-ranker.
 
     learned: rows of ``sequences.users`` whose targets the retriever was trained on; the metrics leave them out. With an
     approximate index, ``test_index_recall@<pool>`` is the share of the exact candidates that it found.
     """
     pool, frames, metrics = config.n_retrieved, [], {}
-    for split in ("valid", "test"):
+    for split in ("valid", "gate", "test"):
+        part = sequences.split(split)
+        if split == "gate" and not len(part):
+            continue
         ids, scores = best_items(retriever, sequences, split, pool, config.exclude_seen, feelings)
         frames.append(candidates_table(sequences, split, ids, scores))
-        part = sequences.split(split)
+        if split == "gate":  # a figure that people see, they choose by
+            continue
         tested = ~np.isin(part.users, list(learned))
         hits = (ids == part.targets[:, None]).any(1) & tested
         metrics[f"{split}_hr@{pool}"] = float(hits.sum() / tested.sum())

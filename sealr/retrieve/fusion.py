@@ -71,14 +71,18 @@ def tune_weights(
     parts: list[Retriever], sequences: Sequences, exclude_seen: bool, feelings: np.ndarray | None = None
 ) -> list[float]:
     """The weight of each part, 1 for the first."""
-    near = shortlist(parts, sequences, exclude_seen, feelings)
-    weights = [1.0] + [1.0 if part.config.model in VECTOR_MODELS else 0.0 for part in parts[1:]]
-    for number in [*range(1, len(parts))] * PASSES:
+    return choose_weights(shortlist(parts, sequences, exclude_seen, feelings), [part.config.model for part in parts])
+
+
+def choose_weights(near: Shortlist, models: list[str]) -> list[float]:
+    """The weight of each part of a shortlist, 1 for the first. models: what the parts are."""
+    weights = [1.0] + [1.0 if model in VECTOR_MODELS else 0.0 for model in models[1:]]
+    for number in [*range(1, len(models))] * PASSES:
         tried = near.try_weights(weights, number).mean(0)  # (len(WEIGHTS),)
         best, now = int(tried.argmax()), WEIGHTS.index(weights[number])  # ties: the lowest weight
         weights[number] = WEIGHTS[best]
         text = "fusion: %s at weight %g: validation NDCG@10 %+.4f against weight %g"
-        log.info(text, parts[number].config.model, WEIGHTS[best], tried[best] - tried[now], WEIGHTS[now])
+        log.info(text, models[number], WEIGHTS[best], tried[best] - tried[now], WEIGHTS[now])
     return weights
 
 

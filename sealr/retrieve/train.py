@@ -143,5 +143,6 @@ def _digest(sequences: Sequences, feelings: np.ndarray | None) -> str:
         sequences.flat.tobytes() + sequences.offsets.tobytes() + "\n".join(sequences.items).encode()
     )
     digest.update(b"" if feelings is None else feelings.tobytes())
-    digest.update(b"".join(user.to_bytes(8, "little") for user in sorted(sequences.whole)))
+    for group in (sequences.whole, sequences.gate):
+        digest.update(b"".join(user.to_bytes(8, "little") for user in sorted(group)) + b"\n")
     return digest.hexdigest()

@@ -37,14 +37,20 @@ class Forecast:
 
 
 def learn(
-    reviews: pd.DataFrame, labels: pd.DataFrame, config: SatisfactionConfig, vectors: np.ndarray | None, folder: Path
+    reviews: pd.DataFrame,
+    labels: pd.DataFrame,
+    config: SatisfactionConfig,
+    vectors: np.ndarray | None,
+    folder: Path,
+    gate_share: float = 0.0,
 ) -> StageResult:
     """Writes the forecast, the stars of all reviews, what each item's reviews felt, and a report.
 
     vectors (interactions, C): of the reviews' texts, aligned with the sequences, or None. Without stars and labels, or
     with ``config.model`` none, there is nothing to learn: the count of reviews is 0 and no file is written.
+    gate_share: of the users, whose validation targets the report leaves out.
     """
-    sequences = build(reviews)
+    sequences = build(reviews).with_gate(gate_share)
     mask, glad = training_mask(sequences), gladness(reviews, labels, sequences)
     if config.model == "none" or glad is None:
         return StageResult({"reviews": 0})

@@ -29,7 +29,10 @@ __all__ = [
 @frozen
 class EvaluateConfig:
     users: int = Field(0, ge=0)  # evaluate this many random users of the evaluation half; 0: all of them
-    valid_users: int = Field(0, ge=0)  # users whose validation item tunes the fusion weight; 0: all evaluation users
+    # At most so many users tune the weights of the fusion, and at most so many gate users judge; 0: no limit
+    valid_users: int = Field(0, ge=0)
+    # Share of the users whose validation item chooses nothing and judges promotions (docs/operate.md)
+    gate_share: float = Field(0.25, ge=0, lt=1)
     bootstrap: int = Field(1000, ge=100)  # resamples of the paired bootstrap over users
     seed: int = 0  # draws fine-tuning and evaluation users, independently of the models' seeds
 
