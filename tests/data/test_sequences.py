@@ -1,10 +1,13 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sealr.data.sequences import SequenceError, build
+from sealr.data.sequences import SequenceError, build, gate_draw
+
+ALICE = 0.7728286763618344
 
 REVIEWS = pd.DataFrame(
     [
@@ -53,6 +56,31 @@ def test_users_learned_from_whole_are_in_train_alone():
         build(REVIEWS).with_whole(["z"])
 
 
+def test_gate_users_are_in_gate_instead_of_valid():
+    """Nothing else changes for them: they are trained on and tested as everybody."""
+    plain, sequences = build(REVIEWS), replace(build(REVIEWS), gate=frozenset([0, 2]))
+    gate = sequences.split("gate")
+    assert gate.users.tolist() == [0] and [h.tolist() for h in gate.histories()] == [[4, 2]]  # c has too few items
+    assert gate.targets.tolist() == sequences.targets("gate", [0]).tolist() == [3]
+    assert sequences.span("gate", 0) == sequences.span("valid", 0)
+    assert sequences.split("valid").users.tolist() == [1] and not len(plain.split("gate"))
+    for name in ("train", "test"):
+        a, b = plain.split(name), sequences.split(name)
+        assert a.users.tolist() == b.users.tolist() and a.ends.tolist() == b.ends.tolist()
+
+
+def test_a_gate_user_stays_one_whoever_comes_and_whatever_the_share():
+    users = [f"u{n}" for n in range(2000)]
+    few = {user for user in users if gate_draw(user) < 0.25}
+    assert len(few) == pytest.approx(500, abs=60) and few < {user for user in users if gate_draw(user) < 0.3}
+    assert gate_draw("alice") == pytest.approx(ALICE, abs=1e-9)  # another release must not move anybody
+    sequences = build(REVIEWS)
+    for subset in (["a", "b", "c"], ["b", "c"]):
+        made = build(REVIEWS[REVIEWS["user"].isin(subset)]).with_gate(0.6)
+        assert {made.users[row] for row in made.gate} == {user for user in subset if gate_draw(user) < 0.6}
+    assert not sequences.with_gate(0).gate
+
+
 def test_no_target_of_valid_or_test_is_in_a_train_history():
     sequences = build(REVIEWS)
     train = sequences.split("train")
@@ -63,7 +91,7 @@ def test_no_target_of_valid_or_test_is_in_a_train_history():
 
 
 def test_unknown_split():
-    with pytest.raises(ValueError, match="split 'dev' is not one of train, valid, test"):
+    with pytest.raises(ValueError, match="split 'dev' is not one of train, valid, gate, test"):
         build(REVIEWS).split("dev")
 
 

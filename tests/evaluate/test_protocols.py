@@ -39,6 +39,16 @@ def test_split_depends_on_seed_and_not_on_order():
     assert split_users(users, 0.2, 0.1, 1) == split_users(users[::-1], 0.2, 0.1, 1) != split_users(users, 0.2, 0.1, 2)
 
 
+def test_gate_users_are_left_out_of_the_fine_tuning_users_and_nobody_else_moves():
+    users = [str(i) for i in range(200)]
+    plain = split_users(users, 0.5, 0.1, 0)
+    gate = {user for user in users if int(user) % 4 == 0}
+    split = split_users(users, 0.5, 0.1, 0, gate)
+    assert split.evaluate == plain.evaluate and gate & set(split.evaluate)
+    tuned = [user for user in (*plain.valid, *plain.train) if user not in gate]
+    assert [*split.valid, *split.train] == tuned and len(split.valid) == round(0.1 * len(tuned))
+
+
 @pytest.mark.parametrize(
     ("users", "ratio", "message"),
     [(["a", "a"], 0.2, "twice"), (["a", "b"], 0.6, "at most 0.5"), (["a", "b", "c"], 0.2, "too few")],

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from sealr.config import ConfigError, load_config
+from sealr.data.sequences import gate_draw
 from sealr.pipeline import inputs
 from sealr.pipeline.job import Job
 from sealr.pipeline.retrievers import identity
 from tests.retrieve.toy_sequences import make_sequences
 
-INDUCTIVE = "rerank.user_split=inductive rerank.finetune_share=0.5 rerank.valid_share=0.1"
+ALL = "evaluate.gate_share=0"
+INDUCTIVE = f"{ALL} rerank.user_split=inductive rerank.finetune_share=0.5 rerank.valid_share=0.1"
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def job(overrides: str) -> Job:
 
 
 def test_transductive_nobody_is_learned_from_whole(sequences):
-    split = inputs.user_split(job("rerank.user_split=transductive"), sequences)
+    split = inputs.user_split(job(f"{ALL} rerank.user_split=transductive"), sequences)
     assert not split.train and not split.valid and len(split.evaluate) == 40
 
 
@@ -33,6 +35,37 @@ def test_another_seed_trains_otherwise_on_the_same_users(sequences):
     assert first == second != inputs.user_split(job(f"{INDUCTIVE} evaluate.seed=1"), sequences)
     assert (len(first.train), len(first.valid), len(first.evaluate)) == (14, 6, 20)  # .3 of 20: too few for .1
     assert len(inputs.user_split(job(f"{INDUCTIVE} rerank.max_users=5"), sequences).train) == 5
+
+
+@pytest.mark.parametrize("setting", ["inductive", "transductive"])
+def test_a_user_judges_or_chooses_and_everybody_is_tested_as_before(setting):
+    plain = make_sequences([[1, 2, 3, 4, 5]] * 300, 5)
+    settings = f"{INDUCTIVE} rerank.user_split={setting}"
+    before, now = job(settings), job(f"{settings} evaluate.gate_share=0.25")
+    sequences = plain.with_gate(0.25)
+    split, gate = inputs.user_split(now, sequences), inputs.gate_users(now, sequences)
+    assert set(gate) == {user for user in sequences.users if gate_draw(user) < 0.25} and 50 < len(gate) < 100
+    choosing = {*split.train, *split.valid, *inputs.weight_users(now, sequences)}
+    choosing |= {sequences.users[row] for row in sequences.split("valid").users} - set(split.train)
+    assert not choosing & set(gate) and len(choosing | set(gate)) == 300
+    assert inputs.evaluated_users(now, sequences) == inputs.evaluated_users(before, plain)
+    tuned = len(split.train) + len(split.valid)
+    assert len(split.valid) == round(0.3 * tuned) and (tuned > 100) == (setting == "inductive")
+    whole = replace(now.config.retrieve, tuning_users="whole")
+    assert not inputs.retriever_sequences(now, sequences, whole).whole & sequences.gate
+
+
+def test_a_limit_keeps_the_gate_users_who_are_lowest_whoever_joins():
+    few, many = (make_sequences([[1, 2, 3, 4]] * n, 4).with_gate(0.25) for n in (200, 300))
+    limited = job("evaluate.valid_users=10")
+    first, later = (inputs.gate_users(limited, sequences) for sequences in (few, many))
+    assert len(first) == len(later) == len(inputs.weight_users(limited, few)) == 10
+    assert all(user in first or int(user[1:]) >= 200 for user in later)
+
+
+def test_another_gate_share_is_another_retriever():
+    one, other = (job(f"evaluate.gate_share={share}") for share in (0.2, 0.3))
+    assert identity(one, one.config.retrieve) != identity(other, other.config.retrieve)
 
 
 def test_the_retriever_may_learn_what_the_llm_learns(sequences):

@@ -32,8 +32,8 @@ def store(empty, tmp_path, monkeypatch):
     mlflow.set_tracking_uri(None)
 
 
-def showed(ranks, validation="same"):
-    return Evidence(validation, USERS, list(ranks), [])
+def showed(ranks, data="same", popularity=0):
+    return Evidence(data, 0.25, USERS, list(ranks), [popularity] * 40, {})
 
 
 def register(store, evidence, content="abc", data="demo", hold=""):
@@ -49,7 +49,7 @@ def register(store, evidence, content="abc", data="demo", hold=""):
 def settle(version, evidence, hold=""):
     feelings = np.zeros((len(SEQUENCES.flat), 2), dtype=np.float32)
     return promote.assign_aliases(
-        "sealr", version, lambda uri: gate.judge(evidence, uri, SEQUENCES, feelings, None, 500, hold)
+        "sealr", version, lambda uri, number: gate.judge(evidence, uri, number, SEQUENCES, feelings, None, 500, hold)
     )
 
 
@@ -57,7 +57,7 @@ def tags(version):
     return mlflow.MlflowClient().get_model_version("sealr", version).tags
 
 
-def never(uri):
+def never(uri, number):
     raise AssertionError("nobody is to be compared")
 
 
@@ -65,16 +65,70 @@ LOW, HIGH = showed([5] * 40), showed([1] * 30 + [5] * 10)
 LITTLE = showed([4] * 3 + [6] + [5] * 36)  # better on three users, worse on one
 
 
-def test_the_first_version_is_champion(store):
+def tries(version=None):
+    """Comparisons that a champion, or popularity, has stood."""
+    client = mlflow.MlflowClient()
+    opponent = client.get_model_version("sealr", version) if version else client.get_registered_model("sealr")
+    return int(opponent.tags.get(promote.TRIED, 0))
+
+
+def test_a_first_version_that_beats_popularity_is_champion(store):
     done = register(store, LOW)
-    assert (done.aliases, done.reason) == (("challenger", "champion"), "there was no champion")
-    assert tags("1")[promote.GATE + "decision"] == PROMOTED
+    assert done.aliases == ("challenger", "champion") and "the opponent is popularity" in done.reason
+    assert tags("1")[promote.GATE + "decision"] == PROMOTED and tries() == 1 and tries("1") == 0
+
+
+def test_a_first_version_that_does_not_waits_and_is_told_how_to_be_promoted_by_hand(store):
+    done = register(store, showed([5] * 40, popularity=5))
+    assert done.aliases == ("challenger",) and promote.champion("sealr") is None
+    assert "no significant gain; there is no champion" in done.reason
+    assert '`sealr promote 1 --name sealr --reason "..."` makes it one' in done.reason
+    assert promote.assign_aliases("sealr", "1", never).reason == done.reason  # a rerun is no new try
+    register(store, showed([6] * 40, popularity=5))
+    assert tries() == 2 and tags("2")[promote.GATE + "try"] == "2"
+    assert promote.promote_manually("sealr", "1", "it is a start") is None and promote.champion("sealr") == "1"
+
+
+def test_every_try_against_one_champion_raises_the_bar(store):
+    """Six of 40 users gain and nobody loses, p = 1 / 64: enough for a first try, .0304, and not for a second, .0076."""
+    register(store, LOW)
+    register(store, LITTLE)
+    assert tries("1") == 1 and float(tags("2")[promote.GATE + "level"]) == pytest.approx(0.030396, rel=1e-3)
+    better = showed([1] * 6 + [5] * 34)
+    done = register(store, better)
+    assert done.aliases == ("challenger",) and "where try 2 needs 0.0076" in done.reason and tries("1") == 2
+    register(store, HIGH)  # a clear gain: the new champion has stood no comparison
+    assert promote.champion("sealr") == "4" and tries("1") == 3 and tries("4") == 0
+
+
+def test_the_same_gain_wins_at_the_first_try(store):
+    register(store, LOW)
+    assert register(store, showed([1] * 6 + [5] * 34)).aliases == ("challenger", "champion")
+
+
+def test_two_versions_compared_again_are_the_same_try(store):
+    """Held by drift it has been compared; a later night without drift is no second try."""
+    register(store, LOW)
+    register(store, HIGH, hold="the data have drifted (emotions: 0.3)")
+    assert tries("1") == 1
+    assert settle("2", HIGH).aliases == ("challenger", "champion")
+    assert tries("1") == 1 and tags("2")[promote.GATE + "try"] == "1"
+
+
+def test_a_version_that_could_not_be_compared_has_not_tried(store):
+    register(store, LOW)
+    few = Evidence("same", 0.25, USERS[:29], [1] * 29, [0] * 29, {})
+    done = register(store, few)
+    assert (
+        done.aliases == ("challenger",) and "there are 29 gate users, and fewer than 30 decide nothing" in done.reason
+    )
+    assert tries("1") == 0 and tags("2")[promote.GATE + "decision"] == HELD
 
 
 def test_a_significant_gain_is_promoted_and_leaves_its_figures(store):
     register(store, LOW)
     done = register(store, HIGH)
-    assert done.aliases == ("challenger", "champion") and "clear of 0" in done.reason
+    assert done.aliases == ("challenger", "champion") and "a significant gain" in done.reason
     found = {k.removeprefix(promote.GATE): v for k, v in tags("2").items() if k.startswith(promote.GATE)}
     assert found["decision"] == PROMOTED and found["against"] == "1" and found["users"] == "40"
     challenger, champion, low = (float(found[k]) for k in ("challenger", "champion", "low"))
@@ -106,7 +160,7 @@ def test_drift_holds_what_would_have_been_promoted_and_lets_it_go_later(store):
     assert (
         done.aliases == ("challenger",)
         and done.reason.startswith("the data have drifted")
-        and "clear of 0" in done.reason
+        and "a significant gain" in done.reason
     )
     assert tags("2")[promote.GATE + "decision"] == HELD
     assert settle("2", HIGH).aliases == ("challenger", "champion")
@@ -147,7 +201,7 @@ def test_a_champion_that_changes_during_the_comparison_is_compared_with_again(st
         )
     asked = []
 
-    def judge(uri):
+    def judge(uri, number):
         asked.append(uri)
         if len(asked) == 1:
             promote.promote_manually("sealr", "2", "meanwhile")
@@ -157,7 +211,7 @@ def test_a_champion_that_changes_during_the_comparison_is_compared_with_again(st
     assert asked == ["models:/sealr/1", "models:/sealr/2"] and tags(version)[promote.GATE + "against"] == "2"
     promote.rollback("sealr", "not so")
 
-    def restless(uri):
+    def restless(uri, number):
         promote.promote_manually("sealr", "1" if uri.endswith("/2") else "2", "and again")
         return Verdict(PROMOTED, "better")
 
@@ -228,7 +282,7 @@ def test_a_registry_that_fails_promotes_nobody(store, monkeypatch):
         )
     monkeypatch.setattr(mlflow.MlflowClient, "get_registered_model", busy)
     with pytest.raises(mlflow.MlflowException, match="busy"):
-        promote.assign_aliases("sealr", version, lambda uri: Verdict(PROMOTED, "never asked"))
+        promote.assign_aliases("sealr", version, lambda uri, number: Verdict(PROMOTED, "never asked"))
 
 
 def test_by_hand_mistakes_are_one_sentence(store):
