@@ -138,8 +138,9 @@ class Model:
     def register(self, name: str) -> Registration:
         """Registers the model in MLflow under ``name`` and lets the gate decide whether it becomes champion.
 
-        Returns name, version, aliases and the gate's reason. The first version becomes champion; a later one replaces
-        it if it is better on the same validation users. Registering the same model again returns the same version.
+        Returns name, version, aliases and the gate's reason. The first version becomes champion if it beats popularity
+        on users on whom nothing was chosen, and a later one if it beats the champion there (docs/operate.md).
+        Registering the same model again returns the same version.
         Raises ValueError if the model was loaded, has no LLM, or is a placebo.
         """
         job, made = self._fitted("register")

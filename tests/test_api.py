@@ -199,10 +199,11 @@ def test_evaluate_shows_protocols_and_intervals(model):
 
 @pytest.mark.slow
 def test_the_served_model_answers_the_same(model, registered):
-    assert registered.version == "1" and "champion" in registered.aliases
+    assert registered.version == "1" and registered.aliases == ("challenger",)
+    assert "fewer than 30 decide nothing" in registered.reason
     assert model.register("my-shop").version == "1"  # nothing changed
     mine = model.recommend(["u0001", "u0003"], k=4)
-    loaded = sealr.load("models:/my-shop@champion")
+    loaded = sealr.load("models:/my-shop@challenger")
     assert loaded.recommend(["u0001", "u0003"], k=4).equals(mine)
     assert loaded.recommend(history=HISTORY, explain=True).equals(model.recommend(history=HISTORY, explain=True))
     assert sealr.load(model.folder).recommend(["u0001", "u0003"], k=4).equals(mine)

@@ -122,7 +122,8 @@ def judge(
             return Verdict(HELD, f"the champion cannot be scored on these users ({said})")
     figures: dict[str, float | int] = {"users": len(users), "known": round(known, 4)}
     if len(users) < FEWEST:
-        return Verdict(HELD, _too_few(len(users), challenger), figures)
+        few = _too_few(len(users), challenger)
+        return Verdict(HELD, f"{hold}; {few}" if hold else few, figures)
     if known < MIN_KNOWN:
         share = f"{1 - known:.0%} of the {len(users)} gate histories hold no item that the champion knows"
         return Verdict(HELD, f"the champion cannot be scored on these users: {share}", figures)

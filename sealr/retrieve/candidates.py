@@ -88,7 +88,7 @@ def write_candidates(
     pool, frames, metrics = config.n_retrieved, [], {}
     for split in ("valid", "gate", "test"):
         part = sequences.split(split)
-        if split == "gate" and not len(part):
+        if not len(part):  # no gate users
             continue
         ids, scores = best_items(retriever, sequences, split, pool, config.exclude_seen, feelings)
         frames.append(candidates_table(sequences, split, ids, scores))

@@ -46,11 +46,16 @@ class World:
     def feelings(self) -> np.ndarray:
         return np.full((len(self.liked), 2), np.nan, np.float32)
 
-    def rerank(self, forecast: Forecast | None, users: int = 120) -> StageResult:
-        pools = Pools(pd.read_parquet(self.folder / "candidates.parquet"), self.sequences, POOL)
+    def rerank(self, forecast: Forecast | None, users: int = 120, gate: bool = False) -> StageResult:
+        """gate: whether the validation users also judge, so that both lists can be compared."""
+        table = pd.read_parquet(self.folder / "candidates.parquet")
+        table = pd.concat([table, table[table["split"] == "valid"].assign(split="gate")])
+        pools = Pools(table, self.sequences, POOL)
         rows = range(users)
         liked = None if forecast is None else self.liked
-        return rerank(Numbered(), rows, rows, self.sequences, self.feelings, pools, 64, self.folder, forecast, liked)
+        tables = self.sequences, self.feelings, pools
+        judges = rows if gate else ()
+        return rerank(Numbered(), rows, rows, *tables, 64, self.folder, forecast, liked, gate_rows=judges)
 
 
 def make_world(folder: Path) -> World:

@@ -146,7 +146,7 @@ def toy_registration(parts: Parts, state: Path, weight: float = 1.0, satisfactio
         return {path.name: path for path in parts.stages[name].iterdir() if path.name != "manifest.json"}
 
     count = len(USERS)
-    fusion = {"weight": weight, "satisfaction_weight": satisfaction, "validation_users": USERS}
+    fusion = {"weight": weight, "satisfaction_weight": satisfaction, "validation_users": USERS, "gate_users": USERS}
     stages = {
         "reviews": stage("ingest", files("reviews")),
         "labels": stage("label", {}),
@@ -159,6 +159,7 @@ def toy_registration(parts: Parts, state: Path, weight: float = 1.0, satisfactio
     statistics = drift.Statistics(
         {"joy": count}, {"2": count}, dict.fromkeys(ITEMS, 12), {"6": count}, {"2014-01": count}
     )
-    evidence = gate.Evidence("the same", USERS, [2] * count, [])
+    judges = [f"judge {n}" for n in range(gate.FEWEST)]
+    evidence = gate.Evidence("the same", 0.25, judges, [2] * len(judges), [0] * len(judges), {})
     felt = neutral(parts.sequences)
     return register_model(parts.config, parts.sequences, felt, parts.stars, evidence, statistics, stages)
