@@ -144,8 +144,9 @@ def _too_few(count: int, challenger: Evidence) -> str:
             f"(now {challenger.share:g}), or promote by hand"
         )
     return (
-        f"only {count} of {len(challenger.users)} gate users have a target that the champion has not learned from, and "
-        f"fewer than {FEWEST} decide nothing: wait for more reviews, or promote by hand"
+        f"only {count} of {len(challenger.users)} gate users can be compared, and fewer than {FEWEST} decide nothing: "
+        "the champion has learned from the others' targets, or they were no gate users of it; wait for more reviews, "
+        "or promote by hand"
     )
 
 

@@ -73,7 +73,8 @@ def test_a_data_set_adds_to_the_top_of_the_file():
         "seeds": 2,
     }
     spec = merged_comparison(top, "demo", own)
-    assert spec.settings == "rerank.layers=2 'retrieve.parts=[{model: ease}]' rerank.layers=3"
+    own = "rerank.layers=2 'retrieve.parts=[{model: ease}]' rerank.layers=3"
+    assert spec.settings == f"evaluate.gate_share=0 {own}"  # nothing is promoted, so everybody may choose
     assert spec.note == "Of one.\n\nOf all." and spec.configuration == "demo" and spec.seeds == 2
     assert spec.systems == {"a": {"model": "ease", "epochs": 3}, "LLM": "", "b": {}} and list(spec.chains) == ["LLM"]
     assert spec.compare == (("a", "LLM"), ("b", "a"))
