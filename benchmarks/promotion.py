@@ -52,32 +52,39 @@ SHARE = EvaluateConfig().gate_share
 
 def main(
     reviews: Annotated[Path | None, typer.Option(help="reviews.parquet of an ingested data set.")] = None,
-    repetitions: Annotated[int, typer.Option(min=1, help="Champions for each row of the first table.")] = 1000,
+    users: Annotated[list[int], typer.Option(help="Users of each row.")] = list(SIZES),  # noqa: B006
+    repetitions: Annotated[int, typer.Option(min=0, help="Champions for each row of the first table.")] = 1000,
     series: Annotated[int, typer.Option(min=0, help="Champions for each row of the second, made-up users only.")] = 200,
     seed: Annotated[int, typer.Option(help="Draws the users.")] = 0,
 ) -> None:
     """Show how often the gate promotes an equal version, and a better one."""
     rng = np.random.default_rng(seed)
     near = trained(reviews) if reviews else made_up(rng)
-    print(f"Population: {describe(near)}.\n\nOne challenger for each of {repetitions:,} champions:\n")
-    stronger = gain_of(near, GAIN)
-    rows = []
-    for users in (n for n in SIZES if 2 * n <= len(near.targets)):
-        made = [one_night(near, rng, users, stronger) for _ in range(repetitions)]
-        row: dict[str, object] = {"users": users, "of them gate users": round(users * SHARE)}
+    print(f"Population: {describe(near)}.\n")
+    sizes = [n for n in users if 2 * n <= len(near.targets)]
+    if repetitions:
+        print(f"One challenger for each of {repetitions:,} champions:\n")
+        print(markdown_table(first_table(near, rng, sizes, repetitions)))
+    if series and not reviews:
+        print(f"{NIGHTS} equal challengers, one a night, for each of {series:,} champions. Promoted in any night:\n")
+        rows = []
+        for size in sizes:
+            nights = [many_nights(near, rng, size) for _ in range(series)]
+            rows.append({"users": size} | {rule: share([won[rule] for won in nights]) for rule in RULES})
+        print(markdown_table(pd.DataFrame(rows)))
+
+
+def first_table(near: Shortlist, rng: np.random.Generator, sizes: list[int], repetitions: int) -> pd.DataFrame:
+    """One row a number of users: how often an equal and a better challenger are promoted, and the equal one's gain."""
+    stronger, rows = gain_of(near, GAIN), []
+    for size in sizes:
+        made = [one_night(near, rng, size, stronger) for _ in range(repetitions)]
+        row: dict[str, object] = {"users": size, "of them gate users": round(size * SHARE)}
         for rule in RULES:
             row[f"equal, {rule}"] = share([won[rule, 0.0] for won, _ in made])
             row[f"mean gain, {rule}"] = f"{np.mean([gains[rule, 0.0] for _, gains in made]):+.4f}"
         rows.append(row | {f"{GAIN:+.2f}, {rule}": share([won[rule, stronger] for won, _ in made]) for rule in RULES})
-    print(markdown_table(pd.DataFrame(rows)))
-    if reviews or not series:
-        return
-    print(f"{NIGHTS} equal challengers, one a night, for each of {series:,} champions. Promoted in any night:\n")
-    rows = []
-    for users in SIZES[:3]:
-        nights = [many_nights(near, rng, users) for _ in range(series)]
-        rows.append({"users": users} | {rule: share([won[rule] for won in nights]) for rule in RULES})
-    print(markdown_table(pd.DataFrame(rows)))
+    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)
