@@ -16,10 +16,12 @@ from sealr.registry.promote import Registration
 
 @flow(name="finetune", flow_run_name="finetune-{data}")
 def finetune(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> str:
-    """Ingest, label, train retriever and LLM, re-rank, evaluate, refit, register. Returns the MLflow run id."""
+    """Ingest, label, train retriever and LLM, re-rank, evaluate, refit, register, report. Returns the MLflow run id."""
     with open_job("finetune", data, base, overrides) as job:
         made = through_evaluation(job, steps)
-        print_summary(made["results"], steps.register(job, steps.refit(job, made)))
+        registration = steps.register(job, steps.refit(job, made))
+        steps.report(job.run_id)
+        print_summary(made["results"], registration)
         return job.run_id
 
 
@@ -36,6 +38,7 @@ def print_summary(results: Manifest, registration: Registration | None) -> None:
     model = f"models:/{registration.name}"
     model += f"@{registration.aliases[-1]}" if registration.aliases else f"/{registration.version}"
     print("Next:")
+    print("  sealr report  # what the job found, as one page")
     print(f"  sealr recommend --model {model}  # lists for known users, or --history FILE for a new one")
     print(f"  sealr serve --model {model}      # an HTTP server")
     print(f"  mlflow ui --backend-store-uri {shlex.quote(tracking.address())}")

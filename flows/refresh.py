@@ -17,6 +17,7 @@ def refresh(data: str = "demo", base: str = "smollm2-135m", overrides: str = "")
         made = through_evaluation(job, steps)
         drifted = steps.drift(job, made["reviews"], made["labels"])
         registration = steps.register(job, steps.refit(job, made), drifted)
+        steps.report(job.run_id)
         print(f"\ndrift from the champion's data: {drifted or 'none'}")
         print_summary(made["results"], registration)
         return job.run_id

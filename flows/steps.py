@@ -14,6 +14,7 @@ from sealr.data.manifest import Manifest
 from sealr.flows.retry import FIRST_WAIT, RETRIES, worth_retrying
 from sealr.pipeline import gladness, refitting, registering, stages
 from sealr.pipeline.job import Job
+from sealr.report import make
 
 step = partial(
     task,
@@ -32,6 +33,7 @@ finetune = step(name="finetune")(stages.finetune)
 rerank = step(name="rerank")(stages.rerank)
 refit = step(name="refit")(refitting.refit)
 register = step(name="register")(registering.register)
+report = step(name="report")(make.report)
 
 
 @step(name="evaluate")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from sealr.commands import inspect, items, jobs, labeller, models, tools
+from sealr.commands import inspect, items, jobs, labeller, models, report, tools
 
 
 class Commands(typer.core.TyperGroup):
@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Example: sealr run --data demo",
 )
-for _part in (jobs, models, items, labeller, tools, inspect):
+for _part in (jobs, report, models, items, labeller, tools, inspect):
     app.add_typer(_part.app)
 
 

@@ -1,9 +1,11 @@
-"""MLflow tracking: one parent run per job, one child run per stage. Only this module and registry/ import mlflow."""
+"""MLflow tracking: one parent run per job, one child run per stage. `sealr.tracked` reads them again."""
 
 from __future__ import annotations
 
 import os
 import re
+import resource
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ EXPERIMENT = "sealr"
 DEFAULT_EXPERIMENT = "0"  # MLflow's id of its experiment Default
 DEFAULT_URI = "sqlite:///mlflow.db"
 PLAIN = re.compile(r"[^\w\-. :/]")  # MLflow refuses other characters in names, such as those of a rating "B+"
+MEMORY = "peak_megabytes"  # metric of a stage: the most that the job's process held up to its end
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's page of a run renders as Markdown
 
 
@@ -92,7 +95,8 @@ def log_manifest(manifest: Manifest, files: Mapping[str, str] | None = None) -> 
     """
     tags = {"sealr.key": manifest.key, "sealr.digest": manifest.digest, "sealr.reused": str(manifest.reused).lower()}
     mlflow.set_tags(tags)
-    log_metrics(manifest.metrics | {f"rows.{k}": v for k, v in manifest.rows.items()} | {"seconds": manifest.seconds})
+    cost = {"seconds": manifest.seconds, MEMORY: peak_memory()}
+    log_metrics(manifest.metrics | {f"rows.{k}": v for k, v in manifest.rows.items()} | cost)
     mlflow.log_dict(redacted(read_json(manifest.folder / "manifest.json")), "manifest.json")
     for file, target in (files or {}).items():
         path = manifest.folder / file
@@ -120,6 +124,12 @@ def log_input(manifest: Manifest, table: str, data_name: str, source: str) -> No
     name = f"{data_name}.{table}"
     dataset = mlflow.data.from_pandas(frame.head(1000), source=redact(source), name=name, digest=digest)  # type: ignore
     mlflow.log_input(dataset, context="training", tags={"rows": str(len(frame))})
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def stage_keys(jobs: int) -> set[str]:

@@ -12,7 +12,7 @@ FOLDERS = {"sealr": ROOT / "sealr", "sealr.flows": ROOT / "flows"}
 LAYERS = [
     ("sealr", "sealr.resources", "sealr.redact", "sealr.progress", "sealr.settings", "sealr.config"),
     ("sealr.data",),
-    ("sealr.weights", "sealr.weights_package", "sealr.tracking", "sealr.study"),
+    ("sealr.weights", "sealr.weights_package", "sealr.tracking", "sealr.tracked", "sealr.study"),
     ("sealr.trainer",),
     ("sealr.emotion",),
     ("sealr.content",),
@@ -23,6 +23,7 @@ LAYERS = [
     ("sealr.serving",),
     ("sealr.registry",),
     ("sealr.pipeline",),
+    ("sealr.report",),
     ("sealr.flows",),
     ("sealr.api",),
     ("sealr.cli", "sealr.commands", "sealr.doctor", "sealr.__main__"),
