@@ -268,9 +268,9 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             learned = retriever_sequences(job, sequences, job.config.retrieve).whole
             users, validity = fusion["test_users"], fusion["validity"]
             findings = [read_json(candidates.path(TEXTS))["words"], fusion.get("satisfaction_in_words", "")]
-            findings = [words for words in findings if words]
+            said = [words for words in findings if words]
             return evaluate_tables(
-                lists, ranks, users, validity, sequences, glad, config, folder, learned, content, findings
+                lists, ranks, users, validity, sequences, glad, config, folder, learned, content, said
             )
 
         code = ("data", "evaluate", "emotion/feelings.py", *PIPELINE)
@@ -289,12 +289,11 @@ def through_evaluation(job: Job, stages: Any = None) -> dict[str, Manifest]:
     run = stages or sys.modules[__name__]
     made = {"reviews": run.ingest(job)}
     made["labels"] = run.label(job, made["reviews"])
-    made["satisfaction"] = run.satisfaction(job, made["reviews"], made["labels"])
-    made["candidates"] = run.retrieve(job, made["reviews"], made["labels"])
-    made["adapter"] = run.finetune(job, made["reviews"], made["labels"], made["candidates"])
-    shared = made["reviews"], made["labels"], made["candidates"]
-    made["rankings"] = run.rerank(job, *shared, made["adapter"], made["satisfaction"])
-    made["results"] = run.evaluate(job, made["reviews"], made["labels"], made["candidates"], made["rankings"])
+    made["satisfaction"] = run.satisfaction(job, *(read := (made["reviews"], made["labels"])))
+    made["candidates"] = run.retrieve(job, *read)
+    made["adapter"] = run.finetune(job, *read, made["candidates"])
+    made["rankings"] = run.rerank(job, *read, made["candidates"], made["adapter"], made["satisfaction"])
+    made["results"] = run.evaluate(job, *read, made["candidates"], made["rankings"])
     return made
 
 
