@@ -267,11 +267,9 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
             glad = read_gladness(reviews, labels, sequences)
             learned = retriever_sequences(job, sequences, job.config.retrieve).whole
             users, validity = fusion["test_users"], fusion["validity"]
-            findings = [read_json(candidates.path(TEXTS))["words"], fusion.get("satisfaction_in_words", "")]
-            said = [words for words in findings if words]
-            return evaluate_tables(
-                lists, ranks, users, validity, sequences, glad, config, folder, learned, content, said
-            )
+            words = (read_json(candidates.path(TEXTS))["words"], fusion.get("satisfaction_in_words", ""))
+            about = sequences, glad, config, folder, learned, content, [found for found in words if found]
+            return evaluate_tables(lists, ranks, users, validity, *about)
 
         code = ("data", "evaluate", "emotion/feelings.py", *PIPELINE)
         manifest = run_stage("evaluate", job.name, settings, inputs, code, work)
