@@ -1,6 +1,6 @@
 """Compares ``sealr run --dry-run`` with a short real training, for the rankers that write lists.
 
-    python -m benchmarks.plan --data demo --set "rerank.ranker=generative"
+    python -m benchmarks.plan --data demo --set "rerank.ranker=generative rerank.user_split=inductive"
 
 Prints a Markdown table with predicted and measured parameters, seconds per step and peak memory of the process. On a
 CPU, seconds are CPU time per thread.

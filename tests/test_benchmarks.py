@@ -10,7 +10,7 @@ from benchmarks import efficiency, plan
 from benchmarks.speed import read_sequences
 from sealr.data.sequences import SequenceError
 
-SMALL = "data.demo_users=80 rerank.layers=0 rerank.max_history=5"
+SMALL = "data.demo_users=80 rerank.user_split=inductive rerank.finetune_share=0.5 rerank.layers=0 rerank.max_history=5"
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def check_sealr(arguments):
         names = [spec.configuration for spec in specs.values()]
     for data in names:
         if not data.endswith(".yaml"):  # somebody's own
-            load_config(data, overrides=given.get("overrides") or "")
+            load_config(data, overrides=" ".join(given["settings"]))
 
 
 def test_every_plot_and_page_is_linked():

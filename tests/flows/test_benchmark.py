@@ -97,7 +97,7 @@ def test_only_the_systems_asked_for_are_run(bench, tmp_path):
     assert [row["system"] for row in made[FULL]] == ["SASRec", "published: SASRec"] and "differences" not in made
     assert "published: FT10" not in text
     with pytest.raises(ConfigError, match="no system 'SAS'.*did you mean SASRec"):
-        benchmark.compare(bench, "SAS", "table2-demo")
+        benchmark.compare(bench, "SAS", "table2-demo", "")
 
 
 def test_a_tracking_server_that_went_away_is_no_systems_fault(bench, monkeypatch):

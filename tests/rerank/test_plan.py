@@ -21,7 +21,7 @@ from sealr.rerank.plan import (
     token_counter,
     workload,
 )
-from sealr.settings import Config, DataConfig, LoraSettings, RerankConfig
+from sealr.settings import Config, DataConfig, EvaluateConfig, LoraSettings, RerankConfig
 
 RATES = Rates(1e11, 1e10, "a test")
 LLAMA = "meta-llama/Llama-2-7b-hf"
@@ -116,6 +116,9 @@ def test_rates_are_measured_and_the_text_has_everything(config):
     assert said.splitlines()[-1].endswith("at most about 7.00 hours more, for what is served")
 
 
+NO_GATE = EvaluateConfig(gate_share=0)
+
+
 def data(users=60):
     flat = torch.arange(users * 6).numpy() % 40 + 1
     names = [f"i{n:02}" for n in range(40)]
@@ -127,7 +130,9 @@ def data(users=60):
 def test_workload_counts_the_prompts_that_training_reads(config):
     def of(**changes):
         return workload(
-            Config(DataConfig("d"), rerank=replace(config, finetune_share=0.5, n_reranked=10, **changes)),
+            Config(
+                DataConfig("d"), rerank=replace(config, finetune_share=0.5, n_reranked=10, **changes), evaluate=NO_GATE
+            ),
             shape_of(config.base),
             *data(),
         )
@@ -146,7 +151,9 @@ def test_workload_counts_the_prompts_that_training_reads(config):
 def test_a_refit_reads_the_validation_users_too_or_whole_histories(config):
     def of(**changes):
         rerank = replace(config, finetune_share=0.5, n_reranked=10, **changes)
-        return workload(Config(DataConfig("d"), rerank=rerank), shape_of(config.base), *data(), refit=True)
+        return workload(
+            Config(DataConfig("d"), rerank=rerank, evaluate=NO_GATE), shape_of(config.base), *data(), refit=True
+        )
 
     soft, names = of(ranker="scoring", user_split="transductive"), of(ranker="palr")
     assert (soft.prompts, soft.valid_prompts, soft.answer) == (60, 0, 5)
