@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,7 +58,7 @@ def bars(values: Sequence[tuple[str, int]], xlabel: str, ylabel: str, alt: str) 
     """Upright bars of counts in their order."""
     with drawing(2.5) as (figure, axes):
         axes.bar(range(len(values)), [count for _, count in values], color=SERIES[0], width=0.85)
-        step = max(1, round(max(len(name) for name, _ in values) * len(values) / 30))
+        step = max(1, math.ceil(max(len(name) for name, _ in values) * len(values) / 30))
         places = range(0, len(values), step)
         axes.set_xticks(places, [values[place][0] for place in places])
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
