@@ -259,6 +259,10 @@ def test_an_alias_or_version_that_is_not_there(site, monkeypatch, capsys):
     ask = ("recommend", "--user", "u", "--model")
     assert "did you mean champion? (aliases: champion)" in refused(capsys, *ask, "models:/sealr@chmpion")
     assert "sealr has no version 7 (versions: 1)" in refused(capsys, *ask, "models:/sealr/7")
+    client.delete_registered_model_alias("sealr", "champion")
+    client.set_registered_model_alias("sealr", "challenger", version)
+    said = refused(capsys, *ask, "models:/sealr@champion")
+    assert "(aliases: challenger); sealr promote VERSION makes a version champion" in said
     assert "sealr has no version 7 (versions: 1)" in refused(capsys, "promote", "7", "--reason", "better")
     mlflow.set_tracking_uri(None)
 

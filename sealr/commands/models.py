@@ -146,8 +146,9 @@ def check_model(model: str) -> None:
     client, version, alias = mlflow.MlflowClient(), model.rpartition("/")[2], model.partition("@")[2]
     aliases = client.get_registered_model(name).aliases
     if alias and alias not in aliases:
+        hint = "; sealr promote VERSION makes a version champion" if model == CHAMPION else ""
         raise UnknownModel(
-            f"{name} has no alias {alias!r}{nearest(alias, list(aliases))} {_listed('aliases', aliases)}"
+            f"{name} has no alias {alias!r}{nearest(alias, list(aliases))} {_listed('aliases', aliases)}{hint}"
         )
     versions = [str(v.version) for v in client.search_model_versions(f"name = '{name}'")]
     if version.isdecimal() and model.count("/") == 2 and version not in versions:
