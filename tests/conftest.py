@@ -28,7 +28,7 @@ def own_logging():
     """A command sets up the package's logger for its process; every test finds it as Python made it."""
     logging.disable(logging.NOTSET)  # an interrupted command silences what is left of its process
     logging.getLogger("sealr")
-    for name, logger in logging.root.manager.loggerDict.items():
+    for name, logger in list(logging.root.manager.loggerDict.items()):  # threads of libraries add loggers meanwhile
         if name.partition(".")[0] == "sealr" and isinstance(logger, logging.Logger):
             logger.disabled, logger.propagate = False, True  # configuring from a file disables existing loggers
             logger.handlers.clear()
