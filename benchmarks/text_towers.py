@@ -25,10 +25,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from sealr import weights
 from sealr.data.sequences import Sequences, build
+from sealr.progress import progress_bar
 from sealr.retrieve.models.fusion import standardise_items
 from sealr.retrieve.retriever import pad
 
@@ -141,7 +141,7 @@ def lower_states(shape: Shape, texts: list[str]) -> tuple[Tensor, Tensor]:
     found = tokenizer(texts, truncation=True, max_length=TOKENS, padding="max_length", return_tensors="pt")
     model = Reader(shape, upper=False).model.eval()
     states = torch.zeros(*found.input_ids.shape, model.config.hidden_size, dtype=torch.bfloat16)
-    for rows in tqdm(torch.argsort(found.attention_mask.sum(1)).split(64), desc="read"):
+    for rows in progress_bar(torch.argsort(found.attention_mask.sum(1)).split(64), label="read", unit="batches"):
         width = int(found.attention_mask[rows].sum(1).max())
         inputs = {"input_ids": found.input_ids[rows, :width], "attention_mask": found.attention_mask[rows, :width]}
         states[rows, :width] = model(**inputs).last_hidden_state
@@ -225,7 +225,7 @@ def tuned_states(data: Data, shape: Shape, states: Tensor, mask: Tensor, steps: 
     towers, reader = Towers(data.means(bank)[data.count > 0]), Reader(shape, upper=True, tuned=True)
     lora = [p for p in reader.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW([{"params": [*towers.parameters()]}, {"params": lora}], weight_decay=0.01)
-    for step in tqdm(range(total := WARM + steps), desc="tune"):
+    for step in progress_bar(range(total := WARM + steps), label="tune", unit="steps"):
         left = 1 - step / total
         optimizer.param_groups[0]["lr"] = HEAD_LR * left
         optimizer.param_groups[1]["lr"] = LORA_LR * left * min(1, max(0, step - WARM + 1) / 10)
