@@ -10,14 +10,16 @@ from sealr import tracking
 from sealr.data.manifest import Manifest
 from sealr.flows import steps
 from sealr.flows.job import open_job
+from sealr.flows.parameters import explained
 from sealr.pipeline.stages import through_evaluation
 from sealr.registry.promote import Registration
 
 
 @flow(name="finetune", flow_run_name="finetune-{data}")
+@explained
 def finetune(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> str:
     """Ingest, label, train retriever and LLM, re-rank, evaluate, refit, register, report. Returns the MLflow run id."""
-    with open_job("finetune", data, base, overrides) as job:
+    with open_job("finetune", data, base, overrides, tasks=10) as job:
         made = through_evaluation(job, steps)
         registration = steps.register(job, steps.refit(job, made))
         steps.report(job.run_id)

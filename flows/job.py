@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 from filelock import FileLock, Timeout
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import deployment, flow_run
@@ -26,7 +26,7 @@ from prefect.settings import PREFECT_API_URL
 from sealr import tracking
 from sealr.config import load_config
 from sealr.data.manifest import state_dir
-from sealr.flows import quiet_libraries
+from sealr.flows import progress, quiet_libraries
 from sealr.pipeline.job import Job
 
 log = logging.getLogger("sealr.flows")
@@ -37,18 +37,26 @@ _stopping = threading.Event()
 
 
 @contextmanager
-def open_job(name: str, data: str, base: str, overrides: str) -> Iterator[Job]:
-    """The configuration and the MLflow run of a job, linked to the Prefect run that executes it."""
+def open_job(name: str, data: str, base: str, overrides: str, tasks: int = 1) -> Iterator[Job]:
+    """The configuration and the MLflow run of a job, linked to the Prefect run that executes it.
+
+    tasks: that the flow will run, for its bar of progress.
+    """
     quiet_libraries()
     config = load_config(data, base, overrides)
     tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_name": str(flow_run.name)}
     if str(flow_run.ui_url).startswith("http"):  # a temporary server has no UI
         tags["prefect.url"] = str(flow_run.ui_url)
-        tags[tracking.DESCRIPTION] = f"Made by the Prefect flow run [{flow_run.name}]({flow_run.ui_url})."
+        tags[tracking.DESCRIPTION] = tracking.made_by(str(flow_run.name), str(flow_run.ui_url))
     with one_scheduled_job(config.data.name), sigterm_by_hand(), tracking.job(name, config, tags) as run_id:
         log.info("%s on %s: MLflow run %s at %s", name, config.data.name, run_id, tracking.address())
-        link = tracking.link(run_id)
-        create_markdown_artifact(key="mlflow-run", markdown=link, description="The MLflow run of this flow run")
+        title = "The MLflow run of this flow run"
+        if page := tracking.page(run_id):
+            create_link_artifact(page, link_text=f"MLflow run {run_id}", key="mlflow-run", description=title)
+        else:
+            create_markdown_artifact(key="mlflow-run", markdown=tracking.link(run_id), description=title)
+        if tasks > 1:
+            progress.start(str(flow_run.id), tasks)
         yield Job(config, run_id)
 
 

@@ -7,13 +7,15 @@ from prefect import flow
 from sealr.flows import steps
 from sealr.flows.finetune import print_summary
 from sealr.flows.job import open_job
+from sealr.flows.parameters import explained
 from sealr.pipeline.stages import through_evaluation
 
 
 @flow(name="refresh", flow_run_name="refresh-{data}")
+@explained
 def refresh(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> str:
     """The whole job with a drift check, which registry.drift.hold lets hold a promotion. Returns the MLflow run id."""
-    with open_job("refresh", data, base, overrides) as job:
+    with open_job("refresh", data, base, overrides, tasks=11) as job:
         made = through_evaluation(job, steps)
         drifted = steps.drift(job, made["reviews"], made["labels"])
         registration = steps.register(job, steps.refit(job, made), drifted)

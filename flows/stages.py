@@ -7,11 +7,13 @@ from prefect import flow
 from sealr.data.manifest import Manifest
 from sealr.flows import steps
 from sealr.flows.job import open_job
+from sealr.flows.parameters import explained
 from sealr.pipeline.stages import through_evaluation
 from sealr.retrieve.models.fusion import reads_feelings
 
 
 @flow(name="ingest", flow_run_name="ingest-{data}")
+@explained
 def ingest(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Read, clean and validate the reviews."""
     with open_job("ingest", data, base, overrides) as job:
@@ -19,6 +21,7 @@ def ingest(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") 
 
 
 @flow(name="label", flow_run_name="label-{data}")
+@explained
 def label(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Ingest, then label every review with an emotion and a sentiment."""
     with open_job("label", data, base, overrides) as job:
@@ -26,6 +29,7 @@ def label(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -
 
 
 @flow(name="retrieve", flow_run_name="retrieve-{data}")
+@explained
 def retrieve(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Ingest, then train the retriever and write candidate pools."""
     with open_job("retrieve", data, base, overrides) as job:
@@ -35,6 +39,7 @@ def retrieve(data: str = "demo", base: str = "smollm2-135m", overrides: str = ""
 
 
 @flow(name="evaluate", flow_run_name="evaluate-{data}")
+@explained
 def evaluate(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Run everything but the registration, and print the metrics under three protocols."""
     with open_job("evaluate", data, base, overrides) as job:
@@ -42,6 +47,7 @@ def evaluate(data: str = "demo", base: str = "smollm2-135m", overrides: str = ""
 
 
 @flow(name="drift", flow_run_name="drift-{data}")
+@explained
 def drift(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Compare the data as they are now with those of the champion."""
     with open_job("drift", data, base, overrides) as job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -14,11 +15,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import mlflow
-import pandas as pd
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput
 
 from sealr.config import flatten, to_dict
-from sealr.data.manifest import Manifest
-from sealr.data.tables import read_json, read_table
+from sealr.data.manifest import REFIT, Manifest
+from sealr.data.tables import SCHEMAS, read_json
 from sealr.redact import redact, redacted
 from sealr.settings import Config
 
@@ -28,6 +29,21 @@ DEFAULT_EXPERIMENT = "0"  # MLflow's id of its experiment Default
 DEFAULT_URI = "sqlite:///mlflow.db"
 PLAIN = re.compile(r"[^\w\-. :/]")  # MLflow refuses other characters in names, such as those of a rating "B+"
 MEMORY = "peak_megabytes"  # metric of a stage: the most that the job's process held up to its end
+TITLES = {  # how the pages of MLflow and Prefect call the stages; a job is called finetune as well
+    "ingest": "ingest reviews",
+    "label": "label feelings",
+    "satisfaction": "forecast satisfaction",
+    "retriever": "train retriever",
+    "retrieve": "find candidates",
+    "finetune": "fine-tune the LLM",
+    "rerank": "re-rank candidates",
+    "evaluate": "measure",
+    "drift": "compare data",
+    "refit": "refit for serving",
+    "register": "register the model",
+    "report": "write the report",
+}
+COLUMN_TYPES = {"str": "string", "int64": "long", "int32": "integer", "float32": "float"}  # ours -> MLflow's
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's page of a run renders as Markdown
 
 
@@ -54,14 +70,38 @@ def job(name: str, config: Config, tags: Mapping[str, str] | None = None) -> Ite
     moved = found if found and found.info.experiment_id == DEFAULT_EXPERIMENT else None  # the user named none
     if moved or not given:
         given = None
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
-    with mlflow.start_run(run_id=given, tags={"sealr.job": name}) as run:
+        choose_experiment()
+    with mlflow.start_run(run_id=given, tags={"sealr.job": name}, log_system_metrics=True) as run:
         if moved:
             _move(moved, run.info.run_id)
         mlflow.set_tags({"sealr.data": config.data.name, "sealr.base": config.rerank.base, **(tags or {})})
         mlflow.set_tag("mlflow.runName", f"{name} {config.data.name}")
         mlflow.log_dict(redacted(to_dict(config)), "config.json")
         yield run.info.run_id
+
+
+def choose_experiment() -> None:
+    """Makes the experiment that the user named, else EXPERIMENT, the active one. It is created if needed.
+
+    With an SQLite database its artifacts lie beside the database. MLflow would put them into the working folder.
+    """
+    name, uri = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT), urlsplit(mlflow.get_tracking_uri())
+    if uri.scheme == "sqlite" and mlflow.get_experiment_by_name(name) is None:
+        folder = Path(uri.path[1:]).absolute().parent / "mlruns" / PLAIN.sub("_", name).replace("/", "_")
+        try:
+            mlflow.create_experiment(name, str(folder))
+        except mlflow.MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                raise
+    mlflow.set_experiment(name)
+
+
+def title(stage: str) -> str:
+    """What a person reads for a stage: "refit-retriever sasrec" becomes "refit: train retriever: sasrec"."""
+    name, _, rest = stage.partition(" ")
+    plain = name.removeprefix(REFIT)
+    words = ["refit"] * (plain != name) + [TITLES.get(plain, plain)] + [rest] * bool(rest)
+    return ": ".join(words)
 
 
 def _move(run: mlflow.entities.Run, target: str) -> None:
@@ -82,7 +122,7 @@ def stage(name: str, parent: str, config: Any) -> Iterator[None]:
     setup()
     experiment = mlflow.get_run(parent).info.experiment_id  # `mlflow run` may have chosen another experiment
     tags = {"sealr.stage": name}
-    with mlflow.start_run(run_name=name, experiment_id=experiment, parent_run_id=parent, nested=True, tags=tags):
+    with mlflow.start_run(run_name=title(name), experiment_id=experiment, parent_run_id=parent, nested=True, tags=tags):
         plain = redacted(config if isinstance(config, dict) else to_dict(config))
         mlflow.log_params({PLAIN.sub("_", k): v for k, v in flatten(plain).items() if v not in ("", None, {})})
         yield
@@ -113,17 +153,44 @@ def log_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
 
 def log_metrics(metrics: Mapping[str, float], run_id: str | None = None, step: int | None = None) -> None:
     """Logs metrics to the active run, or to the run ``run_id``. Leaves out NaN, which MLflow shows as a value."""
-    plain = {k.replace("@", "_at_").replace("|", "/"): float(v) for k, v in metrics.items() if v == v}
-    mlflow.log_metrics(plain, step, run_id=run_id)
+    mlflow.log_metrics(plain(metrics), step, run_id=run_id)
 
 
-def log_input(manifest: Manifest, table: str, data_name: str, source: str) -> None:
-    """Records a stage's table as input data set of the active run, with the table's digest."""
-    frame: pd.DataFrame = read_table(manifest.path(f"{table}.parquet"), table)
-    digest = manifest.files[f"{table}.parquet"][:16]
-    name = f"{data_name}.{table}"
-    dataset = mlflow.data.from_pandas(frame.head(1000), source=redact(source), name=name, digest=digest)  # type: ignore
-    mlflow.log_input(dataset, context="training", tags={"rows": str(len(frame))})
+def plain(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics under names that MLflow accepts, without NaN."""
+    return {k.replace("@", "_at_").replace("|", "/"): float(v) for k, v in metrics.items() if v == v}
+
+
+def dataset_of(reviews: Manifest, data: Any) -> Dataset:
+    """The table of reviews as MLflow's data set, with its digest and its true number of rows. data: a DataConfig."""
+    source, columns = redact(data.reviews.path or data.source), SCHEMAS["reviews"]
+    schema = [{"name": name, "type": COLUMN_TYPES[kind], "required": True} for name, kind in columns.items()]
+    profile = {"num_rows": reviews.rows["reviews"], "num_elements": reviews.rows["reviews"] * len(columns)}
+    return Dataset(
+        name=f"{data.name}.reviews",
+        digest=reviews.files["reviews.parquet"][:16],
+        source_type="local",
+        source=json.dumps({"uri": source}),
+        schema=json.dumps({"mlflow_colspec": schema}),
+        profile=json.dumps(profile),
+    )
+
+
+def log_input(dataset: Dataset, run_id: str) -> None:
+    """Records what the active run, a stage, and its job ``run_id`` learn from."""
+    used, active = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])], mlflow.active_run()
+    for run in (run_id, *([active.info.run_id] if active else [])):
+        mlflow.MlflowClient().log_inputs(run, used)
+
+
+def link_model(run_id: str, uri: str, metrics: Mapping[str, float], dataset: Dataset) -> None:
+    """Shows a registered version on the page of its job, ``run_id``, and the metrics on the page of its model.
+
+    uri: such as ``models:/sealr/1``. The metrics also go to the active run.
+    """
+    model = mlflow.models.get_model_info(uri).model_id
+    mlflow.MlflowClient().log_outputs(run_id, [LoggedModelOutput(model, step=0)])
+    mlflow.log_metrics(plain(metrics), model_id=model, dataset=dataset)
 
 
 def peak_memory() -> float:
@@ -153,6 +220,19 @@ def log_file(path: Path, run_id: str) -> None:
     mlflow.log_artifact(str(path), run_id=run_id)
 
 
+def describe(run_id: str, text: str) -> None:
+    """Writes Markdown as the first lines of the run's description, above the link to Prefect."""
+    client = mlflow.MlflowClient()
+    tags = client.get_run(run_id).data.tags
+    made = [made_by(tags["prefect.flow_run_name"], tags["prefect.url"])] if "prefect.url" in tags else []
+    client.set_tag(run_id, DESCRIPTION, "\n\n".join([text, *made]))
+
+
+def made_by(name: str, page: str) -> str:
+    """Markdown that leads to the Prefect flow run of a job."""
+    return f"Made by the Prefect flow run [{name}]({page})."
+
+
 def log_folder(folder: Path, target: str) -> None:
     """Logs a folder, such as Data Docs, as artifacts of the active run."""
     if folder.exists():
@@ -164,12 +244,19 @@ def address() -> str:
     return redact(mlflow.get_tracking_uri())
 
 
+def page(run_id: str) -> str:
+    """The address of a run's page on the tracking server; empty without a server."""
+    uri = address()
+    if not uri.startswith("http"):
+        return ""
+    # The default page is MLflow's view of GenAI, where a run is an evaluation
+    experiment = mlflow.get_run(run_id).info.experiment_id
+    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+
+
 def link(run_id: str) -> str:
     """Markdown that leads to a run: a link to the tracking server, else the run id and how to open it."""
-    experiment = mlflow.get_run(run_id).info.experiment_id
-    uri = address()
-    if uri.startswith("http"):
-        # The default page is MLflow's view of GenAI, where a run is an evaluation
-        page = f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
-        return f"[MLflow run {run_id}]({page})"
+    if address_of_page := page(run_id):
+        return f"[MLflow run {run_id}]({address_of_page})"
+    experiment, uri = mlflow.get_run(run_id).info.experiment_id, address()
     return f"MLflow run `{run_id}`, experiment `{experiment}`; open it with `mlflow ui --backend-store-uri {uri}`"

@@ -31,6 +31,7 @@ from sealr.redact import redacted
 
 log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint"  # subfolder for a stage's own checkpoints
+REFIT = "refit-"  # start of the names of stages that train what is served
 PACKAGE = Path(__file__).resolve().parent.parent
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sealr import resources, tracking
-from sealr.data.manifest import Manifest, StageResult, run_stage
+from sealr.data.manifest import REFIT, Manifest, StageResult, run_stage
 from sealr.data.tables import read_table
 from sealr.data.validate import validate
-from sealr.serving.packing import REFIT
 from sealr.settings import Config
 
 
@@ -42,9 +41,10 @@ class Job:
         return tracking.stage(f"{self.named(name)} {self.cell}".strip(), self.run_id, config)
 
     def validate_table(self, made: Manifest, table: str) -> None:
-        """Checks ``<table>.parquet`` of a stage against its expectations and logs the Data Docs to MLflow.
+        """Checks ``<table>.parquet`` of a stage against its expectations.
 
-        The check is a stage of its own, so a changed expectation repeats the check and nothing else.
+        The check is a stage of its own, so a changed expectation repeats the check and nothing else. The job that makes
+        the check logs its Data Docs to MLflow; they take megabytes, so later jobs on the same table do not.
         Raises ``ValidationFailed`` when an expectation is not met; the Data Docs are logged all the same.
         """
         inputs = {"table": made.path(f"{table}.parquet"), "suite": resources.folder("expectations") / f"{table}.json"}
@@ -57,7 +57,7 @@ class Job:
 
         code = ("data/validate.py", "pipeline/job.py")
         try:
-            folders.append(run_stage(f"gate-{table}", self.name, {}, inputs, code, work).folder)
+            run_stage(f"gate-{table}", self.name, {}, inputs, code, work)
         finally:
             for folder in folders[-1:]:
                 tracking.log_folder(folder / table, f"data_docs/{table}")

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sealr.data.manifest import Manifest
+from sealr.data.manifest import REFIT, Manifest
 from sealr.data.tables import read_json
 from sealr.pipeline.gladness import satisfaction
 from sealr.pipeline.job import Job
@@ -21,7 +21,6 @@ from sealr.pipeline.retrievers import Twin, item_profiles, train_retriever
 from sealr.pipeline.stages import finetune
 from sealr.retrieve.cold import reads_content
 from sealr.retrieve.train import load
-from sealr.serving.packing import REFIT
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from sealr.pipeline.inputs import read_feelings, read_sequences
 from sealr.pipeline.job import Job
 from sealr.registry import drift as drifting
 from sealr.registry import gate, promote
+from sealr.registry.headline import headline
 from sealr.registry.package import register_model
 from sealr.retrieve.models.fusion import parts_of
 from sealr.serving.packing import histories, served
@@ -72,7 +73,11 @@ def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> promote.
         felt, statistics = read_feelings(labels, sequences), _statistics(reviews, labels)
         known = histories(sequences, felt, read_stars(served(made)))
         stars = read_stars(made)
-        return register_model(job.config, sequences, felt, stars, known, evidence, statistics, made, hold)
+        made_version = register_model(job.config, sequences, felt, stars, known, evidence, statistics, made, hold)
+        figures = headline(read_json(made["results"].path("results.json")))
+        uri = promote.uri(made_version.name, made_version.version)
+        tracking.link_model(job.run_id, uri, figures, tracking.dataset_of(reviews, job.config.data))
+        return made_version
 
 
 def _statistics(reviews: Manifest, labels: Manifest) -> drifting.Statistics:

@@ -50,6 +50,7 @@ from sealr.pipeline.retrievers import (
 )
 from sealr.pipeline.texts import FILE as TEXTS
 from sealr.pipeline.texts import decide, reading_parts
+from sealr.registry.headline import headline
 from sealr.rerank.generative.finetune import finetune as finetune_adapter
 from sealr.rerank.launch import launch
 from sealr.rerank.llm import ADAPTER
@@ -92,7 +93,7 @@ def ingest(job: Job) -> Manifest:
         tracking.log_manifest(manifest)
         for table in ("reviews", "items"):
             job.validate_table(manifest, table)
-        tracking.log_input(manifest, "reviews", job.name, config.reviews.path or config.source)
+        tracking.log_input(tracking.dataset_of(manifest, config), job.run_id)
         return manifest
 
 
@@ -275,7 +276,7 @@ def evaluate(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest
         manifest = run_stage("evaluate", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {"results.md": "", "results.json": "", "results.png": "plots"})
         if not job.cell:  # the cells of a comparison would overwrite each other's metrics
-            tracking.log_metrics(manifest.metrics, job.run_id)
+            tracking.log_metrics(headline(read_json(manifest.path("results.json"))), job.run_id)
         return manifest
 
 

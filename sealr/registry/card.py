@@ -7,18 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from sealr import weights
-from sealr.data.manifest import Manifest
+from sealr.data.manifest import REFIT, Manifest
 from sealr.emotion.labeller import labeller_id
 from sealr.emotion.language import language_report
 from sealr.emotion.sentiment import CLASS_NAMES
 from sealr.evaluate.metrics import ndcg
 from sealr.registry.drift import Statistics
 from sealr.registry.gate import TOP, Evidence
-from sealr.serving.packing import REFIT
+from sealr.registry.headline import sentences
 from sealr.settings import Config
 
 FENCE = "```"
 END = f"\n{FENCE}"
+WRAPPED = re.compile(r"(?<=[^\n])\n {0,2}(?=[^\s#*])")  # a line break within a paragraph or an entry of a list
 TABLE = re.compile(r"^\|.*(?:\n\|.*)*", re.MULTILINE)
 DESCRIPTION_LENGTH = 5000  # characters that a registry keeps of a version's description
 LICENCES = {  # of base models, by the start of their name
@@ -33,11 +34,12 @@ def model_card(
     stages: Mapping[str, Manifest],
     fusion: Mapping[str, Any],
     results: str,
+    figures: Mapping[str, Any],
     statistics: Statistics,
     histories: int,
     evidence: Evidence,
 ) -> str:
-    """The card as Markdown. results: the metrics table of the evaluation. histories: users that the model stores."""
+    """The card as Markdown. results, figures: results.md and results.json. histories: users that the model stores."""
     data, retrieve, rerank = config.data, config.retrieve, config.rerank
     reviews, labels, candidates, adapter = (stages[n] for n in ("reviews", "labels", "candidates", "adapter"))
     months, metrics = sorted(statistics.months), stages["rankings"].metrics
@@ -52,23 +54,24 @@ def model_card(
     if (stars := labels.metrics.get("pearson_rating")) is not None:
         agreement = f"their Pearson correlation with the stars is {stars:.3f}"
     glad = fusion.get("satisfaction_in_words") or "There is no forecast of satisfaction: it is off, or had no data."
-    used = "weight 0: the LLM brought no significant gain on validation, so it is not loaded"
+    used = "weight 0; it brought no significant gain on validation, so it is not loaded"
     if fusion["weight"]:
-        used = f"weight {fusion['weight']:g} for the LLM's z-scores, 1 for the retriever's"
+        used = f"weight {fusion['weight']:g} for its z-scores, 1 for the retriever's"
     ceiling = candidates.metrics.get(f"test_hr@{retrieve.n_retrieved}", float("nan"))
     valid = f"{metrics['valid_ndcg@10']:.4f} (retriever alone {metrics['valid_ndcg@10_retriever']:.4f})"
     again = ""
     if f"{REFIT}adapter" in stages:
         again = f", and for serving on {stages[f'{REFIT}adapter'].rows['train_users']:,}, with all their items"
-    made = sorted(stages.items())
-    digests = "\n".join(f"* {name}: content `{m.digest[:16]}`, folder key `{m.key}`" for name, m in made)
     results = TABLE.sub(lambda table: f"{FENCE}\n{table[0]}{END}", results.strip())
-    return f"""# SEALR on {data.name}
+    made = "\n".join(f"* {name}: {m.digest[:16]}" for name, m in sorted(stages.items()))
+    text = f"""# SEALR on {data.name}
 
-Recommends next items ({data.category}) from what users bought and how they felt about it, with a {retrieve.model}
-retriever, an emotion labeller, and `{rerank.base}`, digest `{weights.digest(rerank.base)}`,
-with a LoRA adapter (rank {rerank.lora.r}) as re-ranker. Fusion: {used}.
-{glad}
+Recommends next items ({data.category}) from what users took and how they felt about it.
+
+## In short
+{"".join(f"* {line}" + chr(10) for line in sentences(figures))}* {_gate(evidence)}
+* LLM: {used}.
+* {glad}
 
 ## Data
 `{data.name}` (source `{data.source}`, {data.k_core}-core): {counts} of {len(statistics.items):,} items,
@@ -77,23 +80,10 @@ The model was evaluated without each user's two newest reviews; the served model
 weights, and has learned from all {total:,} reviews. The LLM was fine-tuned on {adapter.rows["train_users"]:,} users,
 {HELD_OUT[rerank.user_split]}{again}.
 
-{digests}
-
-## Figures
-Validation NDCG@10 {valid} over {len(fusion["validation_users"])} users, who chose
-epochs and weights. {_gate(evidence)}
-All items are ranked; a target outside the pool is a miss. The pool of {retrieve.n_retrieved} holds {ceiling:.1%} of the
-test targets.
-
-## Emotion labels
-* A model made them (`{labeller_id(config.label).split()[0]}`). Nobody annotated these reviews, so the accuracy of
-  the labels is unknown; {agreement}.
-* Labelled reviews: {sentiments}. Most frequent emotions: {emotions}.
-* The labeller learned from English Reddit comments. It often calls factual complaints neutral, and takes irony and
-  quoted feelings for the writer's own. Labels of texts in other languages mean little.
-* {language_report(labels.metrics)[0]}
-* A sentiment is a guess about a text. It says nothing certain about a person's state of mind: do not rely on it
-  for that.
+## Model
+A {retrieve.model} retriever finds {retrieve.n_retrieved} candidates, which hold {ceiling:.1%} of the test targets.
+`{rerank.base}` (digest `{weights.digest(rerank.base)}`) with a LoRA adapter of rank {rerank.lora.r} re-ranks them.
+Validation NDCG@10 {valid} over {len(fusion["validation_users"])} users, who chose epochs and weights.
 
 ## Limits
 * The model never recommends items that are not in its training data, and ignores them in a history. An unknown user
@@ -106,13 +96,22 @@ test targets.
 * The model file holds the ids, items, sentiments and stars of {histories:,} users: personal data if users are people.
   Whoever registers the model elsewhere passes them on.
 
+## Emotion labels
+* A model made them (`{labeller_id(config.label).split()[0]}`). Nobody annotated these reviews, so the accuracy of
+  the labels is unknown; {agreement}.
+* Labelled reviews: {sentiments}. Most frequent emotions: {emotions}.
+* The labeller learned from English Reddit comments. It often calls factual complaints neutral, and takes irony and
+  quoted feelings for the writer's own. Labels of texts in other languages mean little.
+* {language_report(labels.metrics)[0]}
+* A sentiment is a guess about a text. It says nothing certain about a person's state of mind: do not rely on it
+  for that.
+
 ## Licences
 Code and adapter code: Apache-2.0. Base LLM: {_licence(rerank.base)}. GoEmotions, on which the labellers
 are trained: Apache-2.0. The reviews belong to their source: check that its terms allow training and sharing a model.
-
-## Test results
-{results}
 """
+    text = WRAPPED.sub(" ", text)  # MLflow's page keeps every line break
+    return f"{text}\n## Test results\n{results}\n\n## Made from\n{made}\n"
 
 
 def description(card: str) -> str:

@@ -37,7 +37,7 @@ Note = TypeVar("Note")
 TOP = 10  # depth of the compared lists
 MIN_KNOWN = 0.5  # least share of histories with an item that the champion knows; below, it cannot be judged
 NOTES = "notes"  # folder of a model's artifacts with the files below
-EVIDENCE, STATISTICS, CARD = "evidence.json", "statistics.json", "card.md"
+EVIDENCE, STATISTICS, CARD, STAGES = "evidence.json", "statistics.json", "card.md", "stages.json"
 PROMOTED, REFUSED, HELD = "promoted", "refused", "held"
 
 

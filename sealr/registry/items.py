@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +68,7 @@ def _register(name: str, old: str, packed: Path, notes: Path, items: list[str], 
         path = notes / gate.CARD
         about = f"{why}, known by their texts only. Nothing was trained.\n\n{path.read_text(encoding='utf-8')}"
         path.write_text(about, encoding="utf-8")
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", tracking.EXPERIMENT))
+        tracking.choose_experiment()
         with mlflow.start_run(run_name=f"items add {config.data.name}", tags={promote.DATA: config.data.name}):
             logged = log_packed(config, packed, notes, values["weights"]["llm"], items)
         new = promote.create(name, logged.model_uri, logged.run_id, tags, card.description(about), logged.model_id)

@@ -85,7 +85,8 @@ def register_model(
         fusion, metrics = read_json(stages["rankings"].path("fusion.json")), stages["rankings"].metrics
         weights = Weights(fusion["weight"], fusion["satisfaction_weight"])
         results = stages["results"].path("results.md").read_text(encoding="utf-8")
-        about = card.model_card(config, stages, fusion, results, statistics, len(known), evidence)
+        figures = read_json(stages["results"].path("results.json"))
+        about = card.model_card(config, stages, fusion, results, figures, statistics, len(known), evidence)
         folders = {name: manifest.folder for name, manifest in served(stages).items()}
         with tempfile.TemporaryDirectory() as temporary:
             packed, notes = Path(temporary) / "model", Path(temporary) / gate.NOTES
@@ -93,6 +94,8 @@ def register_model(
             write_json(asdict(evidence), notes / gate.EVIDENCE)
             write_json(asdict(statistics), notes / gate.STATISTICS)
             (notes / gate.CARD).write_text(about, encoding="utf-8")
+            made = {n: {"stage": m.stage, "key": m.key, "digest": m.digest} for n, m in sorted(stages.items())}
+            write_json(made, notes / gate.STAGES)
             logged = log_packed(config, packed, notes, fusion["weight"], sequences.items)
         tags = {
             promote.METRIC: str(metrics["valid_ndcg@10"]),
@@ -101,8 +104,7 @@ def register_model(
             "sealr.base": config.rerank.base,
             "sealr.fusion_weight": str(fusion["weight"]),
         }
-        tags |= {promote.DIGEST + made: manifest.digest[:16] for made, manifest in stages.items()}
-        tags |= {promote.STAGE + manifest.stage: manifest.key for manifest in stages.values()}
+        tags[promote.STAGES] = " ".join(sorted({manifest.key for manifest in stages.values()}))
         name = config.registry.name
         version = promote.create(name, logged.model_uri, logged.run_id, tags, card.description(about), logged.model_id)
     mlflow.set_tags({"sealr.version": version})

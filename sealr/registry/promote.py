@@ -26,8 +26,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 METRIC = "sealr.valid_ndcg_at_10"  # validation NDCG@10 of the list it serves, full protocol
 DATA = "sealr.data"  # name of its data set
 CONTENT = "sealr.content"  # digest of everything that went into it
-DIGEST = "sealr.digest."  # digest of each stage's files, such as sealr.digest.reviews
-STAGE = "sealr.stage."  # key of each stage's folder, such as sealr.stage.retrieve
+ONE_STAGE = "sealr.stage."  # in versions of 0.2 and older: start of one tag for each key
+STAGES = "sealr.stages"  # keys of the stage folders that it was made from, with spaces between
 GATE = "sealr.gate."  # decision, reason, against, at, and the figures of the comparison
 # How many comparisons a champion has stood; on the registered model: how many popularity has, the first opponent
 TRIED = "sealr.tries"
@@ -167,7 +167,8 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
 def stage_keys() -> set[str]:
     """Keys of the stage folders that registered versions were made from."""
     versions = MlflowClient().search_model_versions()
-    return {value for v in versions for tag, value in v.tags.items() if tag.startswith(STAGE)}
+    listed = {key for version in versions for key in version.tags.get(STAGES, "").split()}
+    return listed | {value for v in versions for tag, value in v.tags.items() if tag.startswith(ONE_STAGE)}
 
 
 def _judged(

@@ -10,6 +10,8 @@ from sealr import tracked, tracking
 from sealr.data.tables import atomic_path
 from sealr.report import sources
 from sealr.report.page import render
+from sealr.report.results import results
+from sealr.report.words import conclusion
 
 log = logging.getLogger(__name__)
 FILE = "report.html"  # the artifact's name
@@ -26,6 +28,7 @@ def make_report(run_id: str) -> Path:
         with atomic_path(path) as temporary:
             temporary.write_text(render(found), encoding="utf-8")
         tracking.log_file(path, found.run_id)
+    tracking.describe(found.run_id, f"{conclusion(found, results(found))}\n\nThe report is the artifact `{FILE}`.")
     logged = tracked.find_artifact(found.run_id, FILE)
     assert logged is not None
     return logged

@@ -13,8 +13,8 @@ from sealr.evaluate.protocols import CHANCE, INVERTED, RETRIEVER
 from sealr.evaluate.sections import MINUS
 from sealr.evaluate.statistics import Interval
 from sealr.pipeline.texts import FILE as TEXTS
+from sealr.registry.headline import served_list
 from sealr.report.sources import Sources, Stage
-from sealr.rerank.rerank import FUSED, GLAD
 from sealr.rerank.satisfying import FORECAST, PLACEBO
 
 METRICS = ("HR@10", "NDCG@10")
@@ -72,7 +72,7 @@ def results(sources: Sources) -> dict[str, Any] | None:
         "protocols": protocols,
         "everybody": next(row for row in found["rows"] if row["system"] == EVERYBODY),
         "names": names,
-        "served": next(name for name in (GLAD, FUSED, RETRIEVER) if name in names),
+        "served": served_list(names),
         "ceiling": ceiling,
         "differences": found["differences"],
         "quality": found["quality"],

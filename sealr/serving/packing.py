@@ -15,6 +15,7 @@ from sealr import weights as model_weights
 from sealr.config import to_dict
 from sealr.content.profiles import Profiles
 from sealr.content.readers import identity as reader_identity
+from sealr.data.manifest import REFIT
 from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json
 from sealr.emotion.backends import pinned_name
@@ -26,7 +27,6 @@ from sealr.satisfaction.model import NUMBERS, TENSORS
 from sealr.settings import Config
 
 SATISFACTION = "satisfaction"  # subfolder of the forecast and of what each item's reviews felt
-REFIT = "refit-"  # start of the names of stages that train what is served
 Stage = TypeVar("Stage")
 
 

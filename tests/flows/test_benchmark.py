@@ -125,8 +125,10 @@ def test_a_misspelt_system_is_refused_before_any_work():
 def test_cells_do_not_overwrite_each_others_metrics(tmp_path, monkeypatch, run_id):
     described, client, config = [], mlflow.MlflowClient(), load_config("demo", "smollm2-135m", "retrieve.content=none")
     monkeypatch.setattr(steps, "create_markdown_artifact", lambda **given: described.append(given["description"]))
-    for name in ("manifest.json", "results.json"):
-        write_json({}, tmp_path / name)
+    monkeypatch.setattr(steps, "create_table_artifact", lambda **given: None)
+    row = {"protocol": "full", "system": "retriever", "users": 3, "HR@5": 0.1, "HR@10": 0.2, "NDCG@5": 0.1}
+    write_json({}, tmp_path / "manifest.json")
+    write_json({"rows": [row | {"NDCG@10": 0.1}]}, tmp_path / "results.json")
     (tmp_path / "results.md").write_text("a table")
 
     def evaluated(cell, value):
@@ -139,7 +141,7 @@ def test_cells_do_not_overwrite_each_others_metrics(tmp_path, monkeypatch, run_i
     assert client.get_run(run_id).data.metrics == {}
     children = client.search_runs([client.get_run(run_id).info.experiment_id], "tags.`sealr.stage` LIKE 'evaluate%'")
     found = {run.info.run_name: run.data.metrics["full.fused.HR_at_10"] for run in children}
-    assert found == {"evaluate FT10": 0.1, "evaluate FT20": 0.2}
+    assert found == {"measure: FT10": 0.1, "measure: FT20": 0.2}
     assert described == ["Metrics of demo FT10", "Metrics of demo FT20"]
     evaluated("", 0.3)  # a job of one chain
-    assert client.get_run(run_id).data.metrics == {"full.fused.HR_at_10": 0.3}
+    assert client.get_run(run_id).data.metrics["HR_at_10_retriever"] == 0.2

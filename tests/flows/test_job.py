@@ -13,7 +13,8 @@ import httpx
 import mlflow
 import pytest
 
-from sealr.flows import job
+from sealr.flows import job, progress
+from sealr.flows.finetune import finetune
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,6 +67,9 @@ def test_the_two_uis_link_to_each_other(scheduled, tmp_path, monkeypatch):
         link = job.tracking.link(opened.run_id)
         assert link.startswith("[MLflow run") and link.endswith(f"/runs/{opened.run_id}?workflowType=machine_learning)")
         assert "(http://127.0.0.1:5000/#/experiments/" in link
+        job.tracking.describe(opened.run_id, "It found this.")
+        described = mlflow.get_run(opened.run_id).data.tags["mlflow.note.content"]
+        assert described.startswith("It found this.\n\nMade by the Prefect flow run [")
 
 
 def test_trouble_outside_is_a_sentence(scheduled, monkeypatch):
@@ -159,3 +163,19 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_bar_counts_the_tasks_of_its_flow_run(monkeypatch):
+    shown = []
+    monkeypatch.setattr(progress, "create_progress_artifact", lambda **given: shown.append(given["progress"]) or "bar")
+    monkeypatch.setattr(progress, "update_progress_artifact", lambda bar, progress: shown.append((bar, progress)))
+    progress.start("run", 2)
+    for flow_run in ("run", "another", "run", "run"):  # a task too many leaves the bar full
+        progress.task_done(None, SimpleNamespace(flow_run_id=flow_run), None)
+    assert shown == [0.0, ("bar", 50.0), ("bar", 100.0), ("bar", 100.0)]
+
+
+def test_the_form_of_a_flow_names_the_configurations():
+    shown = {name: about["description"] for name, about in finetune.parameters.model_dump()["properties"].items()}
+    assert "critics-of-musicals" in shown["data"] and "smollm2" not in shown["data"]
+    assert "llama2-7b" in shown["base"] and "retrieve.epochs=20" in shown["overrides"]

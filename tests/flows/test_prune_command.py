@@ -43,7 +43,7 @@ def test_the_last_jobs_of_each_data_set_and_registered_versions_keep_their_folde
     made = [job("demo", size) for size in (1, 2, 3, 4)]
     other = job("other", 1)
     with mlflow.start_run() as run:
-        promote.create("sealr", "file:///nowhere", run.info.run_id, {promote.STAGE + "ingest": made[0].key})
+        promote.create("sealr", "file:///nowhere", run.info.run_id, {promote.STAGES: f"{made[0].key} k"})
     assert "1 folder," in (said := prune("--keep", "2")) and made[1].key in said and "--delete" in said
     assert made[1].folder.exists()
     assert made[1].key in prune("--keep", "2", "--delete")

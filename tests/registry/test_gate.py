@@ -281,7 +281,13 @@ def test_the_card_says_what_there_is_and_fits_into_a_description(parts, tmp_path
     config = replace(parts.config, data=DataConfig("toys", "toys"))
     fusion = {"weight": 0.5, "validation_users": ["u1", "u2"]}
     seen = Evidence("same", 0.25, ["u3", "u4"], [1, 0], [3, 0], {})
-    text = card.model_card(config, stages, fusion, "| a table |\n" * 500, statistics, 24, seen)
+    row = {"protocol": "full", "users": 2, "HR@10": 0.5, "NDCG@10": 0.25}
+    found = [row | {"system": "retriever, all users"}, row | {"system": "retriever"}, row | {"system": "fused"}]
+    differences = {"HR@10, fused minus retriever": [0.1, -0.1, 0.3], "HR@10, fused minus chance, injected": [9, 9, 9]}
+    figures = {"rows": found, "differences": differences}
+    text = card.model_card(config, stages, fusion, "| a table |\n" * 500, figures, statistics, 24, seen)
+    assert "* HR@10, fused minus retriever: +0.1000 (-0.1000 to +0.3000).\n" in text[:900]  # on the first screen
+    assert "injected" not in text
     for part in (
         "4 reviews by 2 users of 2 items, 2014-01 to 2014-03",
         "7 rows were rejected",
@@ -295,7 +301,8 @@ def test_the_card_says_what_there_is_and_fits_into_a_description(parts, tmp_path
         "Of 1 sampled texts, 100.0% are German, 0.0% are English",
         "25.0%",
         "strong negative 25.0%",
-        "`digest-retrieve",
+        "candidates: digest-retrieve",
+        "HR@10 0.5000, NDCG@10 0.2500 on the test items of 2 users; all items are ranked.",
         "personal data",
         "see the base model's own card",
     ):

@@ -249,7 +249,7 @@ def test_a_version_with_new_items_takes_the_champions_place_and_can_be_rolled_ba
         given = {
             promote.CONTENT: "abc",
             promote.DATA: "toy",
-            promote.STAGE + "ingest": "k",
+            promote.STAGES: "k",
             promote.GATE + "at": "then",
         }
         first = promote.create("sealr", logged.model_uri, logged.run_id, given, "", logged.model_id)
@@ -259,7 +259,7 @@ def test_a_version_with_new_items_takes_the_champions_place_and_can_be_rolled_ba
         assert (made.version, made.items, made.champion) == ("2", NEW, True)
         version = mlflow.MlflowClient().get_model_version("sealr", "2")
         assert version.tags[promote.GATE + "reason"] == "by hand: 2 items added to version 1"
-        assert version.tags[promote.STAGE + "ingest"] == "k" and version.description.startswith("2 items added")
+        assert version.tags[promote.STAGES] == "k" and version.description.startswith("2 items added")
         answer = mlflow.pyfunc.load_model("models:/sealr@champion").predict(
             pd.DataFrame({"user": ["u3"]}), {"top_k": 14}
         )
