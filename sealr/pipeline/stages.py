@@ -243,9 +243,8 @@ def rerank(
             tables = given.sequences, given.feelings, given.pools
             return rerank_lists(ranker, test, valid, *tables, batch, folder, *more, gate_rows=gate)
 
-        manifest = run_stage(
-            "rerank", job.name, settings, inputs, (*LLM_CODE, "evaluate", "satisfaction", *PIPELINE), work
-        )
+        code = (*LLM_CODE, "evaluate", "satisfaction", *PIPELINE)
+        manifest = run_stage("rerank", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {"fusion.json": "", FRONTIER: "plots"})
         return manifest
 
