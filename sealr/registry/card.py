@@ -69,11 +69,13 @@ def model_card(
 Recommends next items ({data.category}) from what users took and how they felt about it.
 
 ## In short
+
 {"".join(f"* {line}" + chr(10) for line in sentences(figures))}* {_gate(evidence)}
 * LLM: {used}.
 * {glad}
 
 ## Data
+
 `{data.name}` (source `{data.source}`, {data.k_core}-core): {counts} of {len(statistics.items):,} items,
 {months[0]} to {months[-1]}; {reviews.rows.get("rejected", 0):,} rows were rejected, each with a reason.
 The model was evaluated without each user's two newest reviews; the served model has the same settings, epochs and
@@ -81,11 +83,13 @@ weights, and has learned from all {total:,} reviews. The LLM was fine-tuned on {
 {HELD_OUT[rerank.user_split]}{again}.
 
 ## Model
+
 A {retrieve.model} retriever finds {retrieve.n_retrieved} candidates, which hold {ceiling:.1%} of the test targets.
 `{rerank.base}` (digest `{weights.digest(rerank.base)}`) with a LoRA adapter of rank {rerank.lora.r} re-ranks them.
 Validation NDCG@10 {valid} over {len(fusion["validation_users"])} users, who chose epochs and weights.
 
 ## Limits
+
 * The model never recommends items that are not in its training data, and ignores them in a history. An unknown user
   without a history gets popular items.
 * Offline figures say which item a user took next. The table of liked and disliked targets says how often it pleased
@@ -97,6 +101,7 @@ Validation NDCG@10 {valid} over {len(fusion["validation_users"])} users, who cho
   Whoever registers the model elsewhere passes them on.
 
 ## Emotion labels
+
 * A model made them (`{labeller_id(config.label).split()[0]}`). Nobody annotated these reviews, so the accuracy of
   the labels is unknown; {agreement}.
 * Labelled reviews: {sentiments}. Most frequent emotions: {emotions}.
@@ -107,6 +112,7 @@ Validation NDCG@10 {valid} over {len(fusion["validation_users"])} users, who cho
   for that.
 
 ## Licences
+
 Code and adapter code: Apache-2.0. Base LLM: {_licence(rerank.base)}. GoEmotions, on which the labellers
 are trained: Apache-2.0. The reviews belong to their source: check that its terms allow training and sharing a model.
 """
