@@ -43,7 +43,7 @@ class DataConfig:
     reviews: RemoteFile = RemoteFile()  # reviews file; unused by source: demo
     items: RemoteFile = RemoteFile()  # item metadata file; optional
     columns: Columns = Columns()  # column names for source: columns, and for the items file of source: sequences
-    # The next six settings are for source: columns
+    # The next six settings are for source: columns.
     time_unit: Literal["s", "ms", "iso"] = "s"  # unit of timestamps that are numbers; iso: they are dates like 20240131
     # Dates that are texts: auto, or one or several of iso and strptime patterns such as "%d/%m/%Y"
     date_format: str | tuple[str, ...] = "auto"
