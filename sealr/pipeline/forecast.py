@@ -36,8 +36,9 @@ WIDTH = 384  # of the vectors of texts
 BEST_EPOCH = 45
 RANKINGS = 4  # of all users after a training: targets of two splits, once with seen items, and lists
 LIST = 0.6  # seconds to write a list, relative to a step's seconds for a prompt (docs/scale.md)
-# CPU seconds that no measurement covers: libraries, Prefect and MLflow; a table's checks; an MLflow run
-START, CHECKS, RUN, EVALUATION, REGISTRATION = 15.0, 1.5, 0.3, 2.0, 10.0
+# CPU seconds that no measurement covers: libraries, Prefect and MLflow; a table's checks; an MLflow run; the LLM's
+# weights. They are those of a small job on Musical Instruments (docs/scale.md)
+START, CHECKS, RUN, EVALUATION, REGISTRATION, LLM_LOAD = 15.0, 1.5, 0.3, 4.0, 5.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,26 @@ def forecast(
         stages.append(_of_texts("satisfaction", texts if reads else [], reading, "read"))
     parts = parts_of(config.retrieve) or [config.retrieve]
     epochs = {part.model: epoch_seconds(part, sequences, rates) for part in parts}
-    trained = [(part.model, part) for part in parts]
+    trained: list[tuple[str, RetrieveConfig]] = [(part.model, part) for part in parts]
     if first := reading_parts(config.retrieve)[:1]:
         trained += [(f"{first[0].model}, {choice}", first[0]) for choice in ("content none", "content shuffled")]
         stages.append(Expected("content", reading.load + RUN, f"vectors of {sequences.n_items:,} items"))
     stages += [_training(f"retriever {name}", part, epochs[part.model]) for name, part in trained]
     ranking = max(epochs.values()) * RANKINGS
     stages.append(Expected("candidates", ranking + CHECKS, f"{config.retrieve.n_retrieved} items per user and split"))
-    stages.append(Expected("finetune", 3600 * llm.hours, f"at most {config.rerank.epochs} epochs (below)"))
+    stages.append(Expected("finetune", LLM_LOAD + 3600 * llm.hours, f"at most {config.rerank.epochs} epochs (below)"))
     lists = sum(len(users(job, sequences)) for users in (weight_users, gate_users))
     lists += len(evaluated_users(job, sequences)[: config.evaluate.users or None])
     a_list = llm.check_seconds if config.rerank.ranker == "scoring" else LIST * llm.step_seconds
     a_list /= config.rerank.batch_size
-    stages.append(Expected("rerank", lists * a_list + RUN, f"{lists:,} lists"))
+    stages.append(Expected("rerank", LLM_LOAD + lists * a_list, f"{lists:,} lists"))
     stages.append(Expected("evaluate", EVALUATION, "metrics and intervals"))
     if is_placebo(config):
         return stages  # controls are neither refitted nor registered
     stages += [_training(f"refit-retriever {part.model}", part, epochs[part.model], refit=True) for part in parts]
     if config.satisfaction.model != "none":
         stages.append(Expected("refit-satisfaction", RUN, "if satisfaction gets a weight; texts are kept"))
-    stages.append(Expected("refit-finetune", 3600 * refit.hours, "if the LLM gets a weight"))
+    stages.append(Expected("refit-finetune", LLM_LOAD + 3600 * refit.hours, "if the LLM gets a weight"))
     return [*stages, Expected("register", REGISTRATION, "the model, its card and the report")]
 
 
