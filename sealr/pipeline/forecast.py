@@ -32,8 +32,8 @@ from sealr.settings import VECTOR_MODELS, Config, ContentConfig, LabelConfig, Re
 TEXTS, USERS = 96, 400  # that are measured
 WARM_UP = 16  # texts
 WIDTH = 384  # of the vectors of texts
-# The best epoch of 60 trainings on the demo and Musical Instruments was 12 to 114, with a median near 45
-BEST_EPOCH = 45
+# The best epoch of 69 trainings on the demo and Musical Instruments was 12 to 108, with a median of 60
+BEST_EPOCH = 60
 RANKINGS = 4  # of all users after a training: targets of two splits, once with seen items, and lists
 LIST = 0.6  # seconds to write a list, relative to a step's seconds for a prompt (docs/scale.md)
 # CPU seconds that no measurement covers: libraries, Prefect and MLflow; a table's checks; an MLflow run; the LLM's
