@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,17 @@ def _parse(pair: str) -> tuple[str, Any]:
         return name, _yaml(text)
     except yaml.YAMLError:
         raise ConfigError(f"override {pair!r}: {text!r} is not a YAML value") from None
+
+
+def override(name: str, value: Any) -> str:
+    """Inverse of what `load_config` reads: ``retrieve.lr=0.001``, and in single quotes what has blanks or brackets."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=sys.maxsize)
+    return shlex.quote(f"{name}={text.removesuffix('...' + chr(10)).strip()}")
+
+
+def shell_quote(text: str) -> str:
+    """A text as one word of a shell's command, in double quotes where that keeps single quotes readable."""
+    return f'"{text}"' if "'" in text and not set(text) & set('"\\$`!') else shlex.quote(text)
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:

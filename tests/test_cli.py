@@ -125,6 +125,8 @@ def test_a_refused_setting_imports_nothing_heavy(heavy):
         (["run", "--dry-run-is", "perhaps"], "perhaps"),
         (["run", "--set", "data.source=columns data.reviews.path=/nowhere/reviews.csv"], "/nowhere/reviews.csv"),
         (["tune", "--set", "retrieve.model=popularity"], "popularity has no settings to search"),
+        (["tune", "--set", "retrieve.model=fusion 'retrieve.parts=[{model: popularity}]'"], "no settings to search"),
+        (["tune", "--storage", "nosuch://host/x"], "--storage nosuch://host/x cannot be used"),
         (["tune", "--what", "reranker", "--set", "rerank.ranker=palr"], "rerank.ranker"),
         (["tune", "--trials", "0"], "--trials"),
         (["benchmark", "--table", "9"], "did you mean"),

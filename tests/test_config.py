@@ -3,7 +3,17 @@ import sys
 
 import pytest
 
-from sealr.config import REMOVED, RENAMED, ConfigError, flatten, from_dict, load_config, to_dict
+from sealr.config import (
+    REMOVED,
+    RENAMED,
+    ConfigError,
+    flatten,
+    from_dict,
+    load_config,
+    override,
+    shell_quote,
+    to_dict,
+)
 from sealr.settings import Config, RetrieveConfig
 
 
@@ -114,6 +124,32 @@ def test_missing_file_and_broken_yaml_are_named(tmp_path):
     broken.write_text("data: {name: [")
     with pytest.raises(ConfigError, match="broken.yaml: not valid YAML"):
         load_config(str(broken))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("retrieve.lr", 0.00030000000000000003),
+        ("retrieve.parts", [{"model": "sasrec", "lr": 3e-05}, {"model": "ease", "ease": {"l2": 123.4}}]),
+        ("data.category", 'men\'s "best" $hirts, 100 %: no'),
+        ("data.columns.text", ["a b", "c"]),
+        ("data.header", False),
+    ],
+)
+def test_an_override_is_read_as_it_was_written_also_by_a_shell(name, value):
+    text = f"retrieve.epochs=3 {override(name, value)}"
+    printed = subprocess.run(
+        ["bash", "-c", f"printf %s {shell_quote(text)}"], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed == text
+    found = flatten(to_dict(load_config("demo", "", printed)))[name]
+    assert (list(found) if isinstance(found, tuple) else found) == value
+
+
+def test_a_list_in_a_command_is_easy_to_read():
+    text = override("retrieve.parts", [{"model": "sasrec", "lr": 0.002}])
+    assert shell_quote(text) == "\"'retrieve.parts=[{model: sasrec, lr: 0.002}]'\""
+    assert shell_quote("my shop.yaml") == "'my shop.yaml'" and shell_quote("demo") == "demo"
 
 
 def test_round_trip_and_flatten():

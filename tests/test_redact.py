@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 
 import mlflow
 import pytest
@@ -82,11 +83,19 @@ def test_what_a_run_keeps_holds_no_secret(tmp_path, monkeypatch):
     config = Config(
         DataConfig("toy", reviews=RemoteFile("reviews.json", url=f"https://ann:{SECRET}@data.example/reviews.json"))
     )
+
+    def work(folder):
+        (folder / "reviews.parquet").touch()
+        return StageResult({"reviews": 1}, {})
+
+    shop = replace(config.data, reviews=RemoteFile(f"postgresql://ann:{SECRET}@db.example/shop", query="select 1"))
     with tracking.job("test", config) as run_id, tracking.stage("ingest", run_id, config.data):
-        tracking.log_manifest(
-            run_stage("ingest", "toy", config.data, {}, ("config.py",), lambda folder: StageResult({}, {}))
-        )
+        made = run_stage("ingest", "toy", config.data, {}, ("config.py",), work)
+        tracking.log_manifest(made)
+        tracking.log_input(tracking.dataset_of(made, shop), run_id)  # MLflow itself resolves no databases
         link = tracking.link(run_id)
+        (found,) = mlflow.get_run(mlflow.active_run().info.run_id).inputs.dataset_inputs
+        assert "postgresql://ann:***@db.example/shop" in found.dataset.source
     mlflow.set_tracking_uri(None)
     kept = b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())
     assert b"data.example" in kept and SECRET.encode() not in kept and SECRET not in link

@@ -68,11 +68,25 @@ def tune(
     base: Base = "smollm2-135m",
     trials: Annotated[int, typer.Option(min=1, help="Trials of the study; those of earlier runs count.")] = 20,
     hours: Annotated[float, typer.Option(min=0, help="No trial starts after these hours; 0: no limit.")] = 0.0,
+    storage: Annotated[
+        str, typer.Option(help="Database that several workers share, such as postgresql://host/optuna; else a file.")
+    ] = "",
     settings: Set = NOTHING,
 ) -> None:
-    """Search for settings on the validation users. A study continues where an earlier run stopped."""
+    """Search for settings on the validation users. A study continues where an earlier run stopped.
+
+    The parts of a fusion are searched one after the other. Start the same command several times with one --storage, and
+    the workers share the trials.
+    """
     check_search(what, data, base, settings)
-    run_job("tune.tune", data, base, settings, what=what.value, trials=trials, hours=hours)
+    if storage:
+        from sealr.study import open_storage
+
+        open_storage(storage)
+    from pydantic import SecretStr
+
+    hidden = SecretStr(storage)  # parameters of flows show in Prefect's pages
+    run_job("tune.tune", data, base, settings, what=what.value, trials=trials, hours=hours, storage=hidden)
 
 
 def check_search(what: Searched, data: str, base: str, settings: list[str]) -> None:
@@ -80,10 +94,12 @@ def check_search(what: Searched, data: str, base: str, settings: list[str]) -> N
     from sealr.config import ConfigError, load_config
 
     config = load_config(data, base, " ".join(settings))
-    if what is Searched.retriever and config.retrieve.model in ("popularity", "fusion"):
+    retrieve = config.retrieve
+    models = [part.get("model") for part in retrieve.parts] if retrieve.model == "fusion" else [retrieve.model]
+    if what is Searched.retriever and not set(models) - {"popularity"}:
         raise ConfigError(
-            f"retrieve.model {config.retrieve.model} has no settings to search: name another retriever, "
-            "such as --set 'retrieve.model=sasrec retrieve.parts=[]'"
+            f"retrieve.model {retrieve.model} has no settings to search: name another retriever, "
+            "such as --set 'retrieve.model=sasrec'"
         )
     if what is Searched.reranker and config.rerank.ranker != "scoring":
         raise ConfigError(

@@ -1,4 +1,7 @@
-"""``sealr run --dry-run`` estimates the cost of fine-tuning without downloading, training or tracking anything."""
+"""``sealr run --dry-run`` predicts what a job takes, stage by stage, without running or tracking it.
+
+The base LLM and data are not downloaded for this. The labeller and the reader of texts are: parts of them are measured.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,38 @@ from sealr.data.download import data_dir, local_path
 from sealr.data.ingest import ingest
 from sealr.data.sequences import Sequences, build
 from sealr.data.tables import read_table
-from sealr.rerank.plan import machine_rates, plan, shape_of, text, workload
+from sealr.pipeline.forecast import forecast, table
+from sealr.rerank.plan import busy_seconds, machine_rates, plan, shape_of, text, workload
 from sealr.settings import DataConfig
 
 
 def dry_run(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
-    """Prints parameters, memory, tokens and hours of fine-tuning. Raises ConfigError."""
+    """Prints the seconds of each stage, and parameters, memory and tokens of fine-tuning. Raises ConfigError."""
     config = load_config(data, base, overrides)
     shape = shape_of(config.rerank.base)
-    tables = local_tables(config.data)
-    work, again = (workload(config, shape, *tables, refit=refit) for refit in (False, True))
+    started = busy_seconds()
+    reviews, items = read_tables(config.data)
+    ingested, sequences = busy_seconds() - started, build(reviews)
+    work, again = (workload(config, shape, sequences, items, refit=refit) for refit in (False, True))
     rates = machine_rates(config.rerank, shape)
     made, refitted = (plan(config.rerank, shape, read, rates) for read in (work, again))
-    print(text(config.rerank, made, work, rates, refitted))
+    print(table(forecast(config, reviews, sequences, ingested, made, refitted, rates)))
+    print(f"\n{text(config.rerank, made, work, rates, refitted)}")
 
 
 def local_tables(config: DataConfig) -> tuple[Sequences, pd.DataFrame]:
-    """Sequences and items of a data set. Raises ConfigError if its files are not on this machine."""
+    """Sequences and items of a data set, as `read_tables`."""
+    reviews, items = read_tables(config)
+    return build(reviews), items
+
+
+def read_tables(config: DataConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Reviews and items of a data set. Raises ConfigError if its files are not on this machine."""
     paths = {"reviews": local_path(config.reviews, data_dir()), "items": local_path(config.items, data_dir())}
     files = {name: path for name, path in paths.items() if path.exists()} if config.source != "demo" else {}
     if config.source != "demo" and "reviews" not in files:
         raise ConfigError(f"{paths['reviews']} is missing: get the data set with `sealr ingest --data {config.name}`")
     with tempfile.TemporaryDirectory() as folder:
         ingest(config, Path(folder), files)
-        items = read_table(Path(folder) / "items.parquet", "items")
-        return build(read_table(Path(folder) / "reviews.parquet", "reviews")), items
+        reviews, items = (read_table(Path(folder) / f"{name}.parquet", name) for name in ("reviews", "items"))
+        return reviews, items

@@ -86,6 +86,7 @@ class Plan:
     kept_bytes: float  # of one step for the backward pass
     peak_bytes: float
     step_seconds: float
+    check_seconds: float  # of a batch without a backward pass
     hours: float  # of all epochs with validation
 
 
@@ -195,7 +196,7 @@ def plan(config: RerankConfig, shape: LlamaConfig, work: Workload, rates: Rates)
     once = (work.prompts + work.valid_prompts) * work.read_once * 2 * linear / rates.flops
     peak, hours = PROCESS_BYTES + weight_bytes + adapter_bytes + kept, (config.epochs * epoch + once) / 3600
     trained = lora + work.soft
-    return Plan(linear + other + trained, trained, weight_bytes, adapter_bytes, kept, peak, step, hours)
+    return Plan(linear + other + trained, trained, weight_bytes, adapter_bytes, kept, peak, step, checking, hours)
 
 
 def machine_rates(config: RerankConfig, shape: LlamaConfig, tokens: int = 256, seconds: float = 1.0) -> Rates:

@@ -26,10 +26,15 @@ BATCH_SIZES = (64, 128, 256)
 SEARCHED = ("lr", "dropout", "layers", "batch_size", "bsarec.alpha", "bsarec.cutoff", "ease.l2", "cooccurrence.decay")
 
 
+def searchable(config: RetrieveConfig) -> bool:
+    """Whether a model has settings to search. A fusion has none of its own: its parts have."""
+    return config.model not in ("popularity", "fusion")
+
+
 def suggest(trial: Trial, config: RetrieveConfig) -> RetrieveConfig:
     """The configuration of a trial: ``config`` with new values of the searched settings."""
     changes: dict[str, Any]
-    if config.model in ("popularity", "fusion"):
+    if not searchable(config):
         raise ValueError(f"retrieve.model {config.model} has no settings to search")
     if config.model == "ease":
         changes = {"ease": {"l2": trial.suggest_float("ease.l2", 10, 5000, log=True)}}
@@ -69,17 +74,19 @@ def tune(
     content: Tensor | None = None,
     feelings: np.ndarray | None = None,
     hours: float = 0.0,
+    storage: str = "",
 ) -> optuna.Study:
     """A study with ``trials`` finished trials, or as many as ``hours`` allow. Earlier calls with this name count.
 
-    folder: gets ``study.db`` and the checkpoints of a running trial. track(title, config): opens a trial's record and
-    returns what to call after each epoch. An interrupted trial is repeated and resumes from its checkpoint.
+    folder: gets the checkpoints of running trials and, without a ``storage``, ``study.db`` (`open_study`).
+    track(title, config): opens a trial's record and returns what to call after each epoch. An interrupted trial is
+    repeated and resumes from its checkpoint.
     """
-    study = open_study(folder, name, config.seed, current(config), warmup=config.eval_every)
+    study = open_study(folder, name, config.seed, current(config), config.eval_every, storage)
 
     def objective(trial: Trial) -> float:
         chosen = suggest(trial, config)
-        place = trial.user_attrs.get("folder", f"trial-{trial.number}")
+        place = trial.user_attrs.get("folder", f"{name}-trial-{trial.number}")
         trial.set_user_attr("folder", place)
         with track(f"trial {trial.number}", chosen) as logged:
 
@@ -100,3 +107,12 @@ def tune(
         return value
 
     return search(study, objective, trials, hours)
+
+
+def best(study: optuna.Study) -> dict[str, Any]:
+    """The values of the best trial, nested as a part of a fusion holds them."""
+    changes: dict[str, Any] = {}
+    for name, value in study.best_params.items():
+        section, _, field = name.rpartition(".")
+        changes = merged(changes, {section: {field: value}} if section else {field: value})
+    return changes

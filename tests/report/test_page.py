@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from sealr.data.tables import read_json
 from sealr.evaluate.statistics import shown
 from sealr.report.page import duration, render
-from sealr.report.sources import find
+from sealr.report.sources import Version, find
 from tests.report.finished import HOSTILE, FinishedJob
 
 SECTIONS = "data feelings texts training results liking placebos users beyond costs".split()
@@ -110,3 +111,10 @@ def test_a_browser_has_nothing_to_complain_about(hostile, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and 'id="users"' in done.stdout
     assert "CONSOLE" not in done.stderr, done.stderr
+
+
+def test_a_version_that_was_not_compared_has_a_page(job):
+    """The gate gives no figures where it compares nothing, such as with few users."""
+    version = Version("shop", "3", ("challenger",), {"decision": "refused", "reason": "3 users decide nothing"})
+    page = Page(render(replace(find(job.run_id), version=version)))
+    assert "3 users decide nothing" in page.text and "users compared" not in page.text
