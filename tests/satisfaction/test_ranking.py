@@ -42,6 +42,13 @@ def test_one_that_knows_nothing_gets_none(seed):
     assert tune(*world(signal=0.0, seed=seed)).weight == 0
 
 
+def test_users_do_not_prove_the_weight_that_they_chose():
+    """A forecast without meaning. On the users who choose it the weight .05 has a rise clear of 0, by luck."""
+    choice = tune(*world(users=300, signal=0.0, seed=104))
+    assert choice.tried.set_index("weight").loc[0.05, "rise low"] > 0
+    assert choice.rise[1] <= 0 and choice.weight == 0
+
+
 def test_all_hits_are_unharmed():
     """It tells liked from disliked, but sinks the targets of both."""
     choice = tune(*world(signal=1.0, harm=3.0))
