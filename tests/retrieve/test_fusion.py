@@ -151,10 +151,9 @@ def test_the_sum_is_a_retriever(fused, sequences, config):
 
 
 def test_its_validation_is_that_of_the_saved_model(fused, sequences):
-    output, parts, folder = fused
+    output, _, folder = fused
     found = ndcg(target_ranks(load(folder), sequences, "valid", True), 10).mean()
-    alone = ndcg(target_ranks(parts[0], sequences, "valid", True), 10).mean()
-    assert output.metrics["valid_ndcg@10"] == pytest.approx(found) and found >= alone
+    assert output.metrics["valid_ndcg@10"] == pytest.approx(found)
 
 
 def test_known_weights_are_taken_over_without_validation(fused, sequences, config, tmp_path):
