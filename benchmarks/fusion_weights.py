@@ -17,6 +17,7 @@ import typer
 
 from sealr.data.sequences import build
 from sealr.data.tables import read_table
+from sealr.evaluate.crossfit import held_out_gain
 from sealr.evaluate.report import markdown_table
 from sealr.evaluate.statistics import bootstrap_mean, shown
 from sealr.retrieve.fusion import PASSES, WEIGHTS, Shortlist, shortlist
@@ -25,18 +26,24 @@ from sealr.retrieve.retriever import Retriever, load
 from sealr.settings import VECTOR_MODELS
 
 STARTS = {"nothing": 0.0, "alike": 1.0}  # the first weight of neural parts; closed forms start at 0
-RULES = {"clear": 1.96, "one error": 1.0, "best": 0.0}  # a gain must exceed this many standard errors
+# A gain must exceed this many standard errors; or its cross-fitted interval must be above 0
+RULES = {"clear": 1.96, "one error": 1.0, "best": 0.0, "cross-fitted": None}
 CURRENT = "alike, best"  # as in sealr/retrieve/fusion.py
 
 
-def find(values: Shortlist, users: np.ndarray, neural: list[bool], start: float, errors: float) -> list[float]:
+def find(values: Shortlist, users: np.ndarray, neural: list[bool], start: float, errors: float | None) -> list[float]:
     """Weights found on ``users`` (N,), indices into the shortlist. neural: of each part."""
     weights = [1.0] + [start if part else 0.0 for part in neural[1:]]
+    near = Shortlist(values.scores[:, users], values.real[users], values.targets[users])
     for number in [*range(1, len(neural))] * PASSES:
-        tried = values.try_weights(weights, number)[users]  # (N, len(WEIGHTS))
+        tried = near.try_weights(weights, number)  # (N, len(WEIGHTS))
         best, now = int(tried.mean(0).argmax()), WEIGHTS.index(weights[number])
         gain = tried[:, best] - tried[:, now]
-        if gain.mean() > errors * gain.std() / np.sqrt(len(users)):
+        if errors is None:
+            clear = held_out_gain(tried.T, now)[1] > 0
+        else:
+            clear = gain.mean() > errors * gain.std() / np.sqrt(len(users))
+        if clear:
             weights[number] = WEIGHTS[best]
     return weights
 

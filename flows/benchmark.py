@@ -30,9 +30,11 @@ from sealr.pipeline.comparison_files import select_comparisons, select_names
 
 log = logging.getLogger("sealr.flows")
 FAILURES = (ValueError, OSError, ArithmeticError, tracking.TrackingError)
+MARGINS = ", ".join(f"{value:g} of {metric}" for metric, value in comparing.MARGINS.items())
 DIFFERENCES = (
     "Mean of `system` minus `other` under the full protocol, with 95 % paired bootstrap intervals over users, and over "
-    "seeds where there are several."
+    "seeds where there are several. Clear: the interval lacks 0. Equal: the 90 % interval lies within the margin, "
+    f"{MARGINS}. Undecided: neither; more users or seeds are needed."
 )
 
 
@@ -129,7 +131,7 @@ def _heading(bench: Bench) -> str:
     machine = (
         f"{os.cpu_count()} cores ({platform.machine()}), {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-    lines = [f"Leave-one-out, {len(bench.users):,} users; items of the history {masked}. {machine}.\n"]
+    lines = [f"{bench.split}, {len(bench.users):,} users; items of the history {masked}. {machine}.\n"]
     if spec.chains:
         rerank = config.rerank
         depth = f"its first {rerank.layers} layers" if rerank.layers else "all layers"

@@ -1,11 +1,12 @@
-"""Item sequences of users, and the leave-one-out split.
+"""Item sequences of users, and how they are split: leave-one-out, or by time for all users alike.
 
 Item ids are 1..n in the order of ``Sequences.items``, so ``items[id - 1]`` is the item; 0 is padding. All sequences are
 stored in one flat array. A value per interaction, such as a sentiment, is an array aligned with it.
 
-Split: "test" predicts the last item from all earlier ones, "valid" the second to last from all before it. "train" has
-all but the last two. Users with under three items, and ``whole`` users, appear only in train, with all their items.
-Gate users are in "gate" instead of "valid", with the same histories and targets: nothing is chosen on them.
+Leave-one-out: "test" predicts the last item from all earlier ones, "valid" the second to last from all before it.
+"train" has all but the last two. Users with under three items, and ``whole`` users, appear only in train, with all
+their items. Gate users are in "gate" instead of "valid", with the same histories and targets: nothing is chosen on
+them. By time: see `Sequences.with_times`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 SPLITS = ("train", "valid", "gate", "test")
+EARLIER = 0.9  # share of the interactions that lie before a moment of the split by time
 HELD_OUT = {"valid": 2, "gate": 2, "test": 1}  # items at the end of a sequence that the split's history leaves out
 
 
@@ -48,6 +50,16 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Cuts:
+    """Where a split by time cuts each user's sequence: places in ``flat``, all (users,) int64; -1 for no target."""
+
+    train: np.ndarray  # end of the training items
+    valid: np.ndarray  # targets
+    test: np.ndarray
+    moments: tuple[int, int]  # end of training and of validation, timestamps that still belong to them
+
+
+@dataclass(frozen=True)
 class Sequences:
     users: list[str]
     items: list[str]  # the item with id i is items[i - 1]
@@ -55,6 +67,7 @@ class Sequences:
     offsets: np.ndarray  # int64 (users + 1,): user u has flat[offsets[u]:offsets[u + 1]]
     whole: frozenset[int] = frozenset()  # users without held-out items
     gate: frozenset[int] = frozenset()  # users whose validation item judges a promotion and chooses nothing
+    cuts: Cuts | None = None  # None: leave-one-out
 
     @property
     def n_items(self) -> int:
@@ -92,6 +105,13 @@ class Sequences:
         """(N,) int64 item ids that follow the users' "valid", "gate" or "test" histories."""
         return self.flat[self.offsets[np.asarray(rows, dtype=np.int64) + 1] - HELD_OUT[split]]
 
+    @cached_property
+    def known(self) -> np.ndarray:
+        """(n_items + 1,) bool: items that anybody has in the training split; True for the padding."""
+        found = np.zeros(self.n_items + 1, dtype=bool)
+        found[np.concatenate([[0], *self.split("train").histories()])] = True
+        return found
+
     def with_whole(self, users: Iterable[str]) -> Sequences:
         """The same sequences with no held-out items for these users. Raises KeyError on an unknown user."""
         return replace(self, whole=frozenset(self.rows(users).tolist()))
@@ -100,21 +120,50 @@ class Sequences:
         """The same sequences with this share of the users as gate users, see `gate_draw`."""
         return replace(self, gate=frozenset(row for row, user in enumerate(self.users) if gate_draw(user) < share))
 
+    def with_times(self, times: np.ndarray) -> Sequences:
+        """The same sequences, split by time: what happened up to a moment is learned, what came later is foretold.
+
+        times (interactions,): when, aligned with ``flat``, ascending within a user. The test moment has EARLIER of all
+        interactions before it, the validation moment EARLIER of those. "train" has the interactions up to the
+        validation moment. "valid" predicts a user's last item up to the test moment, "test" the last of all, from all
+        earlier ones, if it came after the split's moment. Users without such a target, or without an earlier item, are
+        not in the split. (Global temporal split, target "last", validation by time: Gusak et al., RecSys 2025.)
+        Raises SequenceError when a split has no users.
+        """
+        until = np.quantile(times, EARLIER, method="lower")
+        start = np.quantile(times[times <= until], EARLIER, method="lower")
+        starts, ends = self.offsets[:-1], self.offsets[1:]
+        train, known = (starts + np.add.reduceat((times <= at).astype(np.int64), starts) for at in (start, until))
+        valid = np.where((known > train) & (known - starts > 1), known - 1, -1)
+        test = np.where((ends > known) & (ends - starts > 1), ends - 1, -1)
+        for name, places in (("validation", valid), ("test", test)):
+            if not (places >= 0).any():
+                raise SequenceError(
+                    f"a split by time leaves no user for {name}, because too many timestamps are alike: "
+                    "set evaluate.split=last"
+                )
+        return replace(self, cuts=Cuts(train, valid, test, (int(start), int(until))))
+
     def split(self, name: str) -> Split:
         """Histories and targets of "train", "valid", "gate" or "test"."""
         if name not in SPLITS:
             raise ValueError(f"split {name!r} is not one of {', '.join(SPLITS)}")
         starts, ends, long = self.offsets[:-1], self.offsets[1:], self.lengths >= 3
+        if self.cuts is None:
+            places = ends - HELD_OUT.get(name, 2)
+        else:
+            places = getattr(self.cuts, "valid" if name == "gate" else name)
+            long = places >= 0
         long[list(self.whole)] = False
         if name == "train":
-            ends = np.where(long, ends - 2, ends)
-            return Split(np.arange(len(self.users)), starts, ends, np.empty(0, np.int64), self.flat)
+            places = np.where(long, places, ends)
+            return Split(np.arange(len(self.users)), starts, places, np.empty(0, np.int64), self.flat)
         if name != "test":
             judges = np.zeros(len(self.users), dtype=bool)
             judges[list(self.gate)] = True
             long &= judges if name == "gate" else ~judges
-        ends = ends[long] - HELD_OUT[name]
-        return Split(np.flatnonzero(long), starts[long], ends, self.flat[ends], self.flat)
+        places = places[long]
+        return Split(np.flatnonzero(long), starts[long], places, self.flat[places], self.flat)
 
     def values(self, frame: pd.DataFrame, column: str) -> np.ndarray:
         """A column of a table keyed by (user, position), aligned with ``flat``; numeric nulls become NaN.

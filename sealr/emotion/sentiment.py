@@ -10,9 +10,9 @@ from sealr.data.tables import EMOTIONS
 
 CLASS_NAMES: dict[int, str] = {-2: "Strong Negative", -1: "Negative", 0: "Neutral", 1: "Positive", 2: "Strong Positive"}
 
-# The map of the paper's authors. The paper counts "12 positive, 15 negative, one neutral" and shows some examples. In
-# this map `realization` and `surprise` are neutral: 13 positive, 12 negative, 3 neutral. Change it with
-# label.sentiment_map.
+# The map of the paper's authors, from their public code (github.com/namejun12000/SentimentLLM). The paper counts "12
+# positive, 15 negative, one neutral" and shows some examples. In this map `realization` and `surprise` are neutral: 13
+# positive, 12 negative, 3 neutral. Change it with label.sentiment_map.
 SENTIMENT_MAP: dict[str, int] = {
     "admiration": 2, "approval": 2, "joy": 2, "love": 2, "pride": 2, "relief": 2, "gratitude": 2,
     "curiosity": 1, "excitement": 1, "desire": 1, "amusement": 1, "caring": 1, "optimism": 1,

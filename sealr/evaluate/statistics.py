@@ -14,11 +14,15 @@ from numpy.typing import ArrayLike
 BLOCK_ELEMENTS = 2**22  # resampled values held in memory at a time: 32 MB
 ROUNDING = 1e-9  # sums that differ by less are equal
 INTERVAL = (2.5, 97.5)  # percentiles of a 95 % interval
+TWO_ONE_SIDED = (5.0, 95.0)  # of a 90 % interval: inside +-margin, each of two one-sided tests of 5 % rejects
+CLEAR_GAIN, CLEAR_LOSS, UNDECIDED = "clear gain", "clear loss", "undecided"
 Interval = tuple[float, float, float]  # mean, low, high
 UNKNOWN: Interval = (np.nan, np.nan, np.nan)
 
 
-def paired_bootstrap(a: ArrayLike, b: ArrayLike, resamples: int = 1000, seed: int = 0) -> Interval:
+def paired_bootstrap(
+    a: ArrayLike, b: ArrayLike, resamples: int = 1000, seed: int = 0, percentiles: tuple[float, float] = INTERVAL
+) -> Interval:
     """(mean of a - b, low, high) with the 95 % percentile interval over users drawn with replacement.
 
     a, b (N,) or (seeds, N): values of a metric, the same users in the same order; the seeds of both are drawn together.
@@ -29,16 +33,34 @@ def paired_bootstrap(a: ArrayLike, b: ArrayLike, resamples: int = 1000, seed: in
     both_seeded = a.ndim == b.ndim == 2
     if a.shape[-1:] != b.shape[-1:] or (both_seeded and len(a) != len(b)):
         raise ValueError(f"a paired bootstrap needs the same users in both samples, got shapes {a.shape} and {b.shape}")
-    return bootstrap_mean(a - b, resamples, seed)
+    return bootstrap_mean(a - b, resamples, seed, percentiles)
 
 
-def bootstrap_mean(a: ArrayLike, resamples: int = 1000, seed: int = 0) -> Interval:
+def judged(a: ArrayLike, b: ArrayLike, margin: float, resamples: int = 1000, seed: int = 0) -> tuple[Interval, str]:
+    """``paired_bootstrap``, and what it says: clear gain, clear loss, equal within the margin, or undecided.
+
+    Clear: the 95 % interval lacks 0. Equal: the 90 % interval lies within +-margin, which is the test of equivalence by
+    two one-sided tests at 5 % (TOST: Schuirmann 1987). Undecided: neither, so more users or seeds are needed.
+    """
+    found = paired_bootstrap(a, b, resamples, seed)
+    if found[1] > 0:
+        return found, CLEAR_GAIN
+    if found[2] < 0:
+        return found, CLEAR_LOSS
+    _, low, high = paired_bootstrap(a, b, resamples, seed, TWO_ONE_SIDED)
+    equal = -margin < low and high < margin
+    return found, f"equal within {margin:.3f}".replace(" 0.", " .") if equal else UNDECIDED
+
+
+def bootstrap_mean(
+    a: ArrayLike, resamples: int = 1000, seed: int = 0, percentiles: tuple[float, float] = INTERVAL
+) -> Interval:
     """(mean, low, high) with the 95 % percentile interval over users. Raises ValueError like ``paired_bootstrap``.
 
     a (N,) or (seeds, N): one value per user, and per seed where there are several.
     """
     rng, values = np.random.default_rng(seed), _checked(a)
-    return _interval(float(values.mean()), _means(values, resamples, rng), rng)
+    return _interval(float(values.mean()), _means(values, resamples, rng), rng, percentiles)
 
 
 def flip_p(a: ArrayLike, level: float, draws: int = 1000, seed: int = 0) -> float:
@@ -101,9 +123,11 @@ def _means(a: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarra
     return means
 
 
-def _interval(mean: float, drawn: np.ndarray, rng: np.random.Generator) -> Interval:
+def _interval(
+    mean: float, drawn: np.ndarray, rng: np.random.Generator, percentiles: tuple[float, float] = INTERVAL
+) -> Interval:
     """drawn (resamples, seeds): means over resampled users. Draws seeds unless there is only one."""
     seeds = drawn.shape[1]
     weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(drawn)) / seeds  # (resamples, seeds)
-    low, high = np.percentile((weights * drawn).sum(axis=1), INTERVAL)
+    low, high = np.percentile((weights * drawn).sum(axis=1), percentiles)
     return mean, float(low), float(high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from sealr.config import ConfigError, from_dict, load_config, merged, to_dict
 from sealr.data.manifest import Manifest
+from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json, read_table
 from sealr.evaluate.comparison import FULL, INJECTED, KEPT, TIMELY, TIMES, Run
 from sealr.evaluate.evaluate import list_matrix
@@ -25,6 +27,8 @@ from sealr.retrieve.models.fusion import parts_of
 from sealr.settings import RetrieveConfig
 
 RANKS = {FULL: "test_ranks.npy", KEPT: "test_ranks_kept.npy", INJECTED: "test_ranks.npy"}  # files of a retriever
+SHARE = r" FT\d+"  # in the name of a system: the share of the users that the paper fine-tunes on
+APART = 100  # between the seeds of equal parts; replicates have seeds below it, so none trains another's part
 NOT_SETTINGS = ("seeds", "parts", "best_part")  # keys of a retriever's mapping that are not settings of `retrieve`
 
 
@@ -41,6 +45,7 @@ class Bench:
     users: list[str]
     places: np.ndarray  # (N,) of the users in the split "test"
     everybody: bool  # all users with a test item are evaluated, so that coverage is comparable
+    split: str = "Leave-one-out"  # what is held out, for the heading
 
     def ranks(self, made: Manifest, protocol: str) -> np.ndarray:
         """(N,) target ranks of a trained retriever, 0 where the target is masked as seen.
@@ -75,7 +80,21 @@ def open_bench(spec: Comparison, job: Job, overrides: str, stages: Any) -> Bench
         users if spec.chains else sorted(users)
     )  # the order of the sums, and so their last digits, stay as published
     places = np.searchsorted(split.users, sequences.rows(users))
-    return Bench(spec, job, overrides, stages, reviews, labels, users, places, len(users) == len(split))
+    everybody = len(users) == len(split)
+    return Bench(spec, job, overrides, stages, reviews, labels, users, places, everybody, in_words(sequences, places))
+
+
+def in_words(sequences: Sequences, places: np.ndarray) -> str:
+    """What is held out of which sequences. places: of the evaluated users in the split "test"."""
+    if sequences.cuts is None:
+        return "Leave-one-out"
+    start, until = (str(np.datetime64(moment, "s").astype("datetime64[D]")) for moment in sequences.cuts.moments)
+    new = int((~sequences.known[sequences.split("test").targets[places]]).sum())
+    users = len(sequences.split("valid"))
+    return (
+        f"Split by time: training until {start}, validation ({users:,} users) until {until}, test after it; "
+        f"{new:,} test targets are items that nobody had in training, so all miss them"
+    )
 
 
 def run_system(bench: Bench, system: str) -> list[Run]:
@@ -87,12 +106,20 @@ def run_system(bench: Bench, system: str) -> list[Run]:
 
 
 def retriever_config(base: RetrieveConfig, name: str, systems: dict[str, Any], seed: int | None) -> RetrieveConfig:
-    """The settings of one retriever over those of the configuration. seed None: that of the configuration."""
+    """The settings of one retriever over those of the configuration. seed None: that of the configuration.
+
+    A part that a fusion names again is trained with another seed: seed + APART, then seed + 2 * APART, and so on.
+    """
     plain = {system: {k: v for k, v in systems[system].items() if k not in NOT_SETTINGS} for system in systems}
     settings = plain[name]
-    if parts := systems[name].get("parts"):
-        settings = settings | {"model": "fusion", "parts": tuple(plain[part] for part in parts)}
     seeded = base if seed is None else replace(base, seed=seed)
+    if parts := systems[name].get("parts"):
+        earlier = [parts[:place].count(part) for place, part in enumerate(parts)]
+        others = [{"seed": seeded.seed + APART * count} if count else {} for count in earlier]
+        own = tuple(plain[part] | other for part, other in zip(parts, others, strict=True))
+        settings = settings | {"model": "fusion", "parts": own}
+    elif settings.get("model", "fusion") != "fusion":
+        settings = settings | {"parts": ()}  # so that a part of the configuration's fusion is trained once
     return from_dict(RetrieveConfig, merged(to_dict(seeded), settings), f"settings of {name}")
 
 
@@ -137,7 +164,9 @@ def _run_chain(bench: Bench, system: str, seed: int | None) -> list[Run]:
     trained = [train_retriever(job, each, made["reviews"], made["labels"]) for each in retrievers]
     seconds = sum(stage.seconds for stage in (*trained, adapter, rankings))
     pools = items(RETRIEVER, "injected")
-    sizes, runs = (pools > 0).sum(axis=1), []
+    sizes, runs, used = (pools > 0).sum(axis=1), [], ""
+    if {INJECTED, TIMES} & spec.protocols.keys():  # the paper's tables name rows by shares that a cap may have cut
+        used = f"{adapter.rows['train_users']:,} of {len(sequences):,} users"
     for ranker in (name for name in dict.fromkeys(lists["ranker"]) if name != RETRIEVER):
         label = system if ranker == config.rerank.ranker else f"{system}, {ranker}"
         orders = {FULL: items(ranker, "test"), INJECTED: items(ranker, "injected")}
@@ -146,7 +175,8 @@ def _run_chain(bench: Bench, system: str, seed: int | None) -> list[Run]:
         note = "" if ranker == config.rerank.ranker else f"weight of the LLM {fusion['weight']:g}"
         if ranker == GLAD:
             note += f", of satisfaction {fusion['satisfaction_weight']:g}"
-        runs.append(Run(label, config.rerank.seed, ranks, pool, sizes, covered, seconds, note=note))
+        shown = used and label.replace(system, f"{re.sub(SHARE, '', system)}, {used}")
+        runs.append(Run(label, config.rerank.seed, ranks, pool, sizes, covered, seconds, note=note, label=shown))
     if TIMES in spec.protocols:
         training = adapter.metrics["train_seconds"] / (adapter.rows["train_users"] * adapter.metrics["epochs"])
         runs[0] = replace(runs[0], times=(training, rankings.metrics.get("seconds_a_list", np.nan)))

@@ -5,7 +5,8 @@ A file's top level holds for all its data sets, and an entry of ``data`` is merg
 
 * a string: settings of the whole chain with an LLM. It gives two rows, the LLM alone and fused with the retriever.
 * a mapping: settings of the section ``retrieve`` for one retriever, over those of the configuration. Beside them it may
-  hold ``seeds``; ``parts``, names of systems to fuse; or ``best_part: true``, the part with the best validation.
+  hold ``seeds``; ``parts``, names of systems to fuse, where a repeated name is another seed of it; or
+  ``best_part: true``, the part with the best validation.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Comparison:
     configuration: str = ""  # name in configs/
     base: str = ""  # base model's configuration
     settings: str = ""  # overrides for all systems
-    seeds: int = Field(0, ge=0)  # train with seeds 0, 1, ...; 0: once, with the configuration's seeds
+    seeds: int = Field(0, ge=0, lt=100)  # train with seeds 0, 1, ...; 0: once, with the configuration's seeds
     feelings: bool = False  # label the reviews, for systems that read feelings
     baseline: bool = False  # compare NDCG@10 with that of the configuration's own retriever
     metrics: tuple[str, ...] = (*PAPER_METRICS, "HR@20", "HR@50", "HR@100")

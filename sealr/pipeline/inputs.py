@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sealr.data.manifest import Manifest
 from sealr.data.sequences import Sequences, build, gate_draw
@@ -31,8 +32,14 @@ class RankingInputs:
 
 
 def read_sequences(job: Job, reviews: Manifest) -> Sequences:
-    """The users' sequences in the reviews that ``ingest`` wrote, with the gate users of the job."""
-    return build(read_table(reviews.path("reviews.parquet"), "reviews")).with_gate(job.config.evaluate.gate_share)
+    """The users' sequences in the reviews that ``ingest`` wrote, see `job_sequences`."""
+    return job_sequences(job, read_table(reviews.path("reviews.parquet"), "reviews"))
+
+
+def job_sequences(job: Job, reviews: pd.DataFrame) -> Sequences:
+    """The users' sequences in the reviews table, with the gate users of the job, split as ``evaluate.split`` says."""
+    config, sequences = job.config.evaluate, build(reviews).with_gate(job.config.evaluate.gate_share)
+    return sequences.with_times(sequences.values(reviews, "timestamp")) if config.split == "time" else sequences
 
 
 def read_feelings(labels: Manifest, sequences: Sequences, shuffle_seed: int | None = None) -> np.ndarray:

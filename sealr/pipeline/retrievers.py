@@ -17,10 +17,10 @@ from sealr.content.readers import Reader
 from sealr.content.readers import identity as reader_identity
 from sealr.content.vectors import text_vectors, vector_parts
 from sealr.data.manifest import CHECKPOINT, Manifest, StageResult, run_stage, state_dir
-from sealr.data.sequences import Sequences, build
+from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json, read_table
 from sealr.evaluate.metrics import coverage
-from sealr.pipeline.inputs import read_feelings, read_sequences, retriever_sequences, split_settings
+from sealr.pipeline.inputs import job_sequences, read_feelings, read_sequences, retriever_sequences, split_settings
 from sealr.pipeline.job import Job
 from sealr.retrieve.candidates import best_items, target_ranks
 from sealr.retrieve.fusion import fuse
@@ -41,6 +41,7 @@ SHARED_CODE = (
     *(f"retrieve/models/{name}.py" for name in ("__init__", "base", "embedding", "layers", "neighbours", "popularity")),
     "retrieve/models/fusion.py",
 )
+FUSION_CODE = ("retrieve/fusion.py", "evaluate/crossfit.py", "evaluate/statistics.py")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def train_retriever(
             ranked = {} if twin else _write_ranks(folder, sequences, felt)
             return StageResult(trained.rows, trained.metrics | ranked)
 
-        code = (*SHARED_CODE, *split_code(config), f"retrieve/{'fusion' if parts else f'models/{config.model}'}.py")
+        own = FUSION_CODE if parts else (f"retrieve/models/{config.model}.py",)
+        code = (*SHARED_CODE, *split_code(config), *own)
         settings = identity(job, config) | ({"twin": asdict(twin)} if twin else {})
         manifest = run_stage(job.named("retriever"), job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {"retriever.json": "", "history.json": ""})
@@ -135,8 +137,9 @@ def identity(job: Job, config: RetrieveConfig) -> dict[str, Any]:
 
 
 def split_key(job: Job, config: RetrieveConfig) -> dict[str, Any]:
-    """The settings of the user split, where the retriever learns from the fine-tuning users."""
-    return {"user_split": split_settings(job)} if config.tuning_users == "whole" else {}
+    """The settings of the split by time, and of the user split, where a retriever depends on them."""
+    time = {"split": "time"} if job.config.evaluate.split == "time" else {}
+    return time | ({"user_split": split_settings(job)} if config.tuning_users == "whole" else {})
 
 
 def split_code(config: RetrieveConfig) -> tuple[str, ...]:
@@ -159,7 +162,7 @@ def item_profiles(job: Job, config: RetrieveConfig, reviews: Manifest) -> Manife
 
     def work(folder: Path) -> StageResult:
         table = read_table(reviews.path("reviews.parquet"), "reviews")
-        sequences = build(table).with_gate(job.config.evaluate.gate_share)
+        sequences = job_sequences(job, table)
         learned = retriever_sequences(job, sequences, config)
         cache = state_dir() / "vector-cache" if reading.cache else folder / CHECKPOINT
         profiles = build_profiles(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sealr import tracking, weights
-from sealr.config import to_dict
+from sealr.config import ConfigError, to_dict
 from sealr.data import ingest as ingesting
 from sealr.data.manifest import Manifest, StageResult, run_stage, state_dir
 from sealr.data.tables import read_json, read_table, write_json
@@ -66,7 +66,7 @@ from sealr.retrieve.train import load
 
 log = logging.getLogger(__name__)
 SCORING_BATCHES = 16  # batches that the scoring ranker scores per checkpoint: each takes a fraction of a second
-RANKING_ONLY = ("decode_batch", "top_k")  # settings of rerank that no adapter depends on
+RANKING_ONLY = ("decode_batch", "eval_history", "top_k")  # settings of rerank that no adapter depends on
 PIPELINE = ("pipeline/inputs.py", "pipeline/stages.py")
 LLM_CODE = (
     "data",
@@ -145,15 +145,8 @@ def retrieve(job: Job, reviews: Manifest, labels: Manifest | None = None) -> Man
             inputs["labels"] = labels
         settings = {"retrieve": config, "texts": decision.figures, "gate_share": job.config.evaluate.gate_share}
         settings |= split_key(job, config)
-        code = (
-            "data",
-            "retrieve",
-            "pipeline/texts.py",
-            "emotion/feelings.py",
-            "evaluate/metrics.py",
-            *split_code(config),
-            *PIPELINE,
-        )
+        own = ("retrieve", "evaluate/metrics.py", "emotion/feelings.py", *split_code(config))
+        code = ("data", *own, "pipeline/texts.py", *PIPELINE)
         manifest = run_stage("retrieve", job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {"retriever.json": "", TEXTS: ""})
         job.validate_table(manifest, "candidates")
@@ -284,6 +277,8 @@ def through_evaluation(job: Job, stages: Any = None) -> dict[str, Manifest]:
 
     stages: a module with the stage functions; this one if None. Flows pass their Prefect tasks.
     """
+    if job.config.evaluate.split == "time":
+        raise ConfigError("evaluate.split=time is for comparisons of retrievers, not for jobs: set evaluate.split=last")
     run = stages or sys.modules[__name__]
     made = {"reviews": run.ingest(job)}
     made["labels"] = run.label(job, made["reviews"])

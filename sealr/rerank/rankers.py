@@ -16,8 +16,9 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
+from sealr.evaluate.crossfit import best, held_out_gain
 from sealr.evaluate.metrics import ndcg, validity
-from sealr.evaluate.statistics import paired_bootstrap
+from sealr.evaluate.statistics import Interval
 from sealr.rerank.generative.decoding import generate_lists
 from sealr.rerank.generative.finetune import Encoder
 from sealr.rerank.generative.palr import NameEncoder
@@ -58,6 +59,13 @@ class GenerativeRanker:
         self.model = load_adapter(config, adapter)
 
     def score(self, requests: Sequence[RerankInput]) -> list[Scored]:
+        return self._lists(self._seen(requests))
+
+    def _seen(self, requests: Sequence[RerankInput]) -> Sequence[RerankInput]:
+        """With ``rerank.eval_history: paper``, histories end where those of training prompts do."""
+        return requests if self.config.eval_history == "whole" else [r.without_newest() for r in requests]
+
+    def _lists(self, requests: Sequence[RerankInput]) -> list[Scored]:
         scores = []
         for start in range(0, len(requests), self.config.decode_batch):
             batch = requests[start : start + self.config.decode_batch]
@@ -80,10 +88,11 @@ class PalrRanker(GenerativeRanker):
         self._lock = threading.Lock()  # while a preference is written, the adapter is disabled for all threads
 
     def score(self, requests: Sequence[RerankInput]) -> list[Scored]:
+        seen = self._seen(requests)
         with self._lock:
             with self.model.disable_adapter():
-                self.encoder.prepare(requests, lambda: self.model)
-            return super().score(requests)
+                self.encoder.prepare(seen, lambda: self.model)
+            return self._lists(seen)
 
 
 class ScoringRanker:
@@ -154,28 +163,24 @@ def order(scores: np.ndarray) -> np.ndarray:
 
 def tune_weight(
     requests: Sequence[RerankInput], llm: Sequence[np.ndarray], targets: Sequence[int], users: int
-) -> tuple[float, dict[float, float]]:
-    """The fusion weight to use, and the validation NDCG@10 of each weight tried.
+) -> tuple[float, dict[float, float], Interval]:
+    """The fusion weight to use, the validation NDCG@10 of each weight tried, and the gain that decides.
 
     requests: those whose pool holds the target; the other ``users - len(requests)`` users are misses at any weight.
-    The best weight is used only if the 95 % interval of its paired gain over the retriever is above 0; otherwise the
-    weight is 0, because with few users some weight always looks better. The weight is chosen and tested on the same
-    users: with tens of thousands of them, a gain can pass that is smaller or absent on others.
+    The gain over the retriever alone is cross-fitted. Unless its 95 % interval is above 0, the weight is 0, because
+    with few users some weight always looks better. Otherwise it is the best on all users.
     """
     z_scores = [(_z_scores(r.pool_scores), _z_scores(scores)) for r, scores in zip(requests, llm, strict=True)]
-    per_user = {}
-    for weight in LLM_WEIGHTS:
-        values = np.zeros(max(1, users))  # users without a request come last
+    values = np.zeros((len(LLM_WEIGHTS), max(1, users)))  # users without a request come last
+    for row, weight in enumerate(LLM_WEIGHTS):
         ranks = [
             target_rank(retriever + weight * scores, request.pool, target)
             for (retriever, scores), request, target in zip(z_scores, requests, targets, strict=True)
         ]
-        values[: len(ranks)] = ndcg(np.array(ranks), 10)
-        per_user[weight] = values
-    tried = {weight: float(values.mean()) for weight, values in per_user.items()}
-    best = max(tried, key=lambda weight: (tried[weight], -weight))
-    _, low, _ = paired_bootstrap(per_user[best], per_user[0.0])
-    return (best if low > 0 else 0.0), tried
+        values[row, : len(ranks)] = ndcg(np.array(ranks), 10)
+    tried = dict(zip(LLM_WEIGHTS, values.mean(axis=1).tolist(), strict=True))
+    gain = held_out_gain(values, LLM_WEIGHTS.index(0.0))
+    return (LLM_WEIGHTS[best(values)] if gain[1] > 0 else 0.0), tried, gain
 
 
 def target_rank(scores: np.ndarray, pool: Sequence[int], target: int) -> float:

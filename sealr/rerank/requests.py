@@ -32,6 +32,10 @@ class RerankInput:
         """The last ``count`` items of the history and their feelings, (count, 2) float32."""
         return self.history[-count:], np.asarray(self.feelings, dtype=np.float32).reshape(-1, 2)[-count:]
 
+    def without_newest(self) -> RerankInput:
+        """The same request without the newest item of the history."""
+        return replace(self, history=self.history[:-1], feelings=np.asarray(self.feelings)[:-1])
+
 
 class Pools:
     """The first ``size`` candidates of each user and split of a candidates table."""

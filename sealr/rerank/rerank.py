@@ -20,10 +20,11 @@ from sealr.data.manifest import CHECKPOINT, StageResult
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path, write_json, write_table
 from sealr.evaluate.protocols import RETRIEVER
+from sealr.evaluate.statistics import shown
 from sealr.progress import progress_bar
 from sealr.rerank.rankers import Ranker, Scored, fuse, order, tune_weight
 from sealr.rerank.requests import Pools, RerankInput, inject, ranking_request
-from sealr.rerank.satisfying import Lists, choose
+from sealr.rerank.satisfying import Lists, choose, known
 from sealr.satisfaction.learn import Forecast
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,9 @@ def rerank(
     timed = Timed(ranker)
     tuning, valid, targets = _retrieved("valid", valid_rows, sequences, feelings, pools)
     valid_llm = score_parts(ranker, valid, folder, "valid", batch)
-    weight, tried = tune_weight(valid, [s.values for s in valid_llm], targets, len(valid_rows))
-    text = "fusion weight %.2f: validation NDCG@10 %.4f, retriever alone %.4f, over %d users"
-    log.info(text, weight, tried[weight], tried[0.0], len(valid_rows))
+    weight, tried, gain = tune_weight(valid, [s.values for s in valid_llm], targets, len(valid_rows))
+    text = "fusion weight %.2f: validation NDCG@10 %.4f, retriever alone %.4f, cross-fitted gain %s, over %d users"
+    log.info(text, weight, tried[weight], tried[0.0], shown(*gain), len(valid_rows))
 
     test = [ranking_request(row, "test", sequences, feelings, pools) for row in rows]
     test_llm = score_parts(timed, test, folder, "test", batch)
@@ -80,7 +81,7 @@ def rerank(
         "injected": (rows, injected, injected_llm),
     }
     lists = {name: _fused("test" if name == "injected" else name, *part, weight) for name, part in made.items()}
-    fusion: dict[str, Any] = {"weight": weight, "satisfaction_weight": 0.0}
+    fusion: dict[str, Any] = {"weight": weight, "gain": known(gain), "satisfaction_weight": 0.0}
     glad: dict[str, list[np.ndarray]] = {}
     if forecast is not None and liked is not None:
         fusion |= choose(forecast, liked, sequences, lists["valid"], valid_rows, lists["test"], folder)
@@ -132,7 +133,10 @@ class Timed:
 def score_parts(
     ranker: Ranker | Timed, requests: Sequence[RerankInput], folder: Path, name: str, size: int
 ) -> list[Scored]:
-    """`ranker.score` in parts of ``size`` requests. Finished parts are kept, so an interrupted run continues."""
+    """`ranker.score` in parts of ``size`` requests. Finished parts are kept, so an interrupted run continues.
+
+    Raises FloatingPointError on a score that is not finite: it would be behind all others, or break every order.
+    """
     scores: list[Scored] = []
     bar = progress_bar(label=f"re-rank {name}", unit="users", total=len(requests))
     for start in range(0, len(requests), size):
@@ -143,6 +147,11 @@ def score_parts(
                 done = [Scored(saved[f"values{i}"], float(saved["validity"][i])) for i in range(len(part))]
         else:
             done = ranker.score(part)
+            if broken := sum(not np.isfinite(scored.values).all() for scored in done):
+                raise FloatingPointError(
+                    f"the LLM gave {broken} of {len(part)} users scores that are not numbers, so its weights are "
+                    "broken: lower rerank.lr and train it again"
+                )
             values = {f"values{i}": scored.values for i, scored in enumerate(done)}
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, validity=[scored.validity for scored in done], **values)  # type: ignore[arg-type]

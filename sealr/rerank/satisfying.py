@@ -73,7 +73,6 @@ def choose(
         values[name] = {
             "weight": choice.weight,
             "gain": known(choice.gain),
-            "crossfitted": known(choice.crossfitted),
             "rise": known(choice.rise),
             "validation": records(choice.tried),
         }

@@ -202,11 +202,19 @@ def score_blocks(
     exclude_seen: bool,
     feelings: np.ndarray | None,
     label: str,
+    exclude_unknown: bool = True,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yields (positions in the split, scores (B, items + 1)), with -inf for seen items if they are excluded."""
+    """Yields (positions in the split, scores (B, items + 1)), with -inf for seen items if they are excluded.
+
+    exclude_unknown: in a split by time, -inf also for items that nobody had in training: a model that met them as
+    negatives only would recommend the future's items by what they have in common.
+    """
     block = max(1, BLOCK_ELEMENTS // (len(retriever.items) + 1))
     for users, histories, felt in user_blocks(retriever, sequences, part, feelings, block, label):
-        yield users, _scores(retriever, histories, exclude_seen, felt)
+        scores = _scores(retriever, histories, exclude_seen, felt)
+        if exclude_unknown and sequences.cuts is not None:
+            scores[:, torch.from_numpy(~sequences.known)] = -torch.inf
+        yield users, scores
 
 
 def _scores(
@@ -222,10 +230,18 @@ def _scores(
 def user_blocks(
     retriever: Retriever, sequences: Sequences, part: Split, feelings: np.ndarray | None, block: int, label: str
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray], list[np.ndarray] | None]]:
-    """Yields (positions in the split, histories, feelings) of ``block`` users at a time, with a progress bar."""
+    """Yields (positions in the split, histories, feelings) of ``block`` users at a time, with a progress bar.
+
+    In a split by time, histories lack items that nobody had in training, as those of service lack unknown ones.
+    """
     if retriever.items != sequences.items:
         raise ValueError("the retriever was trained on another catalogue than that of these sequences")
     for start in progress_bar(range(0, len(part), block), label=label, unit="blocks"):
         users = np.arange(start, min(start + block, len(part)))
         histories = [part.history(user) for user in users]
-        yield users, histories, None if feelings is None else [part.history(user, feelings) for user in users]
+        felt = None if feelings is None else [part.history(user, feelings) for user in users]
+        if sequences.cuts is not None:
+            kept = [sequences.known[history] for history in histories]
+            histories = [history[keep] for history, keep in zip(histories, kept, strict=True)]
+            felt = felt and [values[keep] for values, keep in zip(felt, kept, strict=True)]
+        yield users, histories, felt

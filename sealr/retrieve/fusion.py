@@ -2,8 +2,8 @@
 
 Neural parts start with weight 1, because independently trained models make different errors and their mean is a good
 guess. Other parts start with 0. The first part keeps weight 1. Each other part in turn gets the weight of WEIGHTS
-with the best validation NDCG@10, given the current weights of the others; PASSES repeat this. Unlike the fusion with
-the LLM, a weight needs no confidence interval above 0: ``benchmarks/studies/fusion-weights.md`` says why.
+with the best validation NDCG@10, given the current weights of the others, if the cross-fitted gain over its current
+weight is clear of 0; PASSES repeat this. ``benchmarks/studies/fusion-weights.md`` compares this with other rules.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences
+from sealr.evaluate.crossfit import best, held_out_gain
 from sealr.evaluate.metrics import ndcg
+from sealr.evaluate.statistics import shown
 from sealr.retrieve.candidates import ranks_among, score_blocks
 from sealr.retrieve.models import build
 from sealr.retrieve.models.fusion import part_configs, standardise_items
@@ -63,9 +65,9 @@ def fuse(
     model.weights.copy_(torch.tensor(chosen))
     epochs = tuple(count for part in parts for count in part.epochs)
     retriever = Retriever(config, sequences.items, model, parts[0].popularity, epochs)
-    best = validate(retriever, sequences, feelings) if weights is None else {}
-    save(retriever, folder, {"best": best, "weights": chosen})
-    metrics = {f"valid_{name}": value for name, value in best.items()}
+    reached = validate(retriever, sequences, feelings) if weights is None else {}
+    save(retriever, folder, {"best": reached, "weights": chosen})
+    metrics = {f"valid_{name}": value for name, value in reached.items()}
     metrics |= {f"weight_{number}_{part.config.model}": chosen[number] for number, part in enumerate(parts)}
     return StageResult({"users": len(sequences), "items": sequences.n_items}, metrics)
 
@@ -81,11 +83,12 @@ def choose_weights(near: Shortlist, models: list[str]) -> list[float]:
     """The weight of each part of a shortlist, 1 for the first. models: what the parts are."""
     weights = [1.0] + [1.0 if model in VECTOR_MODELS else 0.0 for model in models[1:]]
     for number in [*range(1, len(models))] * PASSES:
-        tried = near.try_weights(weights, number).mean(0)  # (len(WEIGHTS),)
-        best, now = int(tried.argmax()), WEIGHTS.index(weights[number])  # ties: the lowest weight
-        weights[number] = WEIGHTS[best]
-        text = "fusion: %s at weight %g: validation NDCG@10 %+.4f against weight %g"
-        log.info(text, models[number], WEIGHTS[best], tried[best] - tried[now], WEIGHTS[now])
+        tried, now = near.try_weights(weights, number).T, weights[number]  # (len(WEIGHTS), N)
+        gain, wanted = held_out_gain(tried, WEIGHTS.index(now)), WEIGHTS[best(tried)]
+        if gain[1] > 0:
+            weights[number] = wanted
+        text = "fusion: %s at weight %g: weight %g against %g has a cross-fitted gain in validation NDCG@10 of %s"
+        log.info(text, models[number], weights[number], wanted, now, shown(*gain))
     return weights
 
 
@@ -119,13 +122,18 @@ def shortlist(
     valid = sequences.split("valid")
     drawn = np.sort(np.random.default_rng(0).permutation(len(valid))[:USERS])
     valid = replace(valid, **{name: getattr(valid, name)[drawn] for name in ("users", "starts", "ends", "targets")})
-    blocks = (score_blocks(part, sequences, valid, False, feelings, f"scores of {part.config.model}") for part in parts)
+    blocks = (
+        score_blocks(part, sequences, valid, False, feelings, f"scores of {part.config.model}", exclude_unknown=False)
+        for part in parts
+    )
     made = []
     for together in zip(*blocks, strict=True):
         users = together[0][0]
         scores = torch.stack([standardise_items(block) for _, block in together])  # (P, B, items + 1)
         allowed = torch.ones(scores.shape[1:], dtype=torch.bool)
         allowed[:, 0] = False
+        if sequences.cuts is not None:
+            allowed &= torch.from_numpy(sequences.known)
         if exclude_seen:
             histories = [valid.history(user) for user in users]
             rows = torch.from_numpy(np.repeat(np.arange(len(users)), [len(h) for h in histories]))

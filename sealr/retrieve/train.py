@@ -146,6 +146,8 @@ def _digest(sequences: Sequences, feelings: np.ndarray | None) -> str:
         sequences.flat.tobytes() + sequences.offsets.tobytes() + "\n".join(sequences.items).encode()
     )
     digest.update(b"" if feelings is None else feelings.tobytes())
+    if sequences.cuts is not None:
+        digest.update(sequences.cuts.train.tobytes() + sequences.cuts.valid.tobytes())
     for group in (sequences.whole, sequences.gate):
         digest.update(b"".join(user.to_bytes(8, "little") for user in sorted(group)) + b"\n")
     return digest.hexdigest()

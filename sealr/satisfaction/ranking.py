@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sealr.data.tables import atomic_path
+from sealr.evaluate.crossfit import held_out
 from sealr.evaluate.metrics import hit_rate, ndcg
 from sealr.evaluate.statistics import UNKNOWN, Interval, bootstrap_mean, group_bootstrap, shown
 
@@ -30,12 +31,11 @@ HARM = 0.05  # share of all hits that a weight may lose at worst, by the lower e
 
 @dataclass(frozen=True)
 class Choice:
-    """The weight to use, and what speaks for it. Intervals are UNKNOWN where nothing was tried."""
+    """The weight to use, and what speaks for it, cross-fitted. Intervals are UNKNOWN where nothing was tried."""
 
     weight: float
-    gain: Interval  # of the best weight in utility, on the users who chose it
-    crossfitted: Interval  # the same, but each half of the users is judged with the weight that the other half chose
-    rise: Interval  # of the best weight: how much further liked targets rise than disliked ones; .1 is 10 % of the rank
+    gain: Interval  # in utility
+    rise: Interval  # how much further liked targets rise than disliked ones; .1 is 10 % of the rank
     tried: pd.DataFrame  # `frontier` with "gain", "rise" and "change of hits", each with its interval's ends
 
 
@@ -91,38 +91,32 @@ def tune(
 
     A weight keeps the hits if HR@10 of all users loses at most HARM of itself, by the lower end of the change's 95 %
     interval: few users allow only small weights. The rise is the mean of log(old rank / new rank) over liked targets
-    minus that over disliked ones; its interval resamples users within both. Arguments as in `frontier`, of validation
-    targets.
+    minus that over disliked ones. It is cross-fitted: other users choose the weight that a user is judged by. Its
+    interval resamples users within both groups. Arguments as in `frontier`, of validation targets.
     """
     liked = np.asarray(liked)
     found = ranks(base, pools, satisfaction, targets)
     table = _figures(found, liked, WEIGHTS)
     if min((liked == 1).sum(), (liked == 0).sum()) < FEWEST:
         log.warning("satisfaction counts 0: fewer than %d liked or disliked validation targets to choose by", FEWEST)
-        return Choice(0.0, UNKNOWN, UNKNOWN, UNKNOWN, table)
+        return Choice(0.0, UNKNOWN, UNKNOWN, table)
     hits, places = hit_rate(found, TOP), np.log(np.maximum(found, 1))  # (weights, N); a missing target never moves
-    gains = [_apart(row - hits[0], liked, resamples, seed) for row in hits]
-    rises = [_apart(places[0] - row, liked, resamples, seed) for row in places]
-    changes = [bootstrap_mean(row - hits[0], resamples, seed) for row in hits]
-    for name, intervals in (("gain", gains), ("rise", rises), ("change of hits", changes)):
+    changes, climbs = hits - hits[0], places[0] - places
+    intervals = {
+        "gain": [_apart(row, liked, resamples, seed) for row in changes],
+        "rise": [_apart(row, liked, resamples, seed) for row in climbs],
+        "change of hits": [bootstrap_mean(row, resamples, seed) for row in changes],
+    }
+    for name, of_weights in intervals.items():
         for place, part in enumerate(("", " low", " high")):
-            table[name + part] = [interval[place] for interval in intervals]
+            table[name + part] = [interval[place] for interval in of_weights]
+    rows = held_out(len(liked), lambda learn: _best(hits[:, learn], liked[learn]), seed)
+    gain, rise = (_apart(v[rows, np.arange(len(liked))], liked, resamples, seed) for v in (changes, climbs))
     best = _best(hits, liked)
-    weight = WEIGHTS[best] if rises[best][1] > 0 else 0.0
-    crossfitted = _apart(_crossfit(hits, liked, seed), liked, resamples, seed)
-    text = "satisfaction: weight %g; best %g: liked minus disliked HR@10 %s, cross-fitted %s; liked rise further by %s"
-    log.info(text, weight, WEIGHTS[best], shown(*gains[best]), shown(*crossfitted), shown(*rises[best]))
-    return Choice(weight, gains[best], crossfitted, rises[best], table)
-
-
-def _crossfit(hits: np.ndarray, liked: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) change of each user's hits by the weight that the other half of the users chose."""
-    half = np.random.default_rng(seed).permutation(len(liked)) % 2
-    changes = np.zeros(len(liked))
-    for side in (0, 1):
-        learn, judge = half == side, half != side
-        changes[judge] = hits[_best(hits[:, learn], liked[learn]), judge] - hits[0, judge]
-    return changes
+    weight = WEIGHTS[best] if rise[1] > 0 else 0.0
+    text = "satisfaction: weight %g; best %g; cross-fitted: liked minus disliked HR@10 %s, liked rise further by %s"
+    log.info(text, weight, WEIGHTS[best], shown(*gain), shown(*rise))
+    return Choice(weight, gain, rise, table)
 
 
 def _best(hits: np.ndarray, liked: np.ndarray) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from sealr.settings.base import frozen
@@ -31,6 +33,9 @@ class EvaluateConfig:
     users: int = Field(0, ge=0)  # evaluate this many random users of the evaluation half; 0: all of them
     # At most so many users tune the weights of the fusion, and at most so many gate users judge; 0: no limit
     valid_users: int = Field(0, ge=0)
+    # What is held out, in comparisons of retrievers: each user's last two items, or what all did after a moment
+    # (docs/protocols.md); jobs hold out the last two
+    split: Literal["last", "time"] = "last"
     # Share of the users whose validation item chooses nothing and judges promotions (docs/operate.md)
     gate_share: float = Field(0.25, ge=0, lt=1)
     bootstrap: int = Field(1000, ge=100)  # resamples of the paired bootstrap over users
@@ -77,6 +82,15 @@ class Config:
             raise ValueError(
                 "retrieve.tuning_users=whole would train on items that rerank.user_split=transductive evaluates on: "
                 "set rerank.user_split=inductive, or retrieve.tuning_users=train"
+            )
+        if self.evaluate.split == "time" and self.data.source == "sequences":
+            raise ValueError(
+                "evaluate.split=time needs timestamps, and data.source=sequences has none, only each user's order: "
+                "set evaluate.split=last, or compare on data with timestamps, such as amazon-musical-instruments"
+            )
+        if self.evaluate.split == "time" and rerank.user_split == "inductive":
+            raise ValueError(
+                "evaluate.split=time evaluates all users: set rerank.user_split=transductive, or evaluate.split=last"
             )
         hard = rerank.ranker == "scoring" and rerank.scoring.negative_source == "hard"
         if hard and retrieve.max_len < rerank.max_history:

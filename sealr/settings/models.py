@@ -118,6 +118,8 @@ class RerankConfig:
     n_reranked: int = Field(50, ge=10)  # candidates C that the LLM ranks (paper: 20, 50, 100)
     sentiment: Literal["class", "none", "shuffled"] = "class"  # none and shuffled are placebos
     max_history: int = Field(20, ge=1)  # most recent items in the prompt
+    # What a ranker that writes lists sees when it ranks; paper: not the newest item, the second to last of all
+    eval_history: Literal["whole", "paper"] = "whole"
     lr: float = Field(2e-4, gt=0)
     batch_size: int = Field(4, ge=1)  # prompts per step, over all processes
     processes: int = Field(1, ge=1)  # fine-tuning processes, one per GPU (docs/team.md)
@@ -140,6 +142,11 @@ class RerankConfig:
             raise ValueError(
                 f"rerank.scoring.n_hard_negatives ({self.scoring.n_hard_negatives}) is less than rerank.n_reranked "
                 f"({self.n_reranked}): the LLM would learn nothing about the other candidates"
+            )
+        if self.eval_history == "paper" and self.ranker == "scoring":
+            raise ValueError(
+                "rerank.eval_history=paper is for rankers that learn a user's last two items together: set "
+                "rerank.ranker=generative or palr, or rerank.eval_history=whole"
             )
         if self.init == "random" and (self.quantization != "none" or self.ranker != "scoring"):
             raise ValueError("rerank.init=random is a control for rerank.ranker=scoring without quantization")

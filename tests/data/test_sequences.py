@@ -48,6 +48,60 @@ def test_leave_one_out(name, users, histories, targets):
     assert split.targets.tolist() == targets
 
 
+def by_time(times):
+    """Sequences whose items are numbered by user and time. times: user -> times of the items."""
+    rows = [(u, f"{t:04}", p, t) for u, own in times.items() for p, t in enumerate(own)]
+    frame = pd.DataFrame(rows, columns=["user", "item", "position", "timestamp"])
+    sequences = build(frame)
+    return sequences.with_times(sequences.values(frame, "timestamp"))
+
+
+# 14 interactions: the 12th ends validation (.9 * 13 = 11.7), the 10th of those 12 ends training (.9 * 11 = 9.9)
+TIMES = {"a": [1, 2, 11], "b": [3, 4, 13, 14], "c": [5, 6, 7, 8, 9, 10], "e": [12]}
+
+
+@pytest.mark.parametrize(
+    ("name", "users", "histories", "targets"),
+    [
+        ("train", "abce", [[1, 2], [3, 4], [5, 6, 7, 8, 9, 10], []], []),
+        ("valid", "a", [[1, 2]], [11]),  # e has nothing before the target; b and c took nothing then
+        ("test", "b", [[3, 4, 13]], [14]),  # what came after the moment, but before the target, is known by then
+    ],
+)
+def test_by_time(name, users, histories, targets):
+    """Items are called by their times, so item ids are times."""
+    sequences = by_time(TIMES)
+    split = sequences.split(name)
+    assert sequences.cuts.moments == (10, 12) and [sequences.users[u] for u in split.users] == list(users)
+    assert [h.tolist() for h in split.histories()] == histories and split.targets.tolist() == targets
+
+
+def test_one_moment_holds_for_all_users():
+    """Nobody's training item is newer than anybody's validation or test target; with leave-one-out many are."""
+    rng = np.random.default_rng(0)
+    times = {f"u{n}": sorted(rng.choice(9000, rng.integers(1, 9), replace=False).tolist()) for n in range(200)}
+    sequences = by_time(times)
+    moment = [int(item) for item in sequences.items]  # of each item id, from 1
+
+    def newest(part):
+        return max(moment[item - 1] for history in part.split("train").histories() for item in history)
+
+    def oldest(part, name):
+        return min(moment[item - 1] for item in part.split(name).targets)
+
+    assert newest(sequences) < oldest(sequences, "valid") and sequences.cuts.moments[1] < oldest(sequences, "test")
+    plain = replace(sequences, cuts=None)
+    assert newest(plain) > oldest(plain, "valid")
+    gated = sequences.with_gate(0.5)
+    both = {*gated.split("valid").users.tolist(), *gated.split("gate").users.tolist()}
+    assert both == set(sequences.split("valid").users.tolist()) and len(gated.split("gate"))
+
+
+def test_times_that_are_all_alike_cannot_split():
+    with pytest.raises(SequenceError, match="no user for validation.*set evaluate.split=last"):
+        by_time({"a": [5, 5, 5], "b": [5, 5]})
+
+
 def test_users_learned_from_whole_are_in_train_alone():
     sequences = build(REVIEWS).with_whole(["a"])
     assert [h.tolist() for h in sequences.split("train").histories()] == [[4, 2, 3, 1], [2], [1]]

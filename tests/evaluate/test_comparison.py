@@ -67,8 +67,9 @@ def test_seeds_that_disagree_widen_a_difference():
     made = differences(runs, [["a", "b"], ["same as a", "a"]]).set_index(["system", "metric"])
     assert made.loc[("a", "HR@10"), ["mean", "low", "high"]].tolist() == [0, -1, 1]
     assert made.loc[("same as a", "HR@10"), ["mean", "low", "high"]].tolist() == [0, 0, 0]  # seed beside the same seed
+    assert made["verdict"].tolist() == ["undecided", "undecided", "equal within .005", "equal within .003"]
     beside = table(runs, FULL, baseline=ranks[0]).set_index("system")["NDCG@10 minus retriever"]
-    assert beside["a"] == "+0.5000 (+0.0000 to +1.0000)"
+    assert beside["a"] == "+0.5000 (+0.0000 to +1.0000), undecided"
 
 
 def test_liked_and_disliked_targets_of_systems_and_of_pairs():
@@ -91,7 +92,7 @@ def test_a_row_stands_beside_the_retriever_that_the_llm_reranks():
     made = table([Run("GRU4Rec", 0, {FULL: ranks}), Run("SASRec", 0, {FULL: retriever})], FULL, baseline=retriever)
     by_hand = (1 - 1 / math.log2(3) + 0 - 1 + 0) / 4
     assert made["NDCG@10 minus retriever"][0].startswith(f"{by_hand:+.4f} (")
-    assert made["NDCG@10 minus retriever"][1] == "+0.0000 (+0.0000 to +0.0000)"
+    assert made["NDCG@10 minus retriever"][1] == "+0.0000 (+0.0000 to +0.0000), equal within .003"
 
 
 def test_under_injection_every_row_stands_beside_chance_for_its_pool():
@@ -120,6 +121,16 @@ def test_published_figures_follow_the_row_of_their_name_and_a_missing_row_says_w
     few = table(runs[:1], INJECTED, ["HR@10"], published)
     assert list(few) == ["system", "seeds", "HR@10", "NDCG@10 minus chance"]  # no note, no column
     assert table(runs, FULL)["system"].tolist() == ["PALR"]  # the others have no figures under this protocol
+
+
+def test_a_row_is_called_by_its_label_and_found_by_its_name():
+    one = injected("FT10 Can50", [1, 2], label="Can50, 90 of 22,363 users")
+    other = injected("FT10 Can50, fused", [1, 2], label="Can50, 90 of 22,363 users, fused")
+    made = table([one, other], INJECTED, published={"FT10 Can50": [0.1, 0.2, 0.3, 0.4]})
+    names = ["Can50, 90 of 22,363 users", "published: FT10 Can50", "Can50, 90 of 22,363 users, fused"]
+    assert made["system"].tolist() == ["chance, Can50", *names]
+    timed = times_table([Run("ids", times=(1.0, 2.0), label="ids, 90 users"), Run("names", note="not run")], 1, 1)
+    assert timed["system"].tolist() == ["ids, 90 users", "names"]
 
 
 def test_a_table_without_runs_is_empty():

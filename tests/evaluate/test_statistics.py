@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sealr.evaluate import statistics
-from sealr.evaluate.statistics import bootstrap_mean, flip_p, group_bootstrap, paired_bootstrap, shown
+from sealr.evaluate.statistics import bootstrap_mean, flip_p, group_bootstrap, judged, paired_bootstrap, shown
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
@@ -135,3 +135,31 @@ def test_as_text():
 def test_refuses(a, b):
     with pytest.raises(ValueError):
         paired_bootstrap(a, b)
+
+
+@pytest.mark.parametrize(
+    ("gains", "losses", "margin", "verdict"),
+    [
+        (60, 10, 0.1, "clear gain"),
+        (10, 60, 0.1, "clear loss"),
+        (55, 45, 0.03, "equal within .030"),
+        (55, 45, 0.02, "undecided"),  # 90 % of the means are above -.0065 and below .0265
+        (0, 0, 0.001, "equal within .001"),
+    ],
+)
+def test_verdicts(gains, losses, margin, verdict):
+    """Of 1,000 users some gain 1 and some lose 1: the mean of 55 and 45 is .01, with a standard error of .01."""
+    a = np.zeros(1000)
+    a[:gains], a[gains : gains + losses] = 1, -1
+    found, said = judged(a, np.zeros(1000), margin)
+    assert said == verdict and found == paired_bootstrap(a, np.zeros(1000))
+
+
+def test_equality_needs_the_90_percent_interval_inside_the_margin():
+    a = np.zeros(1000)
+    a[:55], a[55:100] = 1, -1
+    _, low, high = paired_bootstrap(a, np.zeros(1000), percentiles=(5.0, 95.0))
+    outer = paired_bootstrap(a, np.zeros(1000))
+    assert outer[1] < low < 0 < high < outer[2] and high == pytest.approx(0.01 + 1.645 * 0.01, abs=0.002)
+    assert judged(a, np.zeros(1000), high + 1e-6)[1].startswith("equal") and high + 1e-6 < outer[2]
+    assert judged(a, np.zeros(1000), high)[1] == "undecided"

@@ -1,5 +1,6 @@
 """What the comparison files ask for, and the runs of a small comparison with a toy LLM; everything else is real."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from sealr.pipeline.comparison import Bench, open_bench, retriever_config, run_s
 from sealr.pipeline.comparison_files import merged_comparison, read_comparisons, select_names
 from sealr.pipeline.job import Job
 from sealr.rerank.rerank import FUSED, GLAD
+from sealr.retrieve.models.fusion import part_configs
 
 TABLES = ("retrievers", "sealr", "table2", "table3", "figure4")
 SPECS = [(name, data) for name in TABLES for data in read_comparisons(name)]
@@ -100,14 +102,37 @@ def test_a_systems_settings_leave_other_settings_alone():
     assert retriever_config(base, "ease", systems, None).seed == 2
     fused = retriever_config(base, "both", systems, 0)
     assert fused.model == "fusion" and fused.parts == (systems["ease"],)
+    alone = load_config("demo", "", "retrieve.model=fusion 'retrieve.parts=[{model: ease}]'").retrieve
+    assert retriever_config(alone, "ease", systems, 0).parts == ()
+    assert retriever_config(alone, "own", {"own": {}}, 0).parts == ({"model": "ease"},)
     with pytest.raises(ConfigError, match="settings of ease: unknown setting retrieve.epoch; did you mean"):
         retriever_config(base, "ease", {"ease": {"epoch": 3}}, 0)
+
+
+def test_a_part_named_again_has_another_seed_and_no_replicate_shares_one():
+    systems = {"SASRec": {"model": "sasrec", "epochs": 3}, "three": {"parts": ["SASRec"] * 3, "seeds": 3}}
+    base = load_config("demo").retrieve
+    made = [retriever_config(base, "three", systems, seed) for seed in range(3)]
+    seeds = [[part.seed for part in part_configs(config)] for config in made]
+    assert seeds == [[0, 100, 200], [1, 101, 201], [2, 102, 202]]
+    first = part_configs(made[1])[0]
+    assert first == retriever_config(base, "SASRec", systems, 1)  # so the network of the row SASRec is used again
 
 
 def test_a_retriever_must_not_learn_what_everybody_is_evaluated_on():
     spec = read_comparisons("retrievers")["s3rec-beauty"]
     with pytest.raises(ConfigError, match="tuning_users"):
         load_config(spec.configuration, spec.base, f"{spec.settings} retrieve.tuning_users=whole")
+
+
+def test_a_split_by_time_needs_timestamps_and_is_for_retrievers():
+    spec = read_comparisons("retrievers")["s3rec-beauty"]
+    with pytest.raises(ConfigError, match="sequences has none.*set evaluate.split=last"):
+        load_config(spec.configuration, spec.base, f"{spec.settings} evaluate.split=time")
+    with pytest.raises(ConfigError, match="set rerank.user_split=transductive"):
+        load_config("demo", "", "evaluate.split=time rerank.user_split=inductive")
+    with pytest.raises(ConfigError, match="not for jobs"):
+        stages.through_evaluation(Job(load_config("demo", "", "evaluate.split=time"), "run"))
 
 
 @pytest.fixture
@@ -185,18 +210,22 @@ def test_a_chain_beside_its_retriever(bench):
     rows = {(row["protocol"], row["system"]): row for row in results["rows"]}
     names = {"own": "retriever", "LLM": "scoring", "LLM, fused": "fused"}
     names["LLM, fused + satisfaction"] = "fused + satisfaction"
+    called = {run.system: run.label or run.system for run in (own, alone, fused, glad, order, inverted)}
     full = table([own, ease, alone, fused, glad, order, inverted], FULL, baseline=bench.baseline()).set_index("system")
     for system, name in names.items():
-        assert full.loc[system, "NDCG@10"] == rows["full", name]["NDCG@10"]  # as the evaluation of the chain says
+        # as the evaluation of the chain says
+        assert full.loc[called[system], "NDCG@10"] == rows["full", name]["NDCG@10"]
         mean = results["differences"].get(f"NDCG@10, {name} minus retriever", [0.0])[0]
-        assert full.loc[system, "NDCG@10 minus retriever"].startswith(f"{mean:+.4f} (")
+        assert full.loc[called[system], "NDCG@10 minus retriever"].startswith(f"{mean:+.4f} (")
     injected = table([order, inverted, alone, fused], INJECTED).set_index("system")
     names = {"LLM": "scoring", "LLM, fused": "fused", "retriever's order, Can12": "retriever"}
     names |= {"retriever's order inverted, Can12": "retriever inverted", "chance, Can12": "chance"}
     for system, name in names.items():
-        assert injected.loc[system, "HR@5"] == rows["injected", name]["HR@5"]
+        assert injected.loc[called.get(system, system), "HR@5"] == rows["injected", name]["HR@5"]
     assert injected.loc["chance, Can12", "HR@5"] == pytest.approx(chance(12, 5)[0])
     assert glad.note.startswith(f"{fused.note}, of satisfaction ")
+    used = rf"{alone.system}, \d+ of {bench.reviews.rows['users']} users"
+    assert re.fullmatch(used, alone.label) and fused.label == f"{alone.label}, fused"
     assert fused.note.startswith("weight of the LLM") and fused.seconds > own.seconds
     assert len(times_table([own, alone, fused], 40, 8)) == 1 and np.isfinite(alone.times).all()
     targets = bench.gladness()

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sealr.config import ConfigError, load_config
@@ -104,3 +105,13 @@ def test_a_retriever_must_not_learn_what_everybody_is_evaluated_on():
         ConfigError, match="tuning_users=whole would train on items that rerank.user_split=transductive"
     ):
         job("rerank.user_split=transductive retrieve.tuning_users=whole")
+
+
+def test_a_split_by_time_is_of_the_reviews_timestamps_and_of_its_own_retrievers():
+    rows = [(f"u{n}", f"i{p}", p, 10 * n + p) for n in range(10) for p in range(4)]
+    frame = pd.DataFrame(rows, columns=["user", "item", "position", "timestamp"])
+    plain, timely = job(ALL), job(f"{ALL} evaluate.split=time")
+    assert inputs.job_sequences(plain, frame).cuts is None
+    sequences = inputs.job_sequences(timely, frame)
+    assert sequences.cuts.moments == (73, 83) and sequences.split("test").users.tolist() == [9]
+    assert identity(plain, plain.config.retrieve) != identity(timely, timely.config.retrieve)

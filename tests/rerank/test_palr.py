@@ -162,3 +162,22 @@ def test_finetuning_on_names_learns_and_the_ranker_gives_valid_lists(config, tmp
     assert all(s.validity == 1 and sorted(s.values)[-4:] == [1, 2, 3, 4] for s in scored)
     assert sum(s.values[0] == 4 for s in scored) >= 4  # the item that always is the answer
     assert [s.values.tolist() for s in ranker.score(requests(5))] == [s.values.tolist() for s in scored]
+
+
+@pytest.mark.parametrize("ranker", ["palr", "generative"])
+def test_the_papers_evaluation_history_ends_before_the_second_to_last_item(ranker, config, tmp_path, monkeypatch):
+    """Lists are those of a whole history that ends there; training prompts end there anyway."""
+    config = replace(config, ranker=ranker)
+    encoder = load_encoder(config, "soap", ITEMS)
+    finetune(requests(4), requests(2), replace(config, epochs=1), encoder, tmp_path)
+    paper = load_ranker(replace(config, eval_history="paper"), "soap", tmp_path / "adapter", ITEMS)
+    whole = load_ranker(config, "soap", tmp_path / "adapter", ITEMS)
+    seen = []
+    monkeypatch.setattr(type(paper), "_lists", lambda self, given: seen.append([r.history for r in given]) or [])
+    asked = requests(2)
+    paper.score(asked)
+    whole.score(asked)
+    assert seen == [[[3, 4], [3, 4]], [[3, 4, 10], [3, 4, 11]]]
+    assert np.asarray(asked[0].without_newest().feelings).shape == (2, 2)
+    with pytest.raises(ValueError, match="set rerank.ranker=generative or palr"):
+        RerankConfig(eval_history="paper")

@@ -38,19 +38,30 @@ def requests(n=20):
 
 
 def test_weight_is_zero_when_the_llm_adds_nothing():
-    weight, tried = tune_weight(requests(), [np.array([0.0, 1.0, 2.0])] * 20, [5] * 20, users=40)
+    weight, tried, _ = tune_weight(requests(), [np.array([0.0, 1.0, 2.0])] * 20, [5] * 20, users=40)
     assert weight == 0 and tried[0.0] == pytest.approx(0.5)  # half of the users' targets were not retrieved
 
 
 def test_a_gain_that_may_be_luck_gives_weight_zero():
     """Two of twenty targets gain, one loses: better on average, but no interval clear of 0."""
-    weight, tried = tune_weight(requests(3), [np.array([0.0, 0.0, 2.0])] * 3, [7, 7, 5], users=20)
-    assert max(tried.values()) > tried[0.0] and weight == 0
+    weight, tried, gain = tune_weight(requests(3), [np.array([0.0, 0.0, 2.0])] * 3, [7, 7, 5], users=20)
+    assert max(tried.values()) > tried[0.0] and weight == 0 and gain[1] <= 0
+
+
+def test_users_do_not_prove_the_weight_that_they_chose():
+    """Scores without meaning. On the 100 users who choose it the best weight's gain is clear of 0, by luck."""
+    rng = np.random.default_rng(63)
+    retriever = rng.normal(size=(100, 20))
+    retriever[:, 0] += 1.0  # the target's
+    lists = [RerankInput([1], [[0, 0]], list(range(1, 21)), scores.tolist()) for scores in retriever]
+    weight, tried, gain = tune_weight(lists, list(rng.normal(size=(100, 20))), [1] * 100, 100)
+    assert max(tried.values()) > tried[0.0] + 0.01 and gain[1] <= 0 and weight == 0
 
 
 def test_weight_is_positive_when_the_llm_knows():
-    weight, tried = tune_weight(requests(), [np.array([0.0, 0.0, 2.0])] * 20, [7] * 20, users=20)
+    weight, tried, gain = tune_weight(requests(), [np.array([0.0, 0.0, 2.0])] * 20, [7] * 20, users=20)
     assert weight > 0 and tried[weight] == pytest.approx(1.0)
+    assert gain == pytest.approx((0.5, 0.5, 0.5))  # each target rises from rank 3 to 1
 
 
 @pytest.fixture
@@ -118,6 +129,14 @@ def test_finished_parts_are_not_ranked_again(tmp_path):
     first = score_parts(ranker, requests(5), tmp_path, "test", 2)
     again = score_parts(ranker, requests(5), tmp_path, "test", 2)
     assert ranker.calls == 3 and [a.values.tolist() for a in again] == [f.values.tolist() for f in first]
+
+
+def test_scores_that_are_not_numbers_are_refused_and_not_kept(tmp_path):
+    broken = Backwards()
+    broken.score = lambda asked: [Scored(np.array([1.0, np.nan, 0.0]))] * len(asked)
+    with pytest.raises(FloatingPointError, match="2 of 2 users.*lower rerank.lr"):
+        score_parts(broken, requests(2), tmp_path, "test", 2)
+    assert not list(tmp_path.rglob("*.npz"))
 
 
 def test_rerank_writes_every_split_and_tunes_on_validation(sequences, pools, tmp_path):

@@ -92,7 +92,7 @@ def test_the_weight_is_chosen_on_validation_targets_alone(ranked, tmp_path):
     turned[ends] = 1 - turned[ends]
     replace(other, liked=turned).rerank(other.forecast)
     again = read_strictly(tmp_path / "fusion.json")
-    for key in ("weight", "gain", "crossfitted", "rise", "validation"):
+    for key in ("weight", "gain", "rise", "validation"):
         assert again["satisfaction"][FORECAST][key] == fusion["satisfaction"][FORECAST][key]
     assert again["satisfaction"][FORECAST]["test"] != fusion["satisfaction"][FORECAST]["test"]
 
@@ -117,7 +117,7 @@ def test_too_few_liked_or_disliked_targets_choose_nothing_and_leave_valid_json(t
     fusion = read_strictly(tmp_path / "fusion.json")
     assert fusion["satisfaction_weight"] == made.metrics["satisfaction_weight"] == 0
     own = fusion["satisfaction"][FORECAST]
-    assert own["gain"] is own["crossfitted"] is own["rise"] is None
+    assert own["gain"] is own["rise"] is None
     assert own["test"][0]["HR@10"] is not None and own["test"][0]["HR@10 liked"] is None
     assert fusion["satisfaction_in_words"].startswith("Satisfaction is off: too few")
     assert not (tmp_path / PLOT).exists()

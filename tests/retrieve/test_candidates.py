@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -330,3 +331,23 @@ def test_exact_pools_hold_the_best_allowed_items(retriever, sequences):
         wanted = sorted(np.flatnonzero(mask[1:]) + 1, key=lambda i: (-scores[i], i))[:5]
         ((ids, values),) = pools_for(retriever, [part.history(row)], 5, False, allowed=[masks[row]].__getitem__)
         assert ids.tolist() == wanted and values.tolist() == scores[wanted].tolist()
+
+
+def test_by_time_items_of_the_future_are_neither_read_nor_recommended():
+    """Item 9 is new after the validation moment, 10. The model would recommend it to everybody, and item 8 after it."""
+    lists = [[1, 2, 1], [2, 3, 9, 4], [3, 4, 5, 6, 7, 8], [9], [5, 9]]
+    times = np.array([1, 2, 11, 3, 4, 13, 14, 5, 6, 7, 8, 9, 10, 12, 4, 15])
+    sequences, asked = make_sequences(lists, 9).with_times(times), []
+
+    def score(histories, feelings):
+        asked.extend(zip([h.tolist() for h in histories], [f[:, 0].tolist() for f in feelings], strict=True))
+        return np.tile(np.array([-np.inf, *range(1, 10)], dtype=np.float32), (len(histories), 1))
+
+    retriever = SimpleNamespace(items=sequences.items, score=score, config=RetrieveConfig())
+    felt = np.stack([times, times], axis=1).astype(np.float32)
+    assert sequences.split("test").targets.tolist() == [4, 9]
+    ids, _ = best_items(retriever, sequences, "test", 3, True, felt)
+    assert ids.tolist() == [[8, 7, 6], [8, 7, 6]] and asked == [([2, 3], [3, 4]), ([5], [4])]
+    assert target_ranks(retriever, sequences, "test", True, felt).tolist() == [5, 0]  # 8 7 6 5 4; a new item is missed
+    plain = replace(sequences, cuts=None)
+    assert best_items(retriever, plain, "test", 2, False, felt)[0].tolist() == [[9, 8]] * 3
