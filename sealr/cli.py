@@ -6,6 +6,7 @@ Exit codes: 0 success; 1 a failure outside the command, or a defect; 2 a mistake
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import traceback
 from typing import Annotated, Any, NoReturn
@@ -13,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from sealr.commands import inspect, items, jobs, labeller, models, report, tools
+from sealr.commands import inspect, items, jobs, labeller, models, privacy, report, tools
 
 
 class Commands(typer.core.TyperGroup):
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Example: sealr run --data demo",
 )
-for _part in (jobs, report, models, items, labeller, tools, inspect):
+for _part in (jobs, report, models, items, labeller, tools, privacy, inspect):
     app.add_typer(_part.app)
 
 
@@ -75,6 +76,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
             _print(traceback.format_exc())
         defect = f"{type(error).__name__} is a defect of sealr, not your mistake; please report it with the lines above"
         _print(f"error: {message or defect}")
+        if run_id := os.environ.get("MLFLOW_RUN_ID"):  # `mlflow run` made it, and no job has taken it over
+            _describe(run_id, message or defect, arguments)
     finally:
         if argv is None:
             gc.freeze()  # or the last collection walks through all of torch and Prefect, which takes seconds
@@ -127,6 +130,21 @@ def _extra(module: str) -> str:
         if any(line.startswith(name) for line in resources.requirements(extra)):  # faiss: faiss-cpu
             return f"this command needs {name}, which is not installed: pip install 'sealr[{extra}]'"
     return ""
+
+
+def _describe(run_id: str, why: str, arguments: list[str]) -> None:
+    """Names a run of `mlflow run` after the command, and says in it why the command failed."""
+    from sealr.doctor import check_tracking
+
+    try:
+        check_tracking()  # MLflow would try for minutes
+    except OSError:
+        return
+    from sealr import tracking
+
+    tracking.setup()
+    data = arguments[arguments.index("--data") + 1] if "--data" in arguments[:-1] else ""
+    tracking.describe_failure(run_id, why, f"{arguments[0]} {data}".strip())
 
 
 def _print(text: str) -> None:

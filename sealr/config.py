@@ -161,20 +161,57 @@ def _validated(cls: type, layers: list[tuple[str, dict[str, Any]]]) -> Any:
         try:
             return TypeAdapter(cls).validate_python(both)
         except ValidationError as error:
-            mistakes = [_describe(e, section, layers) for e in error.errors()]
+            mistakes = list(_describe(error.errors(), section, layers))
     lines = [f"{place}: {mistake}" if place else mistake for place, mistake in mistakes]
     raise ConfigError("\n  ".join(["several settings are wrong:", *lines]) if lines[1:] else lines[0])
 
 
-def _describe(error: Any, section: str, layers: list[tuple[str, dict[str, Any]]]) -> tuple[str, str]:
-    """The place of a mistake that pydantic found, and a sentence about it."""
-    place = layers[0][0] if len(layers) == 1 else ""
-    if error["type"] == "value_error":
-        return place, error["msg"].removeprefix("Value error, ")  # a check in sealr.settings names its fields itself
-    field = ".".join(map(str, error["loc"]))
-    for name, values in layers:  # the last layer that sets the field
-        place = name if any(f"{field}.".startswith(f"{key}.") for key in flatten(values)) else place
-    return place, f"{section}{field}: {error['msg']} (got {error['input']!r:.80})"
+def _describe(errors: list[Any], section: str, layers: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, str]]:
+    """Places of pydantic's mistakes, and a sentence about each. A field of several types is one mistake."""
+    wanted: dict[str, list[str]] = {}
+    given: dict[str, Any] = {}
+    chosen: dict[str, list[str]] = {}  # the choices of a field that has some
+    for error in errors:
+        if error["type"] == "value_error":  # a check in sealr.settings names its fields itself
+            yield layers[0][0] if len(layers) == 1 else "", error["msg"].removeprefix("Value error, ")
+            continue
+        field = ".".join(str(part) for part in error["loc"] if part != "str" and "[" not in str(part))
+        wanted.setdefault(field, []).append(_wanted(error, f"{section}{field}"))
+        given[field] = error["input"]
+        chosen[field] = wanted[field][0].replace(",", "").split() if error["type"] == "literal_error" else []
+    for field, kinds in wanted.items():
+        place = layers[0][0] if len(layers) == 1 else ""
+        for name, values in layers:  # the last layer that sets the field
+            place = name if any(f"{field}.".startswith(f"{key}.") for key in flatten(values)) else place
+        if kinds == [""]:
+            yield place, f"{section}{field} is missing"
+        else:
+            names, got = " or ".join(dict.fromkeys(kinds)), f"{given[field]!r:.80}"
+            close = nearest(str(given[field]), chosen[field])
+            yield place, f"{section}{field} must be {names}, not {got}{close}"
+
+
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text", "tuple": "a list"}
+KINDS |= {"dict": "a mapping, such as {name: value}", "dataclass": "a section, such as {name: value}"}
+BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+PATTERNS = {
+    "data.name": "letters, digits, dots, dashes and underscores, with a letter or digit first",
+    "data.delimiter": "auto, tab or one character",
+}
+
+
+def _wanted(error: Any, field: str) -> str:
+    """What a field must be, to follow "must be"; empty for a missing one."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return ""
+    if kind == "literal_error":
+        return str(context["expected"]).replace("'", "")
+    if kind == "string_pattern_mismatch" and field in PATTERNS:
+        return PATTERNS[field]
+    if bound := next((name for name in BOUNDS if name in context), ""):
+        return f"{BOUNDS[bound]} {context[bound]:g}"
+    return KINDS.get(kind.partition("_")[0]) or str(error["msg"]).removeprefix("Input should be ")
 
 
 def _parse(pair: str) -> tuple[str, Any]:

@@ -57,6 +57,9 @@ class DriftSettings:
 class RegistryConfig:
     name: str = "sealr"  # name of the registered model
     include_base: bool = False  # store the base LLM inside the model instead of its name
+    # Histories inside the model: plain, under the users' ids; salted, under hashes of them (docs/privacy.md); none:
+    # requests bring their histories
+    users: Literal["plain", "salted", "none"] = "plain"
     drift: DriftSettings = DriftSettings()
 
 
