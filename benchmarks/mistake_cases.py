@@ -46,18 +46,18 @@ def around(what: str, name: str, value: str, says: str, *command: str, **files: 
 COMMANDS = [
     Mistake("a misspelt command", ("trian",), "No such command 'trian'"),
     Mistake("another one", ("promot", "1"), "Did you mean 'promote'?"),
-    Mistake("a misspelt option", ("run", "--sett", "a=1"), "--set"),
-    Mistake("a value where none belongs", ("run", "demo"), "unexpected extra argument"),
+    Mistake("a misspelt option", ("run", "--sett", "a=1"), "did you mean --set?"),
+    Mistake("a value where none belongs", ("run", "demo"), "unexpected argument demo"),
     Mistake("no value for an option", ("run", "--data"), "--data"),
-    Mistake("too few trials", ("tune", "--trials", "0"), "--trials"),
-    Mistake("a search for an unknown part", ("tune", "--what", "ranker"), "reranker"),
+    Mistake("too few trials", ("tune", "--trials", "0"), "it must be at least 1"),
+    Mistake("a search for an unknown part", ("tune", "--what", "ranker"), "did you mean reranker?"),
     Mistake(
         "a search where nothing can be chosen", ("tune", "--set", "retrieve.model=popularity"), "no settings to search"
     ),
     Mistake("an unknown comparison", ("benchmark", "--table", "9"), "did you mean"),
     Mistake("an unknown system", ("benchmark", "--only", "sasrek"), "did you mean sasrec?"),
     Mistake("neither true nor false", ("run", "--dry-run-is", "perhaps"), "dry_run is true or false, not 'perhaps'"),
-    Mistake("a port that there cannot be", ("serve", "--port", "99999"), "--port"),
+    Mistake("a port that there cannot be", ("serve", "--port", "99999"), "it must be at most 65535"),
     Mistake("no reason for a promotion", ("promote", "1"), "--reason"),
     Mistake("a version that is no number", ("promote", "one", "--reason", "better"), "version"),
     Mistake("nobody to recommend to", ("recommend",), "name a --user"),
@@ -70,7 +70,7 @@ SETTINGS = [
     setting("a word for a number", "retrieve.epochs=many", "retrieve.epochs"),
     setting("a number out of range", "retrieve.epochs=0", "retrieve.epochs"),
     setting("no value", "retrieve.epochs", "section.field=value"),
-    setting("an open quotation mark", "data.category='kitchen", "data.category='kitchen"),
+    setting("an open quotation mark", "data.category='kitchen", "a quotation mark is not closed"),
     setting("a setting that was renamed", "rerank.ratio=0.1", "use rerank.finetune_share"),
     setting("a setting that was removed", "label.precision=int8", "label.precision was removed"),
     setting("two settings that do not fit", "rerank.n_reranked=200", "more than retrieve.n_retrieved"),
@@ -81,9 +81,17 @@ SETTINGS = [
     Mistake("a misspelt data set", ("run", "--data", "dem"), "did you mean demo?"),
     Mistake("a configuration that is nowhere", ("run", "--data", "nowhere.yaml"), "nowhere.yaml does not exist"),
     Mistake(
-        "YAML that is none", ("run", "--data", "a.yaml"), "a.yaml: not valid YAML", {"a.yaml": "data: {name: shop\n"}
+        "YAML that is none",
+        ("run", "--data", "a.yaml"),
+        "a.yaml, line 2: not valid YAML",
+        {"a.yaml": "data: {name: shop\n"},
     ),
-    Mistake("an empty configuration", ("run", "--data", "a.yaml"), "a.yaml: expected sections", {"a.yaml": ""}),
+    Mistake(
+        "an empty configuration",
+        ("run", "--data", "a.yaml"),
+        "and retrieve:, it is empty",
+        {"a.yaml": ""},
+    ),
     Mistake(
         "a misspelt field in YAML",
         ("run", "--data", "a.yaml"),
@@ -91,7 +99,10 @@ SETTINGS = [
         {"a.yaml": "data: {name: shop, kcore: 3}\n"},
     ),
     Mistake(
-        "a configuration without a name", ("run", "--data", "a.yaml"), "data.name", {"a.yaml": "data: {k_core: 3}\n"}
+        "a configuration without a name",
+        ("run", "--data", "a.yaml"),
+        "a.yaml: data.name is missing",
+        {"a.yaml": "data: {k_core: 3}\n"},
     ),
     Mistake("two mistakes at once", ("config", "check", "--set", "retrieve.epohcs=1 rerank.lrr=1"), "rerank.lr"),
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 import traceback
 from typing import Annotated, Any, NoReturn
@@ -26,6 +27,13 @@ class Commands(typer.core.TyperGroup):
             formatter.write_dl([(name, command.get_short_help_str(limit=200)) for name, command in found])
 
 
+TYPERS = {
+    "Input should be greater than or equal to": "it must be at least",
+    "Input should be less than or equal to": "it must be at most",
+    "Input should be a valid integer, .*": "it must be a whole number",
+    "Input should be a valid number, .*": "it must be a number",
+    r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)": r"unexpected argument \1",
+}
 CONTINUE = "Nothing that was finished is lost; the same command continues from there."
 app = typer.Typer(
     cls=Commands,
@@ -92,9 +100,7 @@ def explain(error: Exception) -> tuple[int, str]:
     """The exit code and the sentence for an error; an empty sentence for a defect, whose traceback is needed."""
     if hasattr(error, "format_message"):  # typer: an unknown command or option, a wrong value
         context = getattr(error, "ctx", None)
-        return 2, error.format_message().replace("Value error, ", "") + (
-            f" (see {context.command_path} --help)" if context else ""
-        )
+        return 2, _usage(error) + (f" (see {context.command_path} --help)" if context else "")
     if "sealr.flows.job" in sys.modules:
         from sealr.flows.job import external_failure
 
@@ -107,6 +113,20 @@ def explain(error: Exception) -> tuple[int, str]:
             return 2, f"{error.filename}: {error.strerror}"  # without Python's [Errno 2]
         return 2, str(getattr(error, "message", None) or error)
     return 1, ""
+
+
+def _usage(error: Any) -> str:
+    """Typer's message in words of ours, with the nearest known name."""
+    from sealr.config import nearest
+
+    said = str(error.format_message()).replace("Value error, ", "").rstrip(".")
+    for theirs, ours in TYPERS.items():
+        said = re.sub(theirs, ours, said)
+    if options := getattr(error, "possibilities", None):
+        return f"No such option: {error.option_name}{nearest(error.option_name, list(options))}"
+    if choice := re.search("'([^']*)' is not one of (.*)", said):
+        said += nearest(choice[1], re.findall("'(.*?)'", choice[2]))
+    return said
 
 
 def _raised_by_us(error: Exception) -> bool:

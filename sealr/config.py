@@ -77,8 +77,8 @@ def load_config(data: str, base: str = "", overrides: str | list[str] | Mapping[
     layers = [(path.name, _read_yaml(path)) for path in (_config_path(name) for name in (base, data) if name)]
     try:
         pairs = shlex.split(overrides) if isinstance(overrides, str) else overrides
-    except ValueError as error:
-        raise ConfigError(f"overrides {overrides!r}: {error}") from None
+    except ValueError:
+        raise ConfigError(f"a quotation mark is not closed in the settings {overrides!r}") from None
     named = pairs.items() if isinstance(pairs, Mapping) else map(_parse, pairs)
     return _validated(Config, layers + [("", _nested(name, value)) for name, value in named])
 
@@ -181,8 +181,12 @@ def _describe(errors: list[Any], section: str, layers: list[tuple[str, dict[str,
         chosen[field] = wanted[field][0].replace(",", "").split() if error["type"] == "literal_error" else []
     for field, kinds in wanted.items():
         place = layers[0][0] if len(layers) == 1 else ""
+        inside = f"{field.rpartition('.')[0]}." if kinds == [""] else ""  # of a missing one, its section
         for name, values in layers:  # the last layer that sets the field
-            place = name if any(f"{field}.".startswith(f"{key}.") for key in flatten(values)) else place
+            set_here = (
+                f"{field}.".startswith(f"{key}.") or inside and key.startswith(inside) for key in flatten(values)
+            )
+            place = name if any(set_here) else place
         if kinds == [""]:
             yield place, f"{section}{field} is missing"
         else:
@@ -248,20 +252,24 @@ def _config_path(name: str) -> Path:
     path = Path(name) if given else folder / f"{name}.yaml"
     if path.is_file():
         return path
-    if given:
-        raise ConfigError(f"configuration file {name} does not exist")
     known = sorted(p.stem for p in folder.glob("*.yaml"))
-    listed = f"{nearest(name, known) or '.'} Known: {', '.join(known)}"
-    raise ConfigError(f"no configuration is named {name!r}{listed}; or give the path of a .yaml file")
+    if given:
+        raise ConfigError(f"configuration file {name} does not exist{nearest(Path(name).stem, known)}")
+    listed = nearest(name, known) or f"; there are {', '.join(known)}"
+    raise ConfigError(f"no configuration is named {name!r}{listed}; your own one is the path of a .yaml file")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = _yaml(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected sections such as data: and retrieve:, found {type(values).__name__}")
+        found = {type(None): "it is empty", list: "found a list"}.get(type(values), "found a single value")
+        raise ConfigError(f"{path}: expected sections such as data: and retrieve:, {found}")
     return values
 
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from sealr import __version__
 from sealr.redact import redact
-from sealr.settings import Config
+from sealr.settings import Config, DataConfig
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 PATIENCE = 5.0  # seconds to wait for a server
@@ -135,20 +135,35 @@ def check_server(url: str, page: str, variable: str, start: str) -> None:
 
 
 def check_files(config: Config) -> None:
-    """Raises MissingFile or WeightsError for what is not here and cannot be downloaded."""
+    """Raises MissingFile or WeightsError for what cannot be had, and what `check_head` raises."""
     from sealr.data.download import data_dir, local_path
 
     reviews = config.data.reviews
-    local = not reviews.url and "://" not in reviews.path
-    if config.data.source != "demo" and local and not local_path(reviews, data_dir()).is_file():
-        from sealr.data.ingest import input_files
+    if config.data.source != "demo" and not reviews.query:
+        path = local_path(reviews, data_dir()) if reviews.path else None
+        if path is not None and path.is_file():
+            check_head(config.data, path)
+        elif not reviews.url and "://" not in reviews.path:
+            from sealr.data.ingest import input_files
 
-        input_files(config.data)
+            check_head(config.data, input_files(config.data)["reviews"])
     for name in (config.rerank.base, config.label.model):
         if name.startswith(("/", ".", "~")) and not Path(name).expanduser().is_dir():
             from sealr.weights import resolve
 
             resolve(name)
+
+
+def check_head(config: DataConfig, path: Path) -> None:
+    """Reads the first rows of the reviews: wrong columns and damaged files are said before a job starts.
+
+    Raises DataFileError, ColumnError, DateError or IngestError.
+    """
+    from sealr.data.ingest import IngestError
+    from sealr.data.sources import reader
+
+    if next(iter(reader(config.source).read_reviews(config, path)), None) is None:
+        raise IngestError(f"{path} holds no reviews")
 
 
 def diagnose(config: Config) -> Iterator[Check]:

@@ -110,10 +110,10 @@ def test_reading_a_configuration_imports_nothing_heavy():
     assert done.stdout.split() == []
 
 
-def test_an_unknown_name_suggests_the_nearest_and_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'amazon-beuty'; did you mean amazon-beauty\? Known: .*demo"):
+def test_an_unknown_name_suggests_the_nearest_or_lists_the_known_ones():
+    with pytest.raises(ConfigError, match=r"'amazon-beuty'; did you mean amazon-beauty\?"):
         load_config("amazon-beuty")
-    with pytest.raises(ConfigError, match=r"'xyz'\. Known: .*demo"):
+    with pytest.raises(ConfigError, match=r"'xyz'; there are .*demo"):
         load_config("xyz")
 
 
@@ -122,7 +122,7 @@ def test_missing_file_and_broken_yaml_are_named(tmp_path):
         load_config(str(tmp_path / "nowhere.yaml"))
     broken = tmp_path / "broken.yaml"
     broken.write_text("data: {name: [")
-    with pytest.raises(ConfigError, match="broken.yaml: not valid YAML"):
+    with pytest.raises(ConfigError, match="broken.yaml.*: not valid YAML"):
         load_config(str(broken))
 
 

@@ -36,7 +36,7 @@ def test_a_mistake_is_a_sentence_with_what_to_do(area, mistake, site, monkeypatc
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         arguments, env = prepare(mistake, site, taken.getsockname()[1])
-        for name, value in env.items():
+        for name, value in ({"SEALR_HOME": "state"} | env).items():
             monkeypatch.setenv(name, value)
         with pytest.raises(SystemExit) as end:
             main(arguments)

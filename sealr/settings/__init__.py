@@ -79,7 +79,8 @@ class Config:
         retrieve, rerank = self.retrieve, self.rerank
         if rerank.n_reranked > retrieve.n_retrieved:
             raise ValueError(
-                f"rerank.n_reranked ({rerank.n_reranked}) is more than retrieve.n_retrieved ({retrieve.n_retrieved})"
+                f"rerank.n_reranked ({rerank.n_reranked}) is more than retrieve.n_retrieved ({retrieve.n_retrieved}): "
+                "lower the first or raise the second"
             )
         if rerank.user_split == "transductive" and retrieve.tuning_users == "whole":
             raise ValueError(
