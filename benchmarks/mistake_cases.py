@@ -114,17 +114,9 @@ FILES = [
     file("another delimiter than set", ROWS, "delimiter", delimiter="tab"),
     file("an unknown encoding", ROWS, "klingon", encoding="klingon"),
     file("half a gzip file", gzip.compress(ROWS.encode() * 99)[:200], "truncated or damaged"),
-    file("a picture", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "reviews.csv"),
-    file("dates that are words", ROWS.replace("1500", "soon"), "timestamp"),
+    file("a picture", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "reviews.csv is a picture"),
     file("days before months, or after", ROWS.replace("150000000", "05/06/201"), "date_format"),
-    file(
-        "ratings that are words",
-        "user,item,timestamp,rating\n" + "u,i,1500000000,superb\n" * 9,
-        "rating",
-        columns="{text: ''}",
-    ),
     file("a core that nobody is in", ROWS, "lower data.k_core", k_core="50"),
-    file("JSON lines of another shop", '{"who": "u", "what": "i"}\n' * 9, "missing user"),
     file("a checksum that does not fit", ROWS, "sha256", reviews="{path: reviews.csv, sha256: abc}"),
     Mistake(
         "a folder without files",
@@ -164,7 +156,7 @@ SURROUNDINGS = [
     ),
     around("an address that is none", "MLFLOW_TRACKING_URI", "nonsense://x", "is not an address of MLflow"),
     around("a Prefect server that is away", "PREFECT_API_URL", "http://127.0.0.1:9/api", "prefect server start"),
-    around("limits that are none", "SEALR_LIMITS", "record=5", "SEALR_LIMITS", "serve", "--model", "."),
+    around("limits that are none", "SEALR_LIMITS", "record=5", "did you mean records?", "serve", "--model", "."),
     Mistake("a port in use", ("serve", "--model", ".", "--port", "{port}"), "port"),
 ]
 MODELS = [

@@ -139,17 +139,14 @@ def main() -> None:
         taken.listen()
         (shared := Path(scratch) / "model").mkdir()
         env = registered(shared)
-        first = Mistake("none: it makes Prefect's database", ("ingest", "--set", "data.demo_users=20"), "")
-        run(first, shared, 0, env)
         for area, mistakes in AREAS.items() if not only else {only: AREAS.get(only, [])}.items():
             lines = []
             for number, mistake in enumerate(mistakes):
                 (site := Path(scratch) / f"{area}-{number}").mkdir()
                 outcome = run(mistake, site, taken.getsockname()[1], env)
                 lines.append(row(mistake.what, outcome).replace(str(site), "~").replace(str(shared), "~"))
-                failures += [
-                    f"{mistake.what}: {wrong}" for wrong in [outcome.wrong(mistake.says, range(2, 3))] if wrong
-                ]
+                if wrong := outcome.wrong(mistake.says, range(2, 3)):
+                    failures.append(f"{mistake.what}: {wrong}")
                 count, slowest = count + 1, max(slowest, outcome.seconds)
                 print(lines[-1], flush=True)
             sections.append("\n".join([f"## {area}\n", head, *lines, ""]))
@@ -165,8 +162,8 @@ def main() -> None:
 
 `python -m benchmarks.mistakes --out benchmarks/tables/mistakes.md`
 
-Each command ran in a process of its own, in an empty folder, with the databases of MLflow and Prefect in place;
-requests went to one server. Code: the exit code, or the status of the answer. Seconds include the start of Python;
+Each command ran in a process of its own, in an empty folder, with MLflow's database in place; requests went to one
+server. Code: the exit code, or the status of the answer. Seconds include the start of Python;
 the slowest command took {slowest:.1f}. No message has a traceback. `~` is the working folder.
 """
     if out:

@@ -255,8 +255,8 @@ def _config_path(name: str) -> Path:
     known = sorted(p.stem for p in folder.glob("*.yaml"))
     if given:
         raise ConfigError(f"configuration file {name} does not exist{nearest(Path(name).stem, known)}")
-    listed = nearest(name, known) or f"; there are {', '.join(known)}"
-    raise ConfigError(f"no configuration is named {name!r}{listed}; your own one is the path of a .yaml file")
+    listed = nearest(name, known) or f"; there are {', '.join(known)};"
+    raise ConfigError(f"no configuration is named {name!r}{listed} or give the path of a .yaml file of your own")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_reading_a_configuration_imports_nothing_heavy():
 
 
 def test_an_unknown_name_suggests_the_nearest_or_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'amazon-beuty'; did you mean amazon-beauty\?"):
+    with pytest.raises(ConfigError, match=r"'amazon-beuty'; did you mean amazon-beauty\? or give"):
         load_config("amazon-beuty")
     with pytest.raises(ConfigError, match=r"'xyz'; there are .*demo"):
         load_config("xyz")

@@ -10,7 +10,6 @@ from sealr.commands.options import Base, Data, use_tracking
 
 if TYPE_CHECKING:
     from sealr.pipeline.forget import Forgotten
-    from sealr.settings import DataConfig
 
 app = typer.Typer()
 
@@ -26,25 +25,24 @@ def forget(
     Stage folders of the user are deleted, and the next job makes them anew. Versions that hold the user are rewritten
     without, and their aliases move along. Each later ingest drops the user. Your data file is not changed.
     """
-    from sealr.config import load_config
-
-    config = load_config(data, base)
-    use_tracking()
     import os
+
+    name, source = named(data, base)
+    use_tracking()
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from sealr.flows import quiet_libraries
     from sealr.pipeline.forget import forget as forget_user
 
     quiet_libraries()  # those that were imported just now
-    found = forget_user(user, config.data.name)
+    found = forget_user(user, name)
     print_findings(found)
     left = {place: n for place, n in found.after.items() if n}
     if left:
         print(f"\nNot forgotten: {sum(left.values())} findings are left in {', '.join(left)}. {ADVICE}")
         raise typer.Exit(1)
     print(f"\nNothing is left in {found.searched:,} files of the state folder, nor in MLflow. What remains:")
-    print("\n".join(f"* {sentence}" for sentence in remains(found, config.data, data)))
+    print("\n".join(f"* {sentence}" for sentence in remains(found, source, data)))
 
 
 ADVICE = (
@@ -67,14 +65,27 @@ def print_findings(found: Forgotten) -> None:
     print(f"{found.stages} stage {'folder' if found.stages == 1 else 'folders'} deleted")
 
 
-def remains(found: Forgotten, config: DataConfig, data: str) -> list[str]:
+def named(data: str, base: str) -> tuple[str, str]:
+    """Name of a data set, and where its reviews are. Data sets of `sealr.fit` have a name and no configuration."""
+    from sealr.config import ConfigError, load_config
+    from sealr.data.manifest import state_dir
+
+    try:
+        config = load_config(data, base).data
+    except ConfigError:
+        if "/" in data or not (state_dir() / data / "frames").is_dir():
+            raise
+        return data, "the frames that sealr.fit was given"
+    return config.name, config.reviews.path or f"the source {config.source}"
+
+
+def remains(found: Forgotten, source: str, data: str) -> list[str]:
     """What the command cannot undo, and what to do about it."""
-    source = config.reviews.path or f"the source {config.source}"
     said = [
         f"Your own data ({source}) were not touched: remove the user's rows there. Until then, each ingest reads and "
         f"drops them. It knows them by the user's salted id in {found.list}.",
-        "Models that were trained with the user's reviews do not unlearn them: `sealr run --data "
-        f"{data}` trains a new one without. Then delete the old versions in MLflow.",
+        "Models that were trained with the user's reviews do not unlearn them: train a new one without them, with "
+        f"`sealr run --data {data}`. Then delete the old versions in MLflow.",
         "Copies elsewhere are yours to delete: backups, downloads, outputs of `sealr score`, logs, servers that have "
         "loaded a deleted version by its number.",
     ]

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from sealr.data import privacy
+from sealr.data.frames import store
 from sealr.data.ingest import ingest
 from sealr.data.privacy import SaltError
 from sealr.settings import Columns, DataConfig, RemoteFile
@@ -88,3 +89,11 @@ def test_who_was_forgotten_is_a_reason_to_ingest_again(tmp_path):
     privacy.remember("shop", "ann")
     assert privacy.ingest_settings(config(tmp_path)) != before
     assert privacy.salted()("ann") not in str(privacy.ingest_settings(config(tmp_path)))
+
+
+def test_the_copy_of_a_frame_has_no_forgotten_user(state):
+    privacy.remember("notebook", "7")
+    frame = pd.DataFrame({"user": [7, 8, None], "item": "a", "timestamp": 1_500_000_000, "text": "x"})
+    stored, _ = store(frame, None, {}, "notebook")
+    assert pd.read_parquet(stored.path("reviews.parquet"))["user"].tolist()[:1] == ["8"] and stored.rows["reviews"] == 2
+    assert store(frame, None, {}, "other")[0].rows["reviews"] == 3
