@@ -117,7 +117,7 @@ FILES = [
     file("a picture", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "reviews.csv is a picture"),
     file("days before months, or after", ROWS.replace("150000000", "05/06/201"), "date_format"),
     file("a core that nobody is in", ROWS, "lower data.k_core", k_core="50"),
-    file("a checksum that does not fit", ROWS, "sha256", reviews="{path: reviews.csv, sha256: abc}"),
+    file("a checksum that does not fit", ROWS, "SHA-256", reviews="{path: reviews.csv, sha256: abc}"),
     Mistake(
         "a folder without files",
         ("ingest", "--data", "shop.yaml"),
@@ -177,7 +177,7 @@ MODELS = [
         "a version that is not there", ("promote", "7", "--reason", "better"), "sealr has no version 7", model=True
     ),
     Mistake("nobody to go back to", ("rollback", "--reason", "worse"), "no earlier champion", model=True),
-    Mistake("a run that is not there", ("report", "0123"), "0123", model=True),
+    Mistake("a run that is not there", ("report", "0123"), "there is no MLflow run 0123", model=True),
     Mistake("a history that is nowhere", ("recommend", "--history", "none.json"), "none.json"),
     Mistake(
         "a history with a misspelt column",

@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--only", choices=[*AREAS, "Requests"], help="one part alone")
     given = parser.parse_args()
     out, only, head = given.out, given.only, "| mistake | message | code | seconds |\n|---|---|---:|---:|"
-    sections, failures, count, slowest = [], [], 0, 0.0
+    sections, failures, count, slowest, before = [], [], 0, 0.0, os.getloadavg()
     with tempfile.TemporaryDirectory(prefix="sealr-mistakes-") as scratch, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -163,8 +163,9 @@ def main() -> None:
 `python -m benchmarks.mistakes --out benchmarks/tables/mistakes.md`
 
 Each command ran in a process of its own, in an empty folder, with MLflow's database in place; requests went to one
-server. Code: the exit code, or the status of the answer. Seconds include the start of Python;
-the slowest command took {slowest:.1f}. No message has a traceback. `~` is the working folder.
+server. Code: the exit code, or the status of the answer. Seconds include the start of Python, on {os.cpu_count()} cores
+under a load of {before[0]:.0f} at the start and {os.getloadavg()[0]:.0f} at the end; the slowest took {slowest:.0f}.
+No message has a traceback. `~` is the working folder.
 """
     if out:
         out.write_text("\n".join([about, *sections]), encoding="utf-8")
