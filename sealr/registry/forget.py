@@ -6,7 +6,6 @@ place in the list of champions; the old one and its artifacts are deleted.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -180,7 +179,7 @@ def _register(model: Logged, packed: Path, notes: Path) -> str:
         f"gate's evidence. Nothing was trained.\n\n{(notes / gate.CARD).read_text(encoding='utf-8')}"
     )
     (notes / gate.CARD).write_text(about, encoding="utf-8")
-    mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", tracking.EXPERIMENT))
+    tracking.choose_experiment()
     with mlflow.start_run(run_name=f"forget {config.data.name}", tags={promote.DATA: config.data.name}):
         items = pd.read_parquet(packed / "items.parquet", columns=["item"])["item"].tolist()
         logged = log_packed(config, packed, notes, values["weights"]["llm"], items)
