@@ -57,8 +57,8 @@ class Model:
 
     @property
     def users(self) -> list[str]:
-        """Ids of the users whose history the model has stored."""
-        return list(self.recommender.histories)
+        """Ids of the users whose history the model has stored. Raises BadRequest if it keeps no ids."""
+        return self.recommender.users
 
     def recommend(
         self,

@@ -6,6 +6,8 @@ Exit codes: 0 success; 1 a failure outside the command, or a defect; 2 a mistake
 from __future__ import annotations
 
 import gc
+import os
+import re
 import sys
 import traceback
 from typing import Annotated, Any, NoReturn
@@ -13,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from sealr.commands import inspect, items, jobs, labeller, models, report, tools
+from sealr.commands import inspect, items, jobs, labeller, models, privacy, report, tools
 
 
 class Commands(typer.core.TyperGroup):
@@ -25,6 +27,13 @@ class Commands(typer.core.TyperGroup):
             formatter.write_dl([(name, command.get_short_help_str(limit=200)) for name, command in found])
 
 
+TYPERS = {
+    "Input should be greater than or equal to": "it must be at least",
+    "Input should be less than or equal to": "it must be at most",
+    "Input should be a valid integer, .*": "it must be a whole number",
+    "Input should be a valid number, .*": "it must be a number",
+    r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)": r"unexpected argument \1",
+}
 CONTINUE = "Nothing that was finished is lost; the same command continues from there."
 app = typer.Typer(
     cls=Commands,
@@ -32,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Example: sealr run --data demo",
 )
-for _part in (jobs, report, models, items, labeller, tools, inspect):
+for _part in (jobs, report, models, items, labeller, tools, privacy, inspect):
     app.add_typer(_part.app)
 
 
@@ -75,6 +84,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
             _print(traceback.format_exc())
         defect = f"{type(error).__name__} is a defect of sealr, not your mistake; please report it with the lines above"
         _print(f"error: {message or defect}")
+        if run_id := os.environ.get("MLFLOW_RUN_ID"):  # `mlflow run` made it, and no job has taken it over
+            _describe(run_id, message or defect, arguments)
     finally:
         if argv is None:
             gc.freeze()  # or the last collection walks through all of torch and Prefect, which takes seconds
@@ -89,9 +100,7 @@ def explain(error: Exception) -> tuple[int, str]:
     """The exit code and the sentence for an error; an empty sentence for a defect, whose traceback is needed."""
     if hasattr(error, "format_message"):  # typer: an unknown command or option, a wrong value
         context = getattr(error, "ctx", None)
-        return 2, error.format_message().replace("Value error, ", "") + (
-            f" (see {context.command_path} --help)" if context else ""
-        )
+        return 2, _usage(error) + (f" (see {context.command_path} --help)" if context else "")
     if "sealr.flows.job" in sys.modules:
         from sealr.flows.job import external_failure
 
@@ -104,6 +113,20 @@ def explain(error: Exception) -> tuple[int, str]:
             return 2, f"{error.filename}: {error.strerror}"  # without Python's [Errno 2]
         return 2, str(getattr(error, "message", None) or error)
     return 1, ""
+
+
+def _usage(error: Any) -> str:
+    """Typer's message in words of ours, with the nearest known name."""
+    from sealr.config import nearest
+
+    said = str(error.format_message()).replace("Value error, ", "").rstrip(".")
+    for theirs, ours in TYPERS.items():
+        said = re.sub(theirs, ours, said)
+    if options := getattr(error, "possibilities", None):
+        return f"No such option: {error.option_name}{nearest(error.option_name, list(options))}"
+    if choice := re.search("'([^']*)' is not one of (.*)", said):
+        said += nearest(choice[1], re.findall("'(.*?)'", choice[2]))
+    return said
 
 
 def _raised_by_us(error: Exception) -> bool:
@@ -127,6 +150,21 @@ def _extra(module: str) -> str:
         if any(line.startswith(name) for line in resources.requirements(extra)):  # faiss: faiss-cpu
             return f"this command needs {name}, which is not installed: pip install 'sealr[{extra}]'"
     return ""
+
+
+def _describe(run_id: str, why: str, arguments: list[str]) -> None:
+    """Names a run of `mlflow run` after the command, and says in it why the command failed."""
+    from sealr.doctor import check_tracking
+
+    try:
+        check_tracking()  # MLflow would try for minutes
+    except OSError:
+        return
+    from sealr import tracking
+
+    tracking.setup()
+    data = arguments[arguments.index("--data") + 1] if "--data" in arguments[:-1] else ""
+    tracking.describe_failure(run_id, why, f"{arguments[0]} {data}".strip())
 
 
 def _print(text: str) -> None:

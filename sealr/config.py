@@ -77,8 +77,8 @@ def load_config(data: str, base: str = "", overrides: str | list[str] | Mapping[
     layers = [(path.name, _read_yaml(path)) for path in (_config_path(name) for name in (base, data) if name)]
     try:
         pairs = shlex.split(overrides) if isinstance(overrides, str) else overrides
-    except ValueError as error:
-        raise ConfigError(f"overrides {overrides!r}: {error}") from None
+    except ValueError:
+        raise ConfigError(f"a quotation mark is not closed in the settings {overrides!r}") from None
     named = pairs.items() if isinstance(pairs, Mapping) else map(_parse, pairs)
     return _validated(Config, layers + [("", _nested(name, value)) for name, value in named])
 
@@ -161,20 +161,61 @@ def _validated(cls: type, layers: list[tuple[str, dict[str, Any]]]) -> Any:
         try:
             return TypeAdapter(cls).validate_python(both)
         except ValidationError as error:
-            mistakes = [_describe(e, section, layers) for e in error.errors()]
+            mistakes = list(_describe(error.errors(), section, layers))
     lines = [f"{place}: {mistake}" if place else mistake for place, mistake in mistakes]
     raise ConfigError("\n  ".join(["several settings are wrong:", *lines]) if lines[1:] else lines[0])
 
 
-def _describe(error: Any, section: str, layers: list[tuple[str, dict[str, Any]]]) -> tuple[str, str]:
-    """The place of a mistake that pydantic found, and a sentence about it."""
-    place = layers[0][0] if len(layers) == 1 else ""
-    if error["type"] == "value_error":
-        return place, error["msg"].removeprefix("Value error, ")  # a check in sealr.settings names its fields itself
-    field = ".".join(map(str, error["loc"]))
-    for name, values in layers:  # the last layer that sets the field
-        place = name if any(f"{field}.".startswith(f"{key}.") for key in flatten(values)) else place
-    return place, f"{section}{field}: {error['msg']} (got {error['input']!r:.80})"
+def _describe(errors: list[Any], section: str, layers: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, str]]:
+    """Places of pydantic's mistakes, and a sentence about each. A field of several types is one mistake."""
+    wanted: dict[str, list[str]] = {}
+    given: dict[str, Any] = {}
+    chosen: dict[str, list[str]] = {}  # the choices of a field that has some
+    for error in errors:
+        if error["type"] == "value_error":  # a check in sealr.settings names its fields itself
+            yield layers[0][0] if len(layers) == 1 else "", error["msg"].removeprefix("Value error, ")
+            continue
+        field = ".".join(str(part) for part in error["loc"] if part != "str" and "[" not in str(part))
+        wanted.setdefault(field, []).append(_wanted(error, f"{section}{field}"))
+        given[field] = error["input"]
+        chosen[field] = wanted[field][0].replace(",", "").split() if error["type"] == "literal_error" else []
+    for field, kinds in wanted.items():
+        place = layers[0][0] if len(layers) == 1 else ""
+        inside = f"{field.rpartition('.')[0]}." if kinds == [""] else ""  # of a missing one, its section
+        for name, values in layers:  # the last layer that sets the field
+            set_here = (
+                f"{field}.".startswith(f"{key}.") or inside and key.startswith(inside) for key in flatten(values)
+            )
+            place = name if any(set_here) else place
+        if kinds == [""]:
+            yield place, f"{section}{field} is missing"
+        else:
+            names, got = " or ".join(dict.fromkeys(kinds)), f"{given[field]!r:.80}"
+            close = nearest(str(given[field]), chosen[field])
+            yield place, f"{section}{field} must be {names}, not {got}{close}"
+
+
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text", "tuple": "a list"}
+KINDS |= {"dict": "a mapping, such as {name: value}", "dataclass": "a section, such as {name: value}"}
+BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+PATTERNS = {
+    "data.name": "letters, digits, dots, dashes and underscores, with a letter or digit first",
+    "data.delimiter": "auto, tab or one character",
+}
+
+
+def _wanted(error: Any, field: str) -> str:
+    """What a field must be, to follow "must be"; empty for a missing one."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return ""
+    if kind == "literal_error":
+        return str(context["expected"]).replace("'", "")
+    if kind == "string_pattern_mismatch" and field in PATTERNS:
+        return PATTERNS[field]
+    if bound := next((name for name in BOUNDS if name in context), ""):
+        return f"{BOUNDS[bound]} {context[bound]:g}"
+    return KINDS.get(kind.partition("_")[0]) or str(error["msg"]).removeprefix("Input should be ")
 
 
 def _parse(pair: str) -> tuple[str, Any]:
@@ -211,20 +252,24 @@ def _config_path(name: str) -> Path:
     path = Path(name) if given else folder / f"{name}.yaml"
     if path.is_file():
         return path
-    if given:
-        raise ConfigError(f"configuration file {name} does not exist")
     known = sorted(p.stem for p in folder.glob("*.yaml"))
-    listed = f"{nearest(name, known) or '.'} Known: {', '.join(known)}"
-    raise ConfigError(f"no configuration is named {name!r}{listed}; or give the path of a .yaml file")
+    if given:
+        raise ConfigError(f"configuration file {name} does not exist{nearest(Path(name).stem, known)}")
+    listed = nearest(name, known) or f"; there are {', '.join(known)};"
+    raise ConfigError(f"no configuration is named {name!r}{listed} or give the path of a .yaml file of your own")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = _yaml(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected sections such as data: and retrieve:, found {type(values).__name__}")
+        found = {type(None): "it is empty", list: "found a list"}.get(type(values), "found a single value")
+        raise ConfigError(f"{path}: expected sections such as data: and retrieve:, {found}")
     return values
 
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from sealr import __version__
 from sealr.redact import redact
-from sealr.settings import Config
+from sealr.settings import Config, DataConfig
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 PATIENCE = 5.0  # seconds to wait for a server
@@ -82,7 +82,8 @@ def check_tracking() -> None:
             socket.create_connection((parts.hostname or "localhost", parts.port or PORTS[scheme]), PATIENCE).close()
         except OSError as error:
             raise SurroundingsError(
-                f"the database of MLFLOW_TRACKING_URI ({redact(uri)}) cannot be reached: {error}"
+                f"the database of MLFLOW_TRACKING_URI ({redact(uri)}) cannot be reached ({error.strerror or error}): "
+                "start it, or correct MLFLOW_TRACKING_URI"
             ) from None
     elif scheme not in ("", "file", "databricks", "databricks-uc", "uc"):  # MLflow explains a folder itself
         raise SurroundingsError(
@@ -129,26 +130,40 @@ def check_server(url: str, page: str, variable: str, start: str) -> None:
     except (OSError, ValueError) as error:
         advice = f"start it with `{start}`, or correct {variable}"
         cause = getattr(error, "reason", error)
+        cause = getattr(cause, "strerror", None) or cause  # without Python's [Errno 111]
         raise SurroundingsError(
             f"the server of {variable} ({redact(url)}) does not answer ({cause}): {advice}"
         ) from None
 
 
 def check_files(config: Config) -> None:
-    """Raises MissingFile or WeightsError for what is not here and cannot be downloaded."""
+    """Raises MissingFile or WeightsError for what cannot be had, and what `check_head` raises."""
     from sealr.data.download import data_dir, local_path
 
     reviews = config.data.reviews
-    local = not reviews.url and "://" not in reviews.path
-    if config.data.source != "demo" and local and not local_path(reviews, data_dir()).is_file():
-        from sealr.data.ingest import input_files
-
-        input_files(config.data)
+    here = bool(reviews.path) and local_path(reviews, data_dir()).exists()
+    if config.data.source != "demo" and not reviews.query and (here or not (reviews.url or "://" in reviews.path)):
+        check_head(config.data)
     for name in (config.rerank.base, config.label.model):
         if name.startswith(("/", ".", "~")) and not Path(name).expanduser().is_dir():
             from sealr.weights import resolve
 
             resolve(name)
+
+
+def check_head(config: DataConfig) -> None:
+    """Reads the first row of the reviews: wrong columns and damaged files are said before a job starts.
+
+    Raises MissingFile, ChecksumError, DataFileError, ColumnError, DateError or IngestError.
+    """
+    from sealr.data.download import data_dir, fetch
+    from sealr.data.ingest import IngestError
+    from sealr.data.sources import reader
+
+    source = reader(config.source)
+    path = fetch(config.reviews, data_dir(), source.HINT)
+    if next(iter(source.read_reviews(config, path)), None) is None:
+        raise IngestError(f"{path} holds no reviews")
 
 
 def diagnose(config: Config) -> Iterator[Check]:

@@ -41,7 +41,12 @@ class JobRun:
 
 def job_of(run_id: str) -> str:
     """The run of the job to which a run belongs: itself, or the parent of a stage. Raises TrackingError, ValueError."""
-    run = mlflow.get_run(run_id)
+    try:
+        run = mlflow.get_run(run_id)
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise ValueError(f"there is no MLflow run {run_id}: without an id, the last job is taken") from None
     run = mlflow.get_run(parent) if (parent := run.data.tags.get(PARENT)) else run
     if "sealr.job" not in run.data.tags:
         raise ValueError(f"MLflow run {run_id} is no job of sealr")

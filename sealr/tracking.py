@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import resource
@@ -23,6 +24,7 @@ from sealr.data.tables import SCHEMAS, read_json
 from sealr.redact import redact, redacted
 from sealr.settings import Config
 
+log = logging.getLogger(__name__)
 TrackingError = mlflow.MlflowException  # the tracking server or registry is unreachable or refuses
 EXPERIMENT = "sealr"
 DEFAULT_EXPERIMENT = "0"  # MLflow's id of its experiment Default
@@ -44,6 +46,7 @@ TITLES = {  # how the pages of MLflow and Prefect call the stages; a job is call
     "report": "write the report",
 }
 COLUMN_TYPES = {"str": "string", "int64": "long", "int32": "integer", "float32": "float"}  # ours -> MLflow's
+FAILURE = "sealr.failure"  # tag of a failed job: the sentence that the user saw
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's page of a run renders as Markdown
 
 
@@ -77,7 +80,33 @@ def job(name: str, config: Config, tags: Mapping[str, str] | None = None) -> Ite
         mlflow.set_tags({"sealr.data": config.data.name, "sealr.base": config.rerank.base, **(tags or {})})
         mlflow.set_tag("mlflow.runName", f"{name} {config.data.name}")
         mlflow.log_dict(redacted(to_dict(config)), "config.json")
-        yield run.info.run_id
+        try:
+            yield run.info.run_id
+        except Exception as error:
+            describe_failure(run.info.run_id, failure(error))
+            raise
+
+
+def failure(error: Exception) -> str:
+    """The sentence of a user's mistake; for other errors with their type, as nobody wrote them to be read."""
+    said = redact(" ".join(str(getattr(error, "message", None) or error).split()))
+    return said if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {said}"
+
+
+def describe_failure(run_id: str, why: str, name: str = "") -> None:
+    """Says in a run why it failed, as the tag FAILURE and on its page. name: of a run that has none of its own.
+
+    Never raises: the error itself matters more.
+    """
+    try:
+        client = mlflow.MlflowClient()
+        before = client.get_run(run_id).data.tags.get(DESCRIPTION, "")
+        client.set_tag(run_id, FAILURE, why[:5000])
+        client.set_tag(run_id, DESCRIPTION, f"Failed: {why}\n\n{before}"[:5000].strip())
+        if name:
+            client.set_tag(run_id, "mlflow.runName", name)
+    except Exception:
+        log.debug("run %s cannot be described", run_id, exc_info=True)
 
 
 def choose_experiment() -> None:

@@ -331,3 +331,34 @@ def test_a_run_of_mlflow_without_an_experiment_lands_in_sealr(site, monkeypatch)
     assert run.data.params == {"data": "demo"} and run.data.tags["mlflow.project.entryPoint"] == "main"
     assert run_id in client.get_run(given).data.tags["mlflow.note.content"]
     mlflow.set_tracking_uri(None)
+
+
+def test_a_failed_run_has_the_jobs_name_and_says_why(site, monkeypatch, capsys):
+    import mlflow
+
+    from sealr import tracking
+    from sealr.config import ConfigError
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{site}/mlflow.db")
+    with pytest.raises(ConfigError), tracking.job("finetune", load_config("demo"), {"mlflow.note.content": "By me."}):
+        raise ConfigError("no reviews at s3://me:secret@bucket/r.csv")
+    client = mlflow.MlflowClient(f"sqlite:///{site}/mlflow.db")
+    (run_of_job,) = client.search_runs([client.get_experiment_by_name("sealr").experiment_id])
+    tags = run_of_job.data.tags
+    assert (run_of_job.info.status, tags["mlflow.runName"]) == ("FAILED", "finetune demo")
+    assert tags["sealr.failure"] == "no reviews at s3://me:***@bucket/r.csv"
+    assert tags["mlflow.note.content"] == f"Failed: {tags['sealr.failure']}\n\nBy me."
+    with pytest.raises(KeyError), tracking.job("finetune", load_config("demo")):
+        raise KeyError("column")
+    newest = client.search_runs([run_of_job.info.experiment_id], order_by=["attributes.start_time DESC"])[0]
+    assert newest.data.tags["sealr.failure"] == "KeyError: 'column'"
+
+    capsys.readouterr()  # MLflow's lines about the new database
+    given = client.create_run("0").info.run_id  # as `mlflow run` does: with a name such as bold-cow-536
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    said = refused(capsys, "run", "--data", "dem")
+    tags = client.get_run(given).data.tags
+    assert tags["mlflow.runName"] == "run dem" and tags["sealr.failure"] in said and "did you mean" in said
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # never in the way of the sentence itself
+    assert "did you mean demo" in refused(capsys, "run", "--data", "dem")
+    mlflow.set_tracking_uri(None)

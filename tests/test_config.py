@@ -29,8 +29,8 @@ def test_overrides_win_over_files():
         ("retrive.epochs=3", r"did you mean retrieve.epochs\?$"),
         ("rerank.lora.rank=3", r"unknown setting rerank.lora.rank"),
         ("epochs=3", r"unknown setting epochs; did you mean \w+.epochs\?$"),
-        ("rerank.lora=3", "rerank.lora: "),
-        ("retrieve.epochs.most=3", "retrieve.epochs: .*integer"),
+        ("rerank.lora=3", "rerank.lora must be a section"),
+        ("retrieve.epochs.most=3", "retrieve.epochs must be a whole number"),
         ("retrieve.pool=3", "retrieve.pool was renamed: use retrieve.n_retrieved$"),
         ("registry.drift_hold=true", "registry.drift_hold was renamed: use registry.drift.hold$"),
         ("rerank.scoring.target_feeling=weight", "rerank.scoring.target_feeling was removed: it showed no benefit$"),
@@ -43,7 +43,7 @@ def test_overrides_win_over_files():
         ("retrieve.heads=3", "retrieve.heads=3 does not divide retrieve.hidden=64"),
         ("rerank.n_reranked=200", "rerank.n_reranked .200. is more than retrieve.n_retrieved .100."),
         ("rerank.user_split=transductive rerank.ranker=palr", "user_split=transductive needs rerank.ranker=scoring"),
-        ("retrieve.epochs=many", "retrieve.epochs.*integer"),
+        ("retrieve.epochs=many", "retrieve.epochs must be a whole number"),
         ("rerank.finetune_share=0.7", "rerank.finetune_share.*0.5"),
         ("epochs", "section.field=value"),
         ("retrieve.model=ease retrieve.index=approximate", "retrieve.index=approximate.*ease has none"),
@@ -74,8 +74,8 @@ def test_a_mistake_in_a_file_names_the_file_and_one_in_an_override_does_not(tmp_
 
     assert message("epoch: 3") == "mine.yaml: unknown setting retrieve.epoch; did you mean retrieve.epochs?"
     assert message("epochs: 3", "retrieve.epoch=3").startswith("unknown setting retrieve.epoch; did")
-    assert message("epochs: many").startswith("mine.yaml: retrieve.epochs: Input should be a valid integer")
-    assert message("epochs: 3", "retrieve.epochs=many").startswith("retrieve.epochs: Input should be a valid integer")
+    assert message("epochs: many").startswith("mine.yaml: retrieve.epochs must be a whole number, not 'many'")
+    assert message("epochs: 3", "retrieve.epochs=many").startswith("retrieve.epochs must be a whole number, not 'many'")
 
 
 def test_overrides_may_be_a_mapping_of_plain_values():
@@ -83,7 +83,7 @@ def test_overrides_may_be_a_mapping_of_plain_values():
     assert (config.data.name, config.retrieve.epochs, config.data.start_date) == ("mine", 3, "2020-01-01")
     with pytest.raises(ConfigError, match=r"^unknown setting retrieve.epoch; did you mean retrieve.epochs\?$"):
         load_config("demo", "", {"retrieve": {"epoch": 3}})
-    with pytest.raises(ConfigError, match="data: Field required"):
+    with pytest.raises(ConfigError, match="data is missing"):
         load_config("")
 
 
@@ -110,10 +110,10 @@ def test_reading_a_configuration_imports_nothing_heavy():
     assert done.stdout.split() == []
 
 
-def test_an_unknown_name_suggests_the_nearest_and_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'amazon-beuty'; did you mean amazon-beauty\? Known: .*demo"):
+def test_an_unknown_name_suggests_the_nearest_or_lists_the_known_ones():
+    with pytest.raises(ConfigError, match=r"'amazon-beuty'; did you mean amazon-beauty\? or give"):
         load_config("amazon-beuty")
-    with pytest.raises(ConfigError, match=r"'xyz'\. Known: .*demo"):
+    with pytest.raises(ConfigError, match=r"'xyz'; there are .*demo"):
         load_config("xyz")
 
 
@@ -122,7 +122,7 @@ def test_missing_file_and_broken_yaml_are_named(tmp_path):
         load_config(str(tmp_path / "nowhere.yaml"))
     broken = tmp_path / "broken.yaml"
     broken.write_text("data: {name: [")
-    with pytest.raises(ConfigError, match="broken.yaml: not valid YAML"):
+    with pytest.raises(ConfigError, match="broken.yaml.*: not valid YAML"):
         load_config(str(broken))
 
 
@@ -162,3 +162,27 @@ def test_the_two_base_models_differ_in_names_and_sizes_only():
     small, large = (to_dict(load_config("demo", b))["rerank"] for b in ("smollm2-135m", "llama2-7b"))
     assert small.keys() == large.keys()
     assert {k for k in small if small[k] != large[k]} <= {"base", "quantization", "dtype", "lr", "lora"}
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("retrieve.epochs=1.5", "retrieve.epochs must be a whole number, not 1.5"),
+        ("retrieve.epochs=0", "retrieve.epochs must be at least 1, not 0"),
+        ("retrieve.lr=0", "retrieve.lr must be more than 0, not 0"),
+        ("label.cache=maybe", "label.cache must be true or false, not 'maybe'"),
+        (
+            "data.name=a/b",
+            "data.name must be letters, digits, dots, dashes and underscores, with a letter or digit first",
+        ),
+        ("data.delimiter=ab", "data.delimiter must be auto, tab or one character, not 'ab'"),
+        ("retrieve=3", "retrieve must be a section, such as {name: value}, not 3"),
+        ("data.columns.text=3", "data.columns.text must be a text or a list, not 3"),
+        ("registry.users=salty", "registry.users must be plain, salted or none, not 'salty'; did you mean salted?"),
+        ("data.start_date=soon", "data.start_date 'soon' is not a date of the form YYYY-MM-DD"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_says_what_it_must_be(override, sentence):
+    with pytest.raises(ConfigError) as error:
+        load_config("demo", "smollm2-135m", [override])
+    assert str(error.value).startswith(sentence) and not str(error.value).endswith("mean tab?")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -52,7 +52,7 @@ class VectorCache:
     def get(self, texts: Sequence[str]) -> np.ndarray:
         """(N, width) float32; rows of NaN for unknown texts."""
         result = np.full((len(texts), self.width), np.nan, np.float32)
-        keys, size = [_key(t) for t in texts], self.width * np.dtype(self.dtype).itemsize
+        keys, size = [key_of(t) for t in texts], self.width * np.dtype(self.dtype).itemsize
         for start in range(0, len(keys), CHUNK):
             part = keys[start : start + CHUNK]
             with self._translate_errors():
@@ -65,7 +65,7 @@ class VectorCache:
 
     def put(self, texts: Sequence[str], vectors: np.ndarray) -> None:
         """Adds texts in one transaction. Values that another process added in the meantime stay."""
-        rows = [(_key(t), row.astype(self.dtype).tobytes()) for t, row in zip(texts, vectors, strict=True)]
+        rows = [(key_of(t), row.astype(self.dtype).tobytes()) for t, row in zip(texts, vectors, strict=True)]
         with self._translate_errors(), self._file:
             self._file.executemany(PUT, rows)
 
@@ -75,17 +75,28 @@ class VectorCache:
     def close(self) -> None:
         self._file.close()
 
-    @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:  # locked, read-only, disk full
-            raise CacheError(
-                f"the cache {self.path} cannot be used: {error}; set {self.setting}=false to run without it"
-            ) from None
-        except sqlite3.DatabaseError as error:
-            raise CacheError(f"the cache {self.path} is damaged ({error}): delete it, it is computed again") from None
+    def _translate_errors(self) -> AbstractContextManager[None]:
+        return _translated(self.path, self.setting)
 
 
-def _key(text: str) -> bytes:
+def forget(path: Path, keys: Collection[bytes]) -> None:
+    """Deletes texts from a cache file by their `key_of`; their bytes do not stay in the file."""
+    with closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as file, _translated(path, "cache"):
+        file.execute("PRAGMA secure_delete = ON")
+        with file:
+            file.executemany("DELETE FROM p WHERE text = ?", [(key,) for key in keys])
+
+
+@contextmanager
+def _translated(path: Path, setting: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:  # locked, read-only, disk full
+        raise CacheError(f"the cache {path} cannot be used: {error}; set {setting}=false to run without it") from None
+    except sqlite3.DatabaseError as error:
+        raise CacheError(f"the cache {path} is damaged ({error}): delete it, it is computed again") from None
+
+
+def key_of(text: str) -> bytes:
+    """What stands for a text in the file."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -80,7 +80,7 @@ def fetch(remote: RemoteFile, folder: Path | None = None, hint: str = "", tries:
             fetch(RemoteFile(url), folder, hint, tries, wait)
     if path.is_dir():
         if not parts(path):
-            raise MissingFile(f"{path} is a folder without files")
+            raise MissingFile(f"{path} is a folder without files: put the reviews there, or correct data.reviews.path")
         return path
     if path.is_file() and not remote.query:
         _check(path, remote, "Delete it to download it again, or correct the checksum in the configuration")

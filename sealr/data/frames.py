@@ -13,6 +13,7 @@ import pandas as pd
 from sealr.config import nearest
 from sealr.data.cleaning import words
 from sealr.data.manifest import Manifest, StageResult, run_stage
+from sealr.data.privacy import forgotten, salted
 
 REVIEWS = ("user", "item", "timestamp", "text", "rating")
 ITEMS = ("item", "title", "brand", "categories")
@@ -26,12 +27,16 @@ def store(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Writes the frames into the state folder, equal frames once; returns the stage and the settings that read it.
 
-    columns: field -> column of the frames; None: there is no such column. name: of the data set.
+    columns: field -> column of the frames; None: there is no such column. name: of the data set. Rows of forgotten
+    users are left out.
     Raises TypeError for anything but a DataFrame, ValueError for an empty frame or a missing column.
     """
     frames = {"reviews": _select(reviews, "reviews", REVIEWS, columns)}
     if items is not None:
         frames["items"] = _select(items, "items", ITEMS, columns)
+    if gone := forgotten(name):  # or the state folder would hold them again
+        users = frames["reviews"]["user"].map(salted(), na_action="ignore")
+        frames["reviews"] = frames["reviews"][~users.isin(gone)]
     files = {}
     for kind, frame in frames.items():
         frame.to_parquet(buffer := io.BytesIO(), index=False)

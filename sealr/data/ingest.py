@@ -22,6 +22,7 @@ import pandas as pd
 from sealr.data.cleaning import YEAR_1990, clean, words
 from sealr.data.download import MissingFile, data_dir, fetch
 from sealr.data.manifest import StageResult
+from sealr.data.privacy import Private
 from sealr.data.rejects import Rejects, rejected_table
 from sealr.data.sources import reader
 from sealr.data.sources.lines import Row
@@ -69,7 +70,7 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
     Raises IngestError if no review is left, DataFileError, MissingFile, ChecksumError.
     """
     files = input_files(config) if files is None else files
-    source = reader(config.source)
+    source = Private(reader(config.source), config)
     path = files.get("reviews", Path("demo"))
     with rejected_table(folder / "rejected.parquet") as rejects:
         frame, read = _read_clean(source.read_reviews(config, path), path.name, config, rejects)

@@ -19,6 +19,7 @@ from sealr import tracking, weights
 from sealr.config import ConfigError, to_dict
 from sealr.data import ingest as ingesting
 from sealr.data.manifest import Manifest, StageResult, run_stage, state_dir
+from sealr.data.privacy import ingest_settings
 from sealr.data.tables import read_json, read_table, write_json
 from sealr.emotion import label as labelling
 from sealr.emotion.labeller import labeller_id
@@ -85,11 +86,8 @@ def ingest(job: Job) -> Manifest:
     config = job.config.data
     with job.stage("ingest", config):
         files = ingesting.input_files(config)
-
-        def work(folder: Path) -> StageResult:
-            return ingesting.ingest(config, folder, files)
-
-        manifest = run_stage("ingest", job.name, config, files, ("data", *PIPELINE), work)
+        work = partial(ingesting.ingest, config, files=files)
+        manifest = run_stage("ingest", job.name, ingest_settings(config), files, ("data", *PIPELINE), work)
         tracking.log_manifest(manifest)
         for table in ("reviews", "items"):
             job.validate_table(manifest, table)

@@ -97,8 +97,7 @@ Validation NDCG@10 {valid} over {len(fusion["validation_users"])} users, who cho
 * Trained once (retriever seed {retrieve.seed}, re-ranker seed {rerank.seed}). A difference whose interval
   contains 0 shows nothing.
 * Popular items are favoured, as in the data: see the coverage below.
-* The model file holds the ids, items, sentiments and stars of {histories:,} users: personal data if users are people.
-  Whoever registers the model elsewhere passes them on.
+* {_people(config.registry.users, histories)}
 
 ## Emotion labels
 
@@ -140,6 +139,16 @@ def _gate(evidence: Evidence) -> str:
     return (
         f"Gate NDCG@{TOP} {own:.4f} over {len(evidence.users)} other users, who chose nothing; the most popular items "
         f"have {popular:.4f}."
+    )
+
+
+def _people(users: str, histories: int) -> str:
+    if users == "none":
+        return "The model file holds no histories of users: requests bring them."
+    ids = "salted ids (hashes whose key is elsewhere)" if users == "salted" else "ids"
+    return (
+        f"The model file holds the {ids}, items, sentiments and stars of {histories:,} users: personal data if users "
+        "are\n  people. Whoever registers the model elsewhere passes them on. docs/privacy.md: removing a user."
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 
+from sealr.data.privacy import salted
 from sealr.data.sequences import Sequences, gate_draw
 from sealr.data.tables import read_json
 from sealr.evaluate.metrics import ndcg
@@ -51,6 +52,7 @@ class Evidence:
     ranks: list[int]  # of the user's validation item in the served list
     popularity: list[int]  # of the same item in the list of the most popular items
     learned: dict[str, int]  # how many reviews of each user below the share the registered model learned from
+    salted: bool = False  # whether the ids are salted ones, as they are unless ``registry.users`` is plain
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,15 @@ def evidence(
     popular = popularity_ranks(users, sequences, exclude_seen)
     known = {sequences.users[row]: int(sequences.lengths[row]) for row in sorted(sequences.gate)}
     return Evidence(data, share, list(users), [ranks.get(u, 0) for u in users], popular, known)
+
+
+def with_salt(plain: Evidence) -> Evidence:
+    """The same evidence under salted ids, sorted by them."""
+    hashes = salted()
+    rows = sorted(zip(map(hashes, plain.users), plain.ranks, plain.popularity, strict=True))
+    users, ranks, popular = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+    learned = {hashes(user): count for user, count in plain.learned.items()}
+    return replace(plain, users=users, ranks=ranks, popularity=popular, learned=learned, salted=True)
 
 
 def popularity_ranks(users: Sequence[str], sequences: Sequences, exclude_seen: bool) -> list[int]:
@@ -178,13 +189,14 @@ def _champion_ranks(
     kept = read_note(uri, EVIDENCE, Evidence)
     if kept is None:
         raise ValueError("it carries no evidence: promote by hand")
+    stored_as = salted("the evidence of the champion") if kept.salted else str
     if kept.data == challenger.data:
         ranks = dict(zip(kept.users, kept.ranks, strict=True))
-        users = [u for u in challenger.users if u in ranks]
-        return users, [ranks[u] for u in users], 1.0
+        users = [u for u in challenger.users if stored_as(u) in ranks]
+        return users, [ranks[stored_as(u)] for u in users], 1.0
     log.info("the reviews are not the champion's: scoring %s on the new gate histories", uri)
     places = dict(zip(challenger.users, sequences.lengths[sequences.rows(challenger.users)] - 2, strict=True))
-    fair = (u for u in challenger.users if gate_draw(u) < kept.share and places[u] >= kept.learned.get(u, 0))
+    fair = (u for u in challenger.users if gate_draw(u) < kept.share and places[u] >= kept.learned.get(stored_as(u), 0))
     if len(users := list(fair)) < FEWEST:
         return users, [], 1.0
     with tempfile.TemporaryDirectory(prefix="sealr-gate-") as scratch:

@@ -73,11 +73,9 @@ def register_model(
     retriever), adapter, rankings, results and those of the refit. evidence, statistics: stored with the model for later
     challengers. hold: why no version may be promoted now.
     """
-    content = text_digest(
-        {name: manifest.digest for name, manifest in stages.items()}
-        # Of the section registry, only include_base changes the model
-        | {"config": to_dict(config) | {"registry": config.registry.include_base}, "code": code_digest((".",))}
-    )
+    packing = [config.registry.include_base, config.registry.users]  # the rest of the section does not change the model
+    settings = {"config": to_dict(config) | {"registry": packing}, "code": code_digest((".",))}
+    content = text_digest({name: manifest.digest for name, manifest in stages.items()} | settings)
     version = promote.find(config.registry.name, content)
     if version:
         log.info("register: unchanged, reusing version %s", version)
@@ -91,7 +89,8 @@ def register_model(
         with tempfile.TemporaryDirectory() as temporary:
             packed, notes = Path(temporary) / "model", Path(temporary) / gate.NOTES
             pack(packed, config, weights, folders, known)
-            write_json(asdict(evidence), notes / gate.EVIDENCE)
+            kept = evidence if config.registry.users == "plain" else gate.with_salt(evidence)
+            write_json(asdict(kept), notes / gate.EVIDENCE)
             write_json(asdict(statistics), notes / gate.STATISTICS)
             (notes / gate.CARD).write_text(about, encoding="utf-8")
             made = {n: {"stage": m.stage, "key": m.key, "digest": m.digest} for n, m in sorted(stages.items())}

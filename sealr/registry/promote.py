@@ -164,6 +164,19 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
         return earlier[-1], now
 
 
+def take_over(name: str, old: str, new: str) -> None:
+    """Gives a version all that others know of the one that it replaces: aliases, its place in HISTORY, comparisons."""
+    client, model = MlflowClient(), MlflowClient().get_registered_model(name)
+    if old in (history := _history(name)):
+        client.set_registered_model_tag(name, HISTORY, ",".join(new if v == old else v for v in history))
+    for alias, version in model.aliases.items():
+        if str(version) == old:
+            client.set_registered_model_alias(name, alias, new)
+    for version in client.search_model_versions(f"name = '{name}'"):
+        if version.tags.get(GATE + "against") == old:
+            client.set_model_version_tag(name, version.version, GATE + "against", new)
+
+
 def stage_keys() -> set[str]:
     """Keys of the stage folders that registered versions were made from."""
     versions = MlflowClient().search_model_versions()

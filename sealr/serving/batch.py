@@ -81,7 +81,7 @@ def score(
         recommender = Recommender.load(folder)
         if available:
             recommender.watch(available)
-        known = list(recommender.histories)
+        known = recommender.users if users is None else []
         rows = _known(known) if users is None else _rows(users)
         counts = Counts()
         # A file is read as it is scored, and its reader shows how far it is

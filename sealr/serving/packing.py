@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from sealr.config import to_dict
 from sealr.content.profiles import Profiles
 from sealr.content.readers import identity as reader_identity
 from sealr.data.manifest import REFIT
+from sealr.data.privacy import salted
 from sealr.data.sequences import Sequences
 from sealr.data.tables import write_json
 from sealr.emotion.backends import pinned_name
@@ -27,6 +28,7 @@ from sealr.satisfaction.model import NUMBERS, TENSORS
 from sealr.settings import Config
 
 SATISFACTION = "satisfaction"  # subfolder of the forecast and of what each item's reviews felt
+HISTORIES = "histories.parquet"  # of known users, see `histories`
 Stage = TypeVar("Stage")
 
 
@@ -49,7 +51,7 @@ def pack(folder: Path, config: Config, weights: Weights, stages: Mapping[str, Pa
 
     stages: folders of reviews, candidates and, if it was refitted, the retriever; of the adapter if there is one, of
     satisfaction if it has a weight, and of content where the retriever or the LLM reads texts of items.
-    histories: see the function of that name.
+    histories: see the function of that name; ``registry.users`` says under which ids they are stored, if at all.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -57,8 +59,14 @@ def pack(folder: Path, config: Config, weights: Weights, stages: Mapping[str, Pa
     if "retriever" in stages:
         _copy_retriever(stages["retriever"], folder, "retriever.json")  # settings and weights stay those of the job
     shutil.copy(stages["reviews"] / "items.parquet", folder / "items.parquet")
-    histories.to_parquet(folder / "histories.parquet", index=False)
     values: dict[str, Any] = {"weights": asdict(weights), "labeller": labeller_id(config.label)}
+    if config.registry.users == "salted":
+        hashes = salted()
+        histories = histories.assign(user=histories["user"].map(hashes)).sort_values("user")  # or ids could be guessed
+        values["salt_check"] = hashes.check
+    elif config.registry.users == "none":
+        histories = histories.head(0)
+    histories.to_parquet(folder / HISTORIES, index=False)
     if "adapter" in stages:
         shutil.copytree(stages["adapter"] / ADAPTER, folder / ADAPTER)
         values["base_digest"] = model_weights.digest(config.rerank.base)
@@ -88,6 +96,15 @@ def find(folder: Path) -> Path | None:
     return next(
         (f for f in (folder, folder / "model", *folder.glob("artifacts/*")) if (f / "model.json").is_file()), None
     )
+
+
+def read_salt(values: Mapping[str, Any]) -> Callable[[str], str]:
+    """A user's id -> the id in HISTORIES. values: of model.json. Raises SaltError without the right salt."""
+    if "salt_check" not in values:
+        return str
+    hashes = salted("the model")
+    hashes.agree(values["salt_check"], "the model")
+    return hashes
 
 
 def reader(config: Config) -> str:

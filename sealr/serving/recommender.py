@@ -7,7 +7,7 @@ It calls the functions that the pipeline trained and evaluated with: `label_text
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from sealr.satisfaction.learn import REASONS
 from sealr.satisfaction.model import Satisfaction
 from sealr.serving.available import Available
 from sealr.serving.filters import Catalogue, ignored
-from sealr.serving.packing import SATISFACTION, Weights
+from sealr.serving.packing import HISTORIES, SATISFACTION, Weights, read_salt
 from sealr.serving.reasons import Places, Words, others_felt
 from sealr.serving.request import ApiRequest, BadRequest, Event, Limits, Options, read, short
 from sealr.serving.resolved import ResolvedRequest, label, stars
@@ -57,10 +57,14 @@ class Recommender:
         histories: pd.DataFrame,
         forecast: Satisfaction | None = None,
         item_feelings: pd.DataFrame | None = None,
+        stored_as: Callable[[str], str] = str,
     ):
-        """forecast, item_feelings: where satisfaction has a weight. Without, ``satisfaction_weight`` has no effect."""
+        """forecast, item_feelings: where satisfaction has a weight. Without, ``satisfaction_weight`` has no effect.
+
+        stored_as: a user's id -> the id in ``histories``.
+        """
         self.config, self.weights, self.retriever, self.ranker = config, weights, retriever, ranker
-        self.forecast = forecast
+        self.forecast, self.stored_as = forecast, stored_as
         self.labeller = Labeller.from_config(config.label)  # here: a missing one fails before the first request
         self.catalogue = Catalogue(retriever.item_to_id, items)
         titles = dict(zip(items["item"], items["title"], strict=True))
@@ -90,9 +94,11 @@ class Recommender:
         items = read_table(folder / "items.parquet", "items")
         # At weight 0 the LLM was of no use on validation, so it is not loaded
         ranker = load_ranker(config.rerank, config.data.category, folder / ADAPTER, items) if chosen.llm else None
-        histories, glad = pd.read_parquet(folder / "histories.parquet"), folder / SATISFACTION
-        felt = (Satisfaction.load(glad), pd.read_parquet(glad / REASONS)) if chosen.satisfaction else ()
-        return cls(config, chosen, load(folder / "retriever"), ranker, items, histories, *felt)
+        histories, glad = pd.read_parquet(folder / HISTORIES), folder / SATISFACTION
+        forecast = Satisfaction.load(glad) if chosen.satisfaction else None
+        felt = pd.read_parquet(glad / REASONS) if chosen.satisfaction else None
+        parts = (config, chosen, load(folder / "retriever"), ranker, items, histories, forecast, felt)
+        return cls(*parts, read_salt(values))
 
     @cached_property
     def popular_place(self) -> np.ndarray:
@@ -100,6 +106,13 @@ class Recommender:
         places = np.zeros(len(self.titles), dtype=np.int32)
         places[order(self.retriever.popularity)] = np.arange(1, len(places) + 1)
         return places
+
+    @property
+    def users(self) -> list[str]:
+        """Ids of the users whose histories are stored. Raises BadRequest where the model does not keep them."""
+        if self.config.registry.users != "plain":
+            raise BadRequest(f"the model keeps no ids (registry.users={self.config.registry.users}): name the users")
+        return list(self.histories)
 
     def watch(self, path: Path) -> None:
         """From now on, recommends only items that the file lists, unless a request says otherwise (`Available`)."""
@@ -134,10 +147,11 @@ class Recommender:
         resolved.stars = stars(known, resolved.feelings[:, 1], [f[2] for f in felt], calibration)
         if unknown := [e.item for e in request.history or () if e.item not in self.retriever.item_to_id]:
             resolved.warnings.append(ignored(unknown))
-        if request.user in self.histories:
-            resolved.after(self.histories[request.user])
+        if (stored := self.histories.get(self.stored_as(request.user or ""))) and request.user is not None:
+            resolved.after(stored)
         elif request.history is None:
             who = "no user" if request.user is None else f"user {short(request.user)} is not known"
+            who = "the model keeps no histories of users" if self.config.registry.users == "none" else who
             resolved.warnings.append(f"{who} and no history was given: popular items instead")
         elif not known:
             resolved.warnings.append("no known item in the history: popular items instead")

@@ -70,15 +70,17 @@ class Limits(BaseModel):
     @classmethod
     def from_environment(cls) -> Limits:
         """The defaults, changed by SEALR_LIMITS, e.g. ``"records=256 texts=1000"``. Raises ValueError on a mistake."""
-        given = os.environ.get("SEALR_LIMITS", "")
+        given, names = os.environ.get("SEALR_LIMITS", ""), list(cls.model_fields)
         try:
             return cls.model_validate(dict(word.split("=") for word in given.split()))
         except ValueError as error:
-            wrong = f"{given!r}: not read"
+            wrong = f"{given!r} is not read: write name=number, e.g. records=256, with names of {', '.join(names)}"
             if isinstance(error, ValidationError):
-                wrong = "{loc[0]}: {msg}".format(**error.errors()[0])
-            example = f"write name=number, e.g. records=256, with names of {', '.join(cls.model_fields)}"
-            raise ValueError(f"SEALR_LIMITS: {wrong}; {example}") from None
+                name = str(error.errors()[0]["loc"][0])
+                wrong = f"there is no limit {name}{nearest(name, names) or '; there are ' + ', '.join(names)}"
+                if name in names:
+                    wrong = f"{name} must be a whole number of at least {cls.model_fields[name].metadata[0].ge}"
+            raise ValueError(f"SEALR_LIMITS: {wrong}") from None
 
     def check(self, place: str = "", **counts: int) -> None:
         """Raises BadRequest with the limit's sentence where a count exceeds the limit of its name."""

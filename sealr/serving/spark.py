@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from mlflow.exceptions import MlflowException
 
 from sealr import tracking
+from sealr.data.tables import read_json
 from sealr.redact import redact
 from sealr.serving.batch import FIELDS, ScoreError, check_columns, resolved
+from sealr.serving.packing import HISTORIES, find
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -93,9 +95,12 @@ def score(spark: SparkSession, model: str, users: str | None, out: str, params: 
 
 def _known(spark: SparkSession, folder: Path) -> DataFrame:
     """All users whose history a model has stored."""
-    path = next((folder / "artifacts").glob("*/histories.parquet"), None)
-    if path is None:
+    packed = find(folder)
+    if packed is None:
         raise ScoreError(f"{folder} is not a SEALR model: it holds no histories; name the users with --users")
+    path = packed / HISTORIES
+    if read_json(packed / "model.json")["config"]["registry"].get("users", "plain") != "plain":
+        raise ScoreError("the model keeps no ids of users: name them with --users")
     return _spread(spark, spark.createDataFrame(pq.read_table(path, columns=["user"])))
 
 

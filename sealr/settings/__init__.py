@@ -57,6 +57,9 @@ class DriftSettings:
 class RegistryConfig:
     name: str = "sealr"  # name of the registered model
     include_base: bool = False  # store the base LLM inside the model instead of its name
+    # Histories inside the model: plain, under the users' ids; salted, under hashes of them (docs/privacy.md); none:
+    # requests bring their histories
+    users: Literal["plain", "salted", "none"] = "plain"
     drift: DriftSettings = DriftSettings()
 
 
@@ -76,7 +79,8 @@ class Config:
         retrieve, rerank = self.retrieve, self.rerank
         if rerank.n_reranked > retrieve.n_retrieved:
             raise ValueError(
-                f"rerank.n_reranked ({rerank.n_reranked}) is more than retrieve.n_retrieved ({retrieve.n_retrieved})"
+                f"rerank.n_reranked ({rerank.n_reranked}) is more than retrieve.n_retrieved ({retrieve.n_retrieved}): "
+                "lower the first or raise the second"
             )
         if rerank.user_split == "transductive" and retrieve.tuning_users == "whole":
             raise ValueError(

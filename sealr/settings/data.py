@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sealr.settings.base import frozen
 
@@ -53,11 +54,21 @@ class DataConfig:
     delimiter: str = Field("auto", pattern="^(auto|tab|.)$")  # of CSV files: auto, tab, or a character
     header: bool = True  # of CSV files; false: the columns are called "1", "2" and so on
     need_text: bool = False  # reject reviews without a text
+    # What rejected.parquet keeps of a rejected row: the raw record with its texts, or only source, line and reason
+    keep_rejected: Literal["raw", "reason"] = "raw"
     # Drop reviews before this UTC date (YYYY-MM-DD); empty: only dates before 1990, which are rarely true
     start_date: str = ""
     k_core: int = Field(5, ge=1)  # iterative k-core over users and items; 1 keeps everything
     demo_users: int = Field(320, ge=20)  # users that source: demo generates
     demo_seed: int = 7  # seed of the demo generator
+
+    @field_validator("start_date")
+    @classmethod
+    def _day(cls, text: str) -> str:
+        try:
+            return text and f"{datetime.strptime(text, '%Y-%m-%d'):%Y-%m-%d}"
+        except ValueError:
+            raise ValueError(f"data.start_date {text!r} is not a date of the form YYYY-MM-DD") from None
 
 
 @frozen

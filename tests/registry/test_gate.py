@@ -316,3 +316,13 @@ def test_the_card_says_what_there_is_and_fits_into_a_description(parts, tmp_path
         len(short) <= card.DESCRIPTION_LENGTH and short.endswith("artifact notes/card.md.\n") and "## Licences" in short
     )
     assert card.description("short") == "short"
+
+
+def test_salted_evidence_is_paired_with_plain_ids(parts, champion, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEALR_HOME", str(tmp_path / "state"))
+    ours = Evidence("same", 0.25, ["ann", "bob", "cid"], [1, 2, 3], [0, 0, 0], {"ann": 3})
+    kept = gate.with_salt(replace(ours, users=["bob", "cid", "dan"], ranks=[7, 8, 9]))
+    assert not {"bob", "cid", "dan", "ann"} & {*kept.users, *kept.learned} and kept.users == sorted(kept.users)
+    write_evidence(champion, kept)
+    users, ranks, _ = gate._champion_ranks(ours, champion.as_uri(), None, None, None)
+    assert (users, ranks) == (["bob", "cid"], [7, 8])

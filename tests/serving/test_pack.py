@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 
 from sealr import weights
+from sealr.data.privacy import SaltError
 from sealr.data.tables import read_json, write_json
 from sealr.rerank.llm import AdapterError
 from sealr.serving.recommender import Recommender
+from sealr.serving.request import BadRequest
 from sealr.settings import RegistryConfig
+from tests.serving.toy_model import USERS
 
 LOAD = """
 import json, sys
@@ -67,3 +70,40 @@ def test_another_labeller_than_the_models_is_warned_of(parts, tmp_path, caplog):
     write_json(read_json(folder / "model.json") | {"labeller": "another 0123"}, folder / "model.json")
     Recommender.load(folder)
     assert "the model's data by another 0123" in caplog.text
+
+
+def hidden(parts, users):
+    return replace(parts, config=replace(parts.config, registry=replace(parts.config.registry, users=users)))
+
+
+def ask(folder, user, params):
+    return Recommender.load(folder).predict(pd.DataFrame([{"user": user}]), params).to_dict("records")[0]
+
+
+def test_salted_ids_name_nobody_and_are_found_all_the_same(parts, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEALR_HOME", str(tmp_path / "state"))
+    plain = ask(parts.pack(tmp_path / "plain", weight=0.0), "u3", {"top_k": 4})
+    folder = hidden(parts, "salted").pack(tmp_path / "model", weight=0.0)
+    stored = pd.read_parquet(folder / "histories.parquet")["user"].tolist()
+    assert len(stored) == 24 and not set(stored) & set(USERS) and stored == sorted(stored)
+    assert not any(user.encode() in path.read_bytes() for path in folder.glob("*.json") for user in ("u12", "u23"))
+    assert ask(folder, "u3", {"top_k": 4}) == plain
+    with pytest.raises(BadRequest, match="registry.users=salted.: name the users"):
+        assert Recommender.load(folder).users
+    monkeypatch.setenv("SEALR_SALT", "another")
+    with pytest.raises(SaltError, match="another salt: set SEALR_SALT"):
+        Recommender.load(folder)
+    monkeypatch.delenv("SEALR_SALT")
+    monkeypatch.setenv("SEALR_HOME", str(tmp_path / "elsewhere"))
+    with pytest.raises(SaltError, match="set SEALR_SALT to the salt of the machine that made it"):
+        Recommender.load(folder)
+    monkeypatch.setenv("SEALR_SALT", (tmp_path / "state" / "salt").read_text())
+    assert ask(folder, "u3", {"top_k": 4}) == plain
+
+
+def test_a_model_without_histories_says_so(parts, tmp_path):
+    folder = hidden(parts, "none").pack(tmp_path / "model", weight=0.0)
+    assert pd.read_parquet(folder / "histories.parquet").empty
+    assert ask(folder, "u3", {"top_k": 4})["warnings"] == [
+        "the model keeps no histories of users and no history was given: popular items instead"
+    ]

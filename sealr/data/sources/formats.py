@@ -31,6 +31,8 @@ SUFFIXES: dict[str, Format] = {
 REFUSED = {
     b"\xd0\xcf\x11\xe0": "an old Excel file: save it as .xlsx or .csv",
     b"SQLite format 3": "a SQLite database: set data.reviews.path to sqlite:///FILE and data.reviews.query to a query",
+    b"\x89PNG": "a picture: name the file with the reviews in data.reviews.path",
+    b"%PDF": "a PDF: name the file with the reviews in data.reviews.path",
     b"BZh": "compressed with bzip2: unpack it",
     b"\xfd7zXZ": "compressed with xz: unpack it",
 }
