@@ -7,30 +7,32 @@ lines are rejected under its name.
 
 from __future__ import annotations
 
-import itertools
 import logging
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from sealr.data.cleaning import YEAR_1990, clean, words
+from sealr.data.cleaning import YEAR_1990, words
 from sealr.data.download import MissingFile, data_dir, fetch
-from sealr.data.manifest import StageResult
+from sealr.data.engine import Engine, open_engine
+from sealr.data.manifest import CHECKPOINT, StageResult
+from sealr.data.ordered import write_reviews
+from sealr.data.reading import Reading, read_parts
 from sealr.data.privacy import Private
-from sealr.data.rejects import Rejects, rejected_table
+from sealr.data.rejects import SCHEMA, Rejects, blocks_of, join_late, rejected_table
+from sealr.data.relations import Reviews
 from sealr.data.sources import reader
-from sealr.data.sources.lines import Row
 from sealr.data.tables import write_table
 from sealr.settings import DataConfig
 
 log = logging.getLogger(__name__)
-CHUNK = 50_000  # rows held as Python objects before they become a DataFrame
 CLOCK_SKEW = 86_400  # seconds by which a review may be in the future
 MANY = 0.2  # warn if one reason rejects more than this share of the rows
 WANTED = ("exact duplicate", "k-core", "before start_date")  # reasons that need no warning
@@ -72,44 +74,71 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
     files = input_files(config) if files is None else files
     source = Private(reader(config.source), config)
     path = files.get("reviews", Path("demo"))
-    with rejected_table(folder / "rejected.parquet") as rejects:
-        frame, read = _read_clean(source.read_reviews(config, path), path.name, config, rejects)
+    with (
+        _scratch(folder) as scratch,
+        rejected_table(folder / "rejected.parquet") as rejects,
+        _engine(config, scratch) as engine,
+    ):
+        since, until = _start(config.start_date), int(time.time()) + CLOCK_SKEW
+        read = read_parts(Reading(config, source, path, since, until, scratch), engine.run).rows
         if not read:
             raise IngestError(f"{path} holds no reviews")
-        late = duplicates_and_core(frame, config.k_core)
-        # Read again, because the raw records of all rows do not fit into memory
-        for number, row in enumerate(source.read_reviews(config, path)) if late else ():
-            if number in late:
-                rejects.add(row.file or path.name, row.line, late[number], row.raw)
+        good, bad = (sorted(scratch.glob(f"{kind}-*.parquet")) for kind in ("good", "bad"))
+        for block in blocks_of(bad, SCHEMA.names):
+            rejects.add_block(block)
+        engine.view("good", good)
+        remaining = Reviews(engine, config.k_core)
+        if remaining.count < read - rejects.counts.total():
+            for block in join_late(remaining.late(), blocks_of(good, ["n", "source", "line", "record"])):
+                rejects.add_block(block)
         counts = rejects.counts.copy()  # without those of items
-        frame = frame[~frame["row"].isin(late.keys())]
-        reviews = frame.sort_values(["user", "timestamp"], kind="stable", ignore_index=True)
-        reviews["position"] = reviews.groupby("user", sort=False).cumcount().astype("int32")
-        if len(reviews):
-            items, read_items = _items(source, config, files, reviews["item"], rejects)
-    if reviews.empty:  # raised here, so that rejected.parquet exists and shows the reasons
+        if remaining.count:
+            items, read_items = _items(source, config, files, remaining.items(), rejects)
+            totals = write_reviews(remaining.ordered(), folder / "reviews.parquet")
+    if not remaining.count:  # raised here, so that rejected.parquet exists and shows the reasons
         advice = f"; lower data.k_core (now {config.k_core})" if counts["k-core"] else ""
         advice = (
             LOOK if max(counts, key=lambda r: counts[r]) in ("missing user", "missing item", "not JSON") else advice
         )
         raise IngestError(f"{path}: no review is left: read {read:,}, rejected: {_counted(counts)}{advice}")
-    write_table(reviews, folder / "reviews.parquet", "reviews")
     write_table(items, folder / "items.parquet", "items")
     if counts:
         log.info("rejected %s of %s reviews: %s", f"{counts.total():,}", f"{read:,}", _counted(counts))
         _warn_of_many(counts, read)
-    users, n = reviews["user"].nunique(), len(reviews)
+    users, n = totals.users, totals.reviews
     rows = {"read": read, "reviews": n, "rejected": counts.total(), "users": users, "items": len(items)}
     bad_items = rejects.counts.total() - counts.total()
     return StageResult(
         rows | {"read_items": read_items, "rejected_items_lines": bad_items},
         {
-            "ties": float(reviews.duplicated(["user", "timestamp"]).mean()),
+            "ties": totals.ties / n,
             "mean_length": n / users,
             "density": n / (users * len(items)),
-            "mean_text": float(reviews["text"].str.len().mean()),
+            "mean_text": totals.characters / n,
         },
     )
+
+
+def _engine(config: DataConfig, scratch: Path) -> AbstractContextManager[Engine]:
+    if config.engine == "spark":
+        from sealr.data.spark import open_spark
+
+        return open_spark(scratch)
+    return open_engine(scratch)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for intermediate files, empty at the start, also after a kill, and removed at the end."""
+    scratch = folder / CHECKPOINT / "ingest"
+    shutil.rmtree(scratch, ignore_errors=True)
+    for unfinished in folder.glob(".*.tmp"):
+        unfinished.unlink()
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
 
 
 def _start(date: str) -> int:
@@ -121,48 +150,11 @@ def _start(date: str) -> int:
         raise ValueError(f"data.start_date {date!r} is not a date of the form YYYY-MM-DD") from None
 
 
-def _read_clean(rows: Iterator[Row], source: str, config: DataConfig, rejects: Rejects) -> tuple[pd.DataFrame, int]:
-    """Clean rows in file order with their numbers from 0, and the number of rows read. Bad rows go to ``rejects``."""
-    since, until = _start(config.start_date), int(time.time()) + CLOCK_SKEW
-    columns = {"row": "int64", "user": "str", "item": "str", "timestamp": "int64", "rating": "float32", "text": "str"}
-    chunks = [pd.DataFrame(columns=list(columns)).astype(columns)]
-    read = 0
-    while part := list(itertools.islice(rows, CHUNK)):
-        good = []
-        for number, row in enumerate(part, read):
-            values, reason = None, row.reason
-            if row.values is not None:
-                values, reason = clean(row.values, since, until, config.need_text)
-            if values is not None:
-                good.append((number, *values))
-            else:
-                rejects.add(row.file or source, row.line, reason, row.raw)
-        read += len(part)
-        chunks.append(pd.DataFrame(good, columns=list(columns)).astype(columns))
-    return pd.concat(chunks, ignore_index=True), read
-
-
-def duplicates_and_core(frame: pd.DataFrame, k: int) -> dict[int, str]:
-    """Row number -> reason for exact duplicates, except the first, and for rows outside of the iterative k-core."""
-    duplicate = frame.duplicated(["user", "item", "timestamp", "text"]).to_numpy()
-    users, items = (pd.factorize(frame[name])[0] for name in ("user", "item"))
-    keep = ~duplicate
-    while k > 1:
-        of_user, of_item = (np.bincount(codes[keep], minlength=len(codes))[codes] for codes in (users, items))
-        enough = keep & (of_user >= k) & (of_item >= k)
-        if enough.sum() == keep.sum():
-            break
-        keep = enough
-    rows = frame["row"].to_numpy()
-    late = dict.fromkeys(rows[duplicate].tolist(), "exact duplicate")
-    return late | dict.fromkeys(rows[~keep & ~duplicate].tolist(), "k-core")
-
-
 def _items(
-    source: Any, config: DataConfig, files: dict[str, Path], used: pd.Series, rejects: Rejects
+    source: Any, config: DataConfig, files: dict[str, Path], used: list[str], rejects: Rejects
 ) -> tuple[pd.DataFrame, int]:
     """One row per reviewed item, sorted, and the number of metadata rows read. The first row of an item counts."""
-    known: dict[str, dict[str, Any]] = dict.fromkeys(sorted(used.unique()), {})
+    known: dict[str, dict[str, Any]] = dict.fromkeys(used, {})
     read = 0
     path = files.get("items", Path("demo"))
     for row in source.read_items(config, path) if "items" in files or config.source == "demo" else ():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from sealr.data.manifest import state_dir, text_digest
-from sealr.data.sources.lines import Row
+from sealr.data.sources.lines import Row, Span
 from sealr.data.tables import read_json, write_json
 from sealr.settings import DataConfig
 
@@ -86,7 +87,8 @@ def forgotten(data: str) -> dict[str, str]:
 def ingest_settings(config: DataConfig) -> dict[str, Any]:
     """What the ingested tables depend on: the settings, and who was forgotten."""
     gone = sorted(forgotten(config.name))
-    return dataclasses.asdict(config) | ({"forgotten": text_digest(gone)[:16]} if gone else {})
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "engine"}  # the tables do not depend on it
+    return settings | ({"forgotten": text_digest(gone)[:16]} if gone else {})
 
 
 def remember(data: str, user: str) -> Path:
@@ -109,7 +111,14 @@ class Private:
         self.users = forgotten(config.name)
         self.hashes = salted() if self.users else None
 
-    def read_reviews(self, config: DataConfig, path: Path) -> Iterator[Row]:
+    def __getstate__(self) -> dict[str, Any]:
+        """For processes that read parts: the list and the salt go along, the module by its name."""
+        return self.__dict__ | {"source": self.source.__name__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"source": importlib.import_module(state["source"])})
+
+    def read_reviews(self, config: DataConfig, path: Path | Span) -> Iterator[Row]:
         rows: Iterator[Row] = self.source.read_reviews(config, path)
         return map(self._row, rows) if self.users or self.bare else rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -12,17 +13,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sealr.data.cleaning import YEAR_1990, clean
-from sealr.data.ingest import CLOCK_SKEW, duplicates_and_core
+from sealr.data.engine import open_engine
+from sealr.data.ingest import CLOCK_SKEW
 from sealr.data.inspect import ROWS, Findings
+from sealr.data.reading import GOOD
+from sealr.data.relations import Reviews
 from sealr.data.sources import reader
 from sealr.settings import DataConfig
 
 EXAMPLES = 3
 CUT = 30  # characters of a text that are shown
-USED = ("user", "item", "timestamp", "rating", "text")
 CORES = (5, 3, 2, 1)  # tried in this order until reviews are left
 TEXTS = """
 # Items are known by their reviews. The job goes on without them if they do not help on validation (docs/reading.md)
@@ -58,10 +62,20 @@ def preview(config: DataConfig, path: Path) -> Preview:
             rejected[reason] += 1
         else:
             good.append((number, *values))
-    frame = pd.DataFrame(good, columns=["row", *USED])
-    sizes = {k: len(good) - len(duplicates_and_core(frame, k)) for k in CORES} if whole else {}
-    core = next((k for k in CORES if sizes.get(k, 1)), 1)
+    core = _core(good) if whole else CORES[0]
     return Preview(len(rows[:ROWS]), rejected, [_example(row[1:]) for row in good[:EXAMPLES]], core, whole)
+
+
+def _core(good: list[tuple[Any, ...]]) -> int:
+    """The largest of CORES that leaves reviews. good: numbered clean values."""
+    if not good:
+        return CORES[-1]
+    with tempfile.TemporaryDirectory() as name, open_engine(Path(name)) as engine:
+        file = Path(name) / "good.parquet"
+        columns = map(list, zip(*good, strict=True))
+        pq.write_table(pa.table(dict(zip(GOOD.names, columns, strict=False))), file)
+        engine.view("good", [file])
+        return next((k for k in CORES if Reviews(engine, k).count), CORES[-1])
 
 
 def _example(values: tuple[Any, ...]) -> str:

@@ -1,12 +1,13 @@
-"""The rejected table, written row by row, so that millions of bad rows need no memory."""
+"""The rejected table, written in blocks, so that millions of bad rows need no memory."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,27 +19,37 @@ TEXT = pa.large_string()
 SCHEMA = pa.schema({"source": TEXT, "line": pa.int64(), "reason": TEXT, "record": TEXT})
 
 
+def shown(record: str) -> str:
+    """A raw record as it is kept: cut to RAW_LIMIT characters, without lone surrogates, which Parquet does not take."""
+    record = record[:RAW_LIMIT]
+    return record if record.isascii() else record.encode("utf-8", "backslashreplace").decode()
+
+
 class Rejects:
     """Rejected rows; `rejected_table` makes one."""
 
     def __init__(self, writer: pq.ParquetWriter):
         self.writer = writer
-        self.rows: list[dict[str, str | int]] = []  # not yet written
+        self.blocks: list[pa.Table] = []  # not yet written
         self.counts: Counter[str] = Counter()  # by reason
 
     def add(self, source: str, line: int, reason: str, record: str) -> None:
-        """Adds a rejected row; the record is cut to RAW_LIMIT characters."""
-        record = record[:RAW_LIMIT].encode("utf-8", "backslashreplace").decode()  # Parquet takes no lone surrogates
-        self.rows.append({"source": source, "line": line, "reason": reason, "record": record})
-        self.counts[reason] += 1
-        if len(self.rows) >= BATCH:
+        """Adds a rejected row."""
+        row = {"source": source, "line": line, "reason": reason, "record": shown(record)}
+        self.add_block(pa.Table.from_pylist([row], schema=SCHEMA))
+
+    def add_block(self, block: pa.Table) -> None:
+        """Adds rows with the columns of SCHEMA, whose records are `shown`."""
+        self.blocks.append(block.select(SCHEMA.names))
+        found = block["reason"].value_counts()
+        self.counts.update(dict(zip(*(found.field(i).to_pylist() for i in (0, 1)), strict=True)))
+        if sum(map(len, self.blocks)) >= BATCH:
             self.flush()
 
     def flush(self) -> None:
-        if not self.rows:
-            return
-        self.writer.write_table(pa.Table.from_pylist(self.rows, schema=SCHEMA))
-        self.rows.clear()
+        if self.blocks:
+            self.writer.write_table(pa.concat_tables(self.blocks))
+        self.blocks.clear()
 
 
 @contextmanager
@@ -48,3 +59,26 @@ def rejected_table(path: Path) -> Iterator[Rejects]:
         rejects = Rejects(writer)
         yield rejects
         rejects.flush()
+
+
+def blocks_of(files: Iterable[Path], columns: list[str]) -> Iterator[pa.Table]:
+    """The rows of Parquet files, block by block."""
+    for file in files:
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(BATCH, columns=columns):
+                yield pa.Table.from_batches([batch])
+
+
+def join_late(late: Iterator[pa.RecordBatch], blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Rows of ``blocks`` whose numbers ``n`` are in ``late``, with its reasons; both are in the order of ``n``."""
+    numbers, reasons = np.empty(0, np.int64), pa.array([], TEXT)
+    for block in blocks:
+        n = block["n"].to_numpy()
+        while (not len(numbers) or numbers[-1] < n[-1]) and (more := next(late, None)) is not None:
+            numbers = np.concatenate([numbers, more["n"].to_numpy()])
+            reasons = pa.concat_arrays([reasons, more["reason"].cast(TEXT)])
+        count = int(np.searchsorted(numbers, n[-1], side="right"))
+        if count:
+            found = block.take(np.searchsorted(n, numbers[:count]))
+            yield found.append_column("reason", reasons[:count])
+        numbers, reasons = numbers[count:], reasons[count:]

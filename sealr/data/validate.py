@@ -19,8 +19,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from sealr import resources
+from sealr.data import large_tables
+from sealr.data.large_tables import Sample
+from sealr.data.tables import read_table
 
 log = logging.getLogger(__name__)
 SAMPLES = 5  # rows shown per failed expectation
@@ -69,10 +73,27 @@ class ValidationFailed(ValueError):
         super().__init__("\n".join([head, *(f"  {failure}" for failure in report.failures), *docs]))
 
 
-def validate(frame: pd.DataFrame, suite_name: str, docs_dir: Path | None = None) -> ValidationReport:
+def validate_file(path: Path, suite_name: str, docs_dir: Path | None = None) -> ValidationReport:
+    """As `validate`, for a Parquet file of any size: of a large table all rows are counted, and a sample is judged.
+
+    Shares (``mostly``) and deviations are those of the sample; all other expectations are checked on every row.
+    """
+    if pq.ParquetFile(path).metadata.num_rows <= large_tables.ROWS:
+        return validate(read_table(path, suite_name), suite_name, docs_dir)
+    with _one_at_a_time, _quiet():
+        _context()
+        found = [expectation.configuration for expectation in _load_suite(suite_name).expectations]
+    drawn = large_tables.sample(path, suite_name, [(c.type, c.kwargs) for c in found], SAMPLES)
+    return validate(drawn.frame, suite_name, docs_dir, drawn)
+
+
+def validate(
+    frame: pd.DataFrame, suite_name: str, docs_dir: Path | None = None, drawn: Sample | None = None
+) -> ValidationReport:
     """Checks a table against ``expectations/<suite_name>.json``.
 
-    docs_dir: the HTML report goes to ``<docs_dir>/<suite_name>/``, also after a failure.
+    docs_dir: the HTML report goes to ``<docs_dir>/<suite_name>/``, also after a failure. drawn: the sample of a larger
+    table that the frame is.
     Raises ValidationFailed if an expectation is not met, ValueError if the suite is missing or invalid.
     """
     started = time.monotonic()
@@ -93,13 +114,14 @@ def validate(frame: pd.DataFrame, suite_name: str, docs_dir: Path | None = None)
             result_format={"result_format": "SUMMARY", "partial_unexpected_count": SAMPLES},
         )
         docs = _write_docs(context, docs_dir / suite_name) if docs_dir else None
-    failures = tuple(failure for r in result.results if not r.success and (failure := _failure(r, checked)))
-    run = len(suite.expectations)
-    report = ValidationReport(suite_name, len(frame), run, total - run, failures, docs)
+    failures = tuple(failure for r in result.results if not r.success and (failure := _failure(r, checked, drawn)))
+    run, rows = len(suite.expectations), drawn.rows if drawn else len(frame)
+    report = ValidationReport(suite_name, rows, run, total - run, failures, docs)
     if failures:
         raise ValidationFailed(report)
     seconds = time.monotonic() - started
-    log.info("%s: %d rows meet %d expectations, checked in %.1f s", suite_name, len(frame), run, seconds)
+    sampled = f" ({len(frame):,} of them as a sample)" if drawn else ""
+    log.info("%s: %d rows%s meet %d expectations, checked in %.1f s", suite_name, rows, sampled, run, seconds)
     return report
 
 
@@ -162,12 +184,14 @@ def _write_docs(context: Any, folder: Path) -> Path:
     return folder / "index.html"
 
 
-def _failure(result: Any, frame: pd.DataFrame) -> Failure | None:
+def _failure(result: Any, frame: pd.DataFrame, drawn: Sample | None) -> Failure | None:
     """None if only a missing column made this fail, which expect_column_to_exist reports."""
     config, values = result.expectation_config, result.result
     limits = {k: v for k, v in config.kwargs.items() if k != "batch_id" and v is not None}
     columns = [limits.pop("column")] if "column" in limits else list(limits.pop("column_list", ()))
     unexpected, total = values.get("unexpected_count"), values.get("element_count", len(frame))
+    if drawn and (counted := drawn.unexpected.get(large_tables.key(config.type, config.kwargs))) is not None:
+        unexpected, total = counted, drawn.rows
     if config.type == "expect_column_to_exist":
         found = f"the table has no such column, only: {', '.join(map(str, frame.columns))}"
     elif any(c not in frame for c in columns):
@@ -183,6 +207,8 @@ def _failure(result: Any, frame: pd.DataFrame) -> Failure | None:
     note = config.notes if isinstance(config.notes, str) else " ".join(config.notes or ())
     shown = [c for c in dict.fromkeys([*KEYS, *columns]) if c in frame]
     rows = frame.loc[values.get("partial_unexpected_index_list", [])[:SAMPLES], shown]
+    if drawn:
+        rows.index = pd.Index(drawn.numbers[rows.index])
     samples = tuple(rows.rename_axis("row").reset_index().to_dict("records"))
     return Failure(config.type, ", ".join(arguments), unexpected, total, found, note, samples)
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from sealr import resources, tracking
 from sealr.data.manifest import REFIT, Manifest, StageResult, run_stage
-from sealr.data.tables import read_table
-from sealr.data.validate import validate
+from sealr.data.validate import validate_file
 from sealr.settings import Config
 
 
@@ -52,10 +51,10 @@ class Job:
 
         def work(folder: Path) -> StageResult:
             folders.append(folder)
-            report = validate(read_table(inputs["table"], table), table, folder)
+            report = validate_file(inputs["table"], table, folder)
             return StageResult({"rows": report.rows}, {"expectations": report.checked})
 
-        code = ("data/validate.py", "pipeline/job.py")
+        code = ("data/large_tables.py", "data/validate.py", "pipeline/job.py")
         try:
             run_stage(f"gate-{table}", self.name, {}, inputs, code, work)
         finally:

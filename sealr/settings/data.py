@@ -59,6 +59,8 @@ class DataConfig:
     # Drop reviews before this UTC date (YYYY-MM-DD); empty: only dates before 1990, which are rarely true
     start_date: str = ""
     k_core: int = Field(5, ge=1)  # iterative k-core over users and items; 1 keeps everything
+    # spark: the cluster that SPARK_MASTER or Spark's own settings name, else this machine; the tables are the same
+    engine: Literal["local", "spark"] = "local"
     demo_users: int = Field(320, ge=20)  # users that source: demo generates
     demo_seed: int = 7  # seed of the demo generator
 

@@ -205,3 +205,49 @@ def test_unknown_and_invalid_suites(tmp_path, monkeypatch):
     (tmp_path / "items.json").write_text(json.dumps(suite))
     with pytest.raises(ValueError, match="items.json"):
         validate(items(), "items")
+
+
+def large(tmp_path, monkeypatch, rows=5000):
+    """A table of which only 100 rows are held."""
+    monkeypatch.setattr(module.large_tables, "ROWS", 100)
+    frame = pd.DataFrame({"user": [f"u{i // 5}" for i in range(rows)], "item": "x", "timestamp": 1_400_000_000})
+    return frame.assign(rating=4, text="t", position=[i % 5 for i in range(rows)]).astype(SCHEMAS["reviews"])
+
+
+def test_of_a_large_table_every_row_is_counted_and_a_sample_is_judged(tmp_path, monkeypatch):
+    frame = large(tmp_path, monkeypatch)
+    held = []
+    monkeypatch.setattr(module, "validate", lambda frame, *more: held.append(len(frame)) or validate(frame, *more))
+    frame.to_parquet(tmp_path / "reviews.parquet")
+    report = module.validate_file(tmp_path / "reviews.parquet", "reviews", tmp_path / "docs")
+    assert report.success and report.rows == 5000 and held == [100]
+
+
+def test_the_only_bad_rows_of_a_large_table_are_found(tmp_path, monkeypatch):
+    frame = large(tmp_path, monkeypatch)
+    frame.loc[4321, "rating"] = 9
+    frame.loc[[17, 3000], "user"] = " "
+    frame.loc[2000, "text"] = None
+    frame.loc[2502, "position"] = 1  # as in row 2501
+    frame.to_parquet(tmp_path / "reviews.parquet")
+    with pytest.raises(ValidationFailed) as caught:
+        module.validate_file(tmp_path / "reviews.parquet", "reviews")
+    text, found = str(caught.value), caught.value.report
+    assert text.startswith("the reviews table (5,000 rows) fails 4 of 18 expectations:")
+    assert sorted(f.unexpected for f in found.failures) == [1, 1, 2, 2] and {f.total for f in found.failures} == {5000}
+    rows = {f.expectation.split("_")[-1]: [sample["row"] for sample in f.samples] for f in found.failures}
+    assert rows == {"between": [4321], "regex": [17, 3000], "null": [2000], "unique": [2501, 2502]}
+
+
+def test_counts_of_sets_and_of_repeated_keys(tmp_path, monkeypatch):
+    large(tmp_path, monkeypatch)
+    frame = pd.concat([candidates()] * 60, ignore_index=True)
+    frame["user"] = [f"u{i // 4}" for i in range(240)]
+    frame.loc[239, "split"] = "train"
+    frame.to_parquet(tmp_path / "candidates.parquet")
+    with pytest.raises(ValidationFailed, match="in_set.*1 of 240 values unexpected"):
+        module.validate_file(tmp_path / "candidates.parquet", "candidates")
+    frame = pd.DataFrame({"item": [f"i{n}" for n in range(299)] + ["i7"], "title": "it's", "brand": "b"})
+    frame.assign(categories=None).astype(SCHEMAS["items"]).to_parquet(tmp_path / "items.parquet")
+    with pytest.raises(ValidationFailed, match="be_unique.*2 of 300 values unexpected"):
+        module.validate_file(tmp_path / "items.parquet", "items")

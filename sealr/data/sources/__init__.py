@@ -4,6 +4,7 @@ A source module has
 
 * ``read_reviews(config, path) -> Iterator[Row]``: values with the keys user, item, timestamp, rating, text
 * ``read_items(config, path) -> Iterator[Row]``: values with the keys item, title, brand, categories
+* ``SPLITS``: true if ``read_reviews`` also takes a `Span` of a file, whose rows do not depend on other lines
 * ``HINT``: where to get the files, for the message about missing ones
 
 ``path`` is the file, or the folder of parts, that ``sealr.data.download.fetch`` found; the demo generates its rows.

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sealr.data.sources.lines import Row, parse_json, read_objects
+from sealr.data.sources.lines import Row, Span, parse_json, read_objects
 from sealr.settings import DataConfig
 
+SPLITS = True
 HINT = (
     "The files of 2014 are described at http://jmcauley.ucsd.edu/data/amazon/links.html, those of 2018 at "
     "https://nijianmo.github.io/amazon; for those of 2023 set data.source to amazon-2023."
@@ -25,7 +26,7 @@ HINT = (
 RELATED = re.compile(r"'related': \{(?:'\w+': \[(?:'\w+'(?:, )?)*\](?:, )?)*\}")
 
 
-def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
+def read_reviews(config: DataConfig, path: Path | Span) -> Iterator[Row]:
     return read_objects(path, _review)
 
 

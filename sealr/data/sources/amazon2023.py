@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from sealr.data.sources.amazon import category_path, clean
-from sealr.data.sources.lines import Row, read_objects
+from sealr.data.sources.lines import Row, Span, read_objects
 from sealr.settings import DataConfig
 
+SPLITS = True
 HINT = "The 2023 files are at https://amazon-reviews-2023.github.io: raw reviews and metadata, as JSON lines."
 
 
-def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
+def read_reviews(config: DataConfig, path: Path | Span) -> Iterator[Row]:
     return read_objects(path, _review)
 
 

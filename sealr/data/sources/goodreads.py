@@ -12,16 +12,17 @@ from typing import Any
 
 from sealr.data.sources.amazon import clean
 from sealr.data.sources.dates import parse
-from sealr.data.sources.lines import Row, read_objects, seconds
+from sealr.data.sources.lines import Row, Span, read_objects, seconds
 from sealr.settings import DataConfig
 
+SPLITS = True
 HINT = "The files are at https://mengtingwan.github.io/data/goodreads.html: detailed reviews, and books."
 DATE = "%a %b %d %H:%M:%S %z %Y"
 SHELVES = 3  # kept of a book
 PRIVATE = ("read", "own", "favo", "default", "library", "kindle", "books", "buy", "shelf", "wish", "ebook", "audio")
 
 
-def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
+def read_reviews(config: DataConfig, path: Path | Span) -> Iterator[Row]:
     return read_objects(path, _review)
 
 

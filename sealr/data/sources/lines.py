@@ -25,6 +25,7 @@ GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 BOM = b"\xef\xbb\xbf"
 BOMS_16 = (b"\xff\xfe", b"\xfe\xff")
 NOT_UTF8 = "not UTF-8"
+BLOCK = 1 << 20  # bytes read at once where lines are only counted
 LONGEST = 64 << 20  # maximum bytes per line: a small gzip file can hold a line that exceeds the memory
 
 
@@ -64,12 +65,50 @@ def open_bytes(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
             raise DataFileError(f"{path}: the zstd file is truncated or damaged ({error}); download it again") from None
 
 
-def read_lines(path: Path, encoding: str = "") -> Iterator[tuple[int, bytes]]:
+class Span(NamedTuple):
+    """Whole lines of a file."""
+
+    path: Path
+    start: int  # bytes
+    end: int  # byte after the last one
+    line: int  # lines before the start
+    whole: bool  # whether the file has nothing else
+
+
+def spans(path: Path, size: int) -> Iterator[Span]:
+    """The lines of a file, or of a folder of parts, in spans of about ``size`` bytes.
+
+    Only plain files of one byte per character can be split.
+    """
+    for part in parts(path):
+        total = part.stat().st_size
+        with open(part, "rb") as file:
+            magic = file.read(4)
+            start = line = 0
+            if not (magic.startswith((GZIP_MAGIC, *BOMS_16)) or magic == ZSTD_MAGIC):
+                while total - start > size:
+                    file.seek(start)
+                    lines, read = 0, 0
+                    while read < size and (block := file.read(min(BLOCK, size - read))):
+                        lines, read = lines + block.count(b"\n"), read + len(block)
+                    read, lines = read + len(file.readline()), lines + 1
+                    yield Span(part, start, start + read, line, False)
+                    start, line = start + read, line + lines
+            if start < total or not total:
+                yield Span(part, start, total, line, not start)
+
+
+def read_lines(path: Path | Span, encoding: str = "") -> Iterator[tuple[int, bytes]]:
     """Lines with their numbers from 1, without a byte order mark; the content tells gzip and zstd.
 
     encoding: of a file with two or four bytes per character, whose lines become UTF-8; a byte order mark tells it too.
     Raises DataFileError for damaged compression or an endless line, FileNotFoundError without a file.
     """
+    if isinstance(path, Span):
+        if not path.whole:
+            yield from _lines_of(path)
+            return
+        path = path.path
     size, number = path.stat().st_size, 0
     with (
         progress_bar(label=f"read {path.name}", unit="MB", total=size, scale=1e-6) as bar,
@@ -80,12 +119,27 @@ def read_lines(path: Path, encoding: str = "") -> Iterator[tuple[int, bytes]]:
             wide = io.TextIOWrapper(stream, encoding or "utf-16", errors="replace", newline="\n")
             lines = (line.encode() for line in iter(lambda: wide.readline(LONGEST + 1), ""))
         for number, line in enumerate(lines, 1):
-            if len(line) > LONGEST:
-                raise DataFileError(f"{path}: line {number} is longer than {LONGEST:,} bytes; is this a text file?")
+            _check_length(path, number, line)
             if number % 1000 == 0:
                 bar.update(file.tell() - bar.n)
             yield number, line.removeprefix(BOM) if number == 1 else line
         bar.update(size - bar.n)
+
+
+def _lines_of(span: Span) -> Iterator[tuple[int, bytes]]:
+    with open(span.path, "rb") as file:
+        file.seek(at := span.start)
+        number = span.line
+        while at < span.end:
+            line = file.readline(LONGEST + 1)
+            at, number = at + len(line), number + 1
+            _check_length(span.path, number, line)
+            yield number, line.removeprefix(BOM) if number == 1 else line
+
+
+def _check_length(path: Path, number: int, line: bytes) -> None:
+    if len(line) > LONGEST:
+        raise DataFileError(f"{path}: line {number} is longer than {LONGEST:,} bytes; is this a text file?")
 
 
 def decode(line: bytes) -> tuple[str, bool]:
@@ -101,24 +155,28 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
 def parse_json(text: str) -> Any:
-    """json.loads that raises ValueError for NaN and Infinity, which are not JSON."""
-    return json.loads(text, parse_constant=_no_constant)
+    """json.loads that raises ValueError for NaN and Infinity, which are not JSON; not for bytes."""
+    return DECODER.decode(text)
 
 
 def read_objects(
-    path: Path, fields: Callable[[dict[str, Any]], dict[str, Any]], parse: Callable[[str], Any] = parse_json
+    path: Path | Span, fields: Callable[[dict[str, Any]], dict[str, Any]], parse: Callable[[str], Any] = parse_json
 ) -> Iterator[Row]:
-    """One Row per non-blank line of a file or of a folder of parts; ``fields`` maps the parsed object to our fields.
+    """One Row per non-blank line of a file, a span, or a folder of parts; ``fields`` maps parsed objects to our fields.
 
     parse: parses a line; raises ValueError for invalid text.
     """
-    for part in parts(path):
+    for part in [path] if isinstance(path, Span) else parts(path):
+        name = part.path.name if isinstance(part, Span) else part.name
         for number, line in read_lines(part):
             if line.strip():
                 text, valid = decode(line)
                 record, reason = parse_object(text, parse) if valid else (None, NOT_UTF8)
-                yield Row(number, fields(record) if record is not None else None, text, reason, part.name)
+                yield Row(number, fields(record) if record is not None else None, text, reason, name)
 
 
 def parse_object(text: str, parse: Callable[[str], Any] = parse_json) -> tuple[dict[str, Any] | None, str]:

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from sealr.data.sources.amazon import clean
-from sealr.data.sources.lines import Row, read_objects, seconds
+from sealr.data.sources.lines import Row, Span, read_objects, seconds
 from sealr.settings import DataConfig
 
+SPLITS = True
 HINT = (
     "Fill in the form at https://www.yelp.com/dataset and unpack the data set. yelp_academic_dataset_review.json holds "
     "the reviews, yelp_academic_dataset_business.json the items; both may be gzipped."
 )
 
 
-def read_reviews(config: DataConfig, path: Path) -> Iterator[Row]:
+def read_reviews(config: DataConfig, path: Path | Span) -> Iterator[Row]:
     return read_objects(path, _review)
 
 
