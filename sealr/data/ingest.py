@@ -80,7 +80,7 @@ def ingest(config: DataConfig, folder: Path, files: dict[str, Path] | None = Non
         _engine(config, scratch) as engine,
     ):
         since, until = _start(config.start_date), int(time.time()) + CLOCK_SKEW
-        read = read_parts(Reading(config, source, path, since, until, scratch), engine.run).rows
+        read = read_parts(Reading(config, source, path, since, until, scratch), engine.run)
         if not read:
             raise IngestError(f"{path} holds no reviews")
         good, bad = (sorted(scratch.glob(f"{kind}-*.parquet")) for kind in ("good", "bad"))

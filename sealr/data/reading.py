@@ -6,10 +6,9 @@ none and the reasons. ``n`` numbers rows in the order of the data set; numbers o
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,20 +48,12 @@ class Reading:
     folder: Path  # for the parts
 
 
-@dataclass
-class Read:
-    """Rows read, and rejected ones by reason, in the order of the data set."""
-
-    rows: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-
-
 Task = tuple[int, tuple[Span, ...]]
 Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[tuple[int, Any]]]
 
 
-def read_parts(reading: Reading, run: Run) -> Read:
-    """Writes the parts of a data set and returns the totals.
+def read_parts(reading: Reading, run: Run) -> int:
+    """Writes the parts of a data set and returns the number of rows read.
 
     run: applies a function to tasks, and gives their places and results in any order. Only sources of JSON lines
     (``SPLITS``) have more than one task. Raises DataFileError.
@@ -71,28 +62,23 @@ def read_parts(reading: Reading, run: Run) -> Read:
     if not getattr(source, "SPLITS", False):
         return write_part(reading, 0, source.read_reviews(reading.config, reading.path))
     tasks: list[Task] = list(enumerate(_grouped(spans(reading.path, SPAN))))
-    found: dict[int, Read] = {}
-    label = f"read {reading.path.name}"
+    label, total = f"read {reading.path.name}", 0
     with progress_bar(label=label, unit="parts", total=len(tasks), hidden=len(tasks) == 1) as bar:
-        for place, read in run(partial(read_task, reading), tasks):
-            found[place] = read
+        for _, rows in run(partial(read_task, reading), tasks):
+            total += rows
             bar.update()
-    total = Read()
-    for _, read in sorted(found.items()):
-        total.rows += read.rows
-        total.rejected.update(read.rejected)
     return total
 
 
-def read_task(reading: Reading, task: Task) -> Read:
+def read_task(reading: Reading, task: Task) -> int:
     """Writes the part of a task, which may run again after a failure."""
     number, given = task
     source = reader(reading.config.source)
     return write_part(reading, number, (row for span in given for row in source.read_reviews(reading.config, span)))
 
 
-def write_part(reading: Reading, number: int, rows: Iterator[Row]) -> Read:
-    read = Read()
+def write_part(reading: Reading, number: int, rows: Iterator[Row]) -> int:
+    read = 0
     names = [reading.folder / f"{kind}-{number:06}.parquet" for kind in ("good", "bad")]
     with ExitStack() as stack:
         good_file, bad_file = (
@@ -103,7 +89,7 @@ def write_part(reading: Reading, number: int, rows: Iterator[Row]) -> Read:
         )
         for block in _blocks(rows):
             good, bad = [], []
-            for n, row in enumerate(block, number * STRIDE + read.rows):
+            for n, row in enumerate(block, number * STRIDE + read):
                 values, reason = None, row.reason
                 if row.values is not None:
                     values, reason = clean(row.values, reading.since, reading.until, reading.config.need_text)
@@ -112,8 +98,7 @@ def write_part(reading: Reading, number: int, rows: Iterator[Row]) -> Read:
                     good.append((n, *values, source, row.line, record))
                 else:
                     bad.append((source, row.line, reason, record))
-                    read.rejected[reason] += 1
-            read.rows += len(block)
+            read += len(block)
             for writer, schema, found in ((good_file, GOOD, good), (bad_file, BAD, bad)):
                 if found:
                     writer.write_batch(_batch(found, schema))

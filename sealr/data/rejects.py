@@ -30,26 +30,38 @@ class Rejects:
 
     def __init__(self, writer: pq.ParquetWriter):
         self.writer = writer
+        self.rows: list[dict[str, str | int]] = []  # not yet in blocks
         self.blocks: list[pa.Table] = []  # not yet written
+        self.waiting = 0  # rows of the blocks
         self.counts: Counter[str] = Counter()  # by reason
 
     def add(self, source: str, line: int, reason: str, record: str) -> None:
         """Adds a rejected row."""
-        row = {"source": source, "line": line, "reason": reason, "record": shown(record)}
-        self.add_block(pa.Table.from_pylist([row], schema=SCHEMA))
+        self.rows.append({"source": source, "line": line, "reason": reason, "record": shown(record)})
+        if len(self.rows) >= BATCH:
+            self.flush()
 
     def add_block(self, block: pa.Table) -> None:
         """Adds rows with the columns of SCHEMA, whose records are `shown`."""
         self.blocks.append(block.select(SCHEMA.names))
+        self.waiting += len(block)
         found = block["reason"].value_counts()
         self.counts.update(dict(zip(*(found.field(i).to_pylist() for i in (0, 1)), strict=True)))
-        if sum(map(len, self.blocks)) >= BATCH:
-            self.flush()
+        if self.waiting >= BATCH:
+            self._write()
 
     def flush(self) -> None:
+        """Writes what waits, and counts it."""
+        if self.rows:
+            self.add_block(pa.Table.from_pylist(self.rows, schema=SCHEMA))
+            self.rows.clear()
+        self._write()
+
+    def _write(self) -> None:
         if self.blocks:
             self.writer.write_table(pa.concat_tables(self.blocks))
         self.blocks.clear()
+        self.waiting = 0
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -106,6 +107,17 @@ def test_small_blocks_give_the_same_tables_as_one(tmp_path, source, request):
     tasks = request.getfixturevalue("small_blocks")
     assert run(config, tmp_path / "blocks") == whole
     assert source == "columns" or tasks[0] > 5
+
+
+def test_late_rejects_find_their_records_whatever_the_blocks():
+    late = [[3], [4, 9], [10, 30, 31], [50]]
+    blocks = [[0, 3, 4, 5, 7], [9], [10, 20, 30], [31, 40, 50, 60], [70]]
+    batches = (pa.record_batch({"n": n, "reason": [f"r{x}" for x in n]}) for n in late)
+    tables = (pa.table({"n": n, "line": [x + 1 for x in n]}) for n in blocks)
+    found = pa.concat_tables(rejects.join_late(batches, tables))
+    numbers = [n for batch in late for n in batch]
+    assert found["n"].to_pylist() == numbers and found["line"].to_pylist() == [n + 1 for n in numbers]
+    assert found["reason"].to_pylist() == [f"r{n}" for n in numbers]
 
 
 def test_spans_are_whole_lines_with_their_numbers(tmp_path):
@@ -272,9 +284,9 @@ def session():
 @pytest.mark.slow
 @pytest.mark.parametrize("source", READERS)
 def test_spark_gives_equal_tables(tmp_path, session, monkeypatch, source):
-    monkeypatch.setattr(reading, "SPAN", 20_000)
+    monkeypatch.setattr(reading, "SPAN", 10_000)
     if source in KEYS:
-        config = write(tmp_path, source)
+        config = write(tmp_path, source, rows=200)
     elif source == "sequences":
         lines = ["u1 a b c a", "u2 a b", "u1 c", "u3", "u4 c a b b", "u\xff a"]
         (tmp_path / "s.txt").write_bytes("\n".join(lines).encode("latin-1"))

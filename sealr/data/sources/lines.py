@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import multiprocessing
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -110,8 +111,9 @@ def read_lines(path: Path | Span, encoding: str = "") -> Iterator[tuple[int, byt
             return
         path = path.path
     size, number = path.stat().st_size, 0
+    inner = multiprocessing.parent_process() is not None  # the parent shows the progress
     with (
-        progress_bar(label=f"read {path.name}", unit="MB", total=size, scale=1e-6) as bar,
+        progress_bar(label=f"read {path.name}", unit="MB", total=size, scale=1e-6, hidden=inner) as bar,
         open_bytes(path) as (stream, file),
     ):
         lines: Iterator[bytes] = iter(lambda: stream.readline(LONGEST + 1), b"")
