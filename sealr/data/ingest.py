@@ -24,8 +24,8 @@ from sealr.data.download import MissingFile, data_dir, fetch
 from sealr.data.engine import Engine, open_engine
 from sealr.data.manifest import CHECKPOINT, StageResult
 from sealr.data.ordered import write_reviews
-from sealr.data.reading import Reading, read_parts
 from sealr.data.privacy import Private
+from sealr.data.reading import Reading, read_parts
 from sealr.data.rejects import SCHEMA, Rejects, blocks_of, join_late, rejected_table
 from sealr.data.relations import Reviews
 from sealr.data.sources import reader

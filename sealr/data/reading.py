@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sealr.data.cleaning import clean
+from sealr.data.privacy import Private
 from sealr.data.rejects import SCHEMA as BAD
 from sealr.data.rejects import TEXT, shown
-from sealr.data.sources import reader
 from sealr.data.sources.lines import Row, Span, spans
 from sealr.data.tables import atomic_path
 from sealr.progress import progress_bar
@@ -42,6 +42,7 @@ class Reading:
     """What a task needs besides its spans. since, until: earliest and latest timestamp in seconds."""
 
     config: DataConfig
+    source: Private
     path: Path
     since: int
     until: int
@@ -58,9 +59,8 @@ def read_parts(reading: Reading, run: Run) -> int:
     run: applies a function to tasks, and gives their places and results in any order. Only sources of JSON lines
     (``SPLITS``) have more than one task. Raises DataFileError.
     """
-    source = reader(reading.config.source)
-    if not getattr(source, "SPLITS", False):
-        return write_part(reading, 0, source.read_reviews(reading.config, reading.path))
+    if not getattr(reading.source.source, "SPLITS", False):
+        return write_part(reading, 0, reading.source.read_reviews(reading.config, reading.path))
     tasks: list[Task] = list(enumerate(_grouped(spans(reading.path, SPAN))))
     label, total = f"read {reading.path.name}", 0
     with progress_bar(label=label, unit="parts", total=len(tasks), hidden=len(tasks) == 1) as bar:
@@ -73,8 +73,8 @@ def read_parts(reading: Reading, run: Run) -> int:
 def read_task(reading: Reading, task: Task) -> int:
     """Writes the part of a task, which may run again after a failure."""
     number, given = task
-    source = reader(reading.config.source)
-    return write_part(reading, number, (row for span in given for row in source.read_reviews(reading.config, span)))
+    rows = (row for span in given for row in reading.source.read_reviews(reading.config, span))
+    return write_part(reading, number, rows)
 
 
 def write_part(reading: Reading, number: int, rows: Iterator[Row]) -> int:
