@@ -11,8 +11,7 @@ from filelock import FileLock, Timeout
 
 from sealr.data.manifest import state_dir
 from sealr.data.tables import read_json
-
-CHECKS = "gate-"  # stages that only check a table; they are kept as long as the table
+from sealr.data.validate import CHECK_STAGE
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def unused(keys: Iterable[str], state: Path | None = None) -> list[Folder]:
     tables = {digest for folder in kept for digest in finished[folder]["files"].values()}
     gone = []
     for folder, made in finished.items():
-        checks = made["stage"].startswith(CHECKS) and tables & set(made["inputs"].values())
+        checks = made["stage"].startswith(CHECK_STAGE) and tables & set(made["inputs"].values())
         if folder not in kept and not checks:
             gone.append(Folder(folder, sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())))
     return gone

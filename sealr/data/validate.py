@@ -27,6 +27,8 @@ from sealr.data.large_tables import Sample
 from sealr.data.tables import read_table
 
 log = logging.getLogger(__name__)
+CHECK_STAGE = "gate-"  # start of the names of stages that check a table
+CHECKS = "checks.json"  # of such a stage: the expectations that were met
 SAMPLES = 5  # rows shown per failed expectation
 KEYS = ("user", "position", "item", "rank", "split", "emotion")  # columns shown with every sample row
 _one_at_a_time = threading.Lock()  # Great Expectations keeps its context in a global variable
@@ -49,6 +51,15 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Check:
+    """An expectation that was met."""
+
+    expectation: str  # as Great Expectations names it
+    arguments: str  # columns and limits
+    found: str  # what was observed, or the number of offending values that `mostly` allows
+
+
+@dataclass(frozen=True)
 class ValidationReport:
     suite: str
     rows: int
@@ -56,6 +67,7 @@ class ValidationReport:
     left_out: int  # expectations skipped because the table has too few rows
     failures: tuple[Failure, ...]
     docs: Path | None  # index.html of the Data Docs
+    met: tuple[Check, ...] = ()
 
     @property
     def success(self) -> bool:
@@ -116,7 +128,8 @@ def validate(
         docs = _write_docs(context, docs_dir / suite_name) if docs_dir else None
     failures = tuple(failure for r in result.results if not r.success and (failure := _failure(r, checked, drawn)))
     run, rows = len(suite.expectations), drawn.rows if drawn else len(frame)
-    report = ValidationReport(suite_name, rows, run, total - run, failures, docs)
+    met = tuple(_check(r, checked, drawn) for r in result.results if r.success)
+    report = ValidationReport(suite_name, rows, run, total - run, failures, docs, met)
     if failures:
         raise ValidationFailed(report)
     seconds = time.monotonic() - started
@@ -184,14 +197,37 @@ def _write_docs(context: Any, folder: Path) -> Path:
     return folder / "index.html"
 
 
+def _check(result: Any, frame: pd.DataFrame, drawn: Sample | None) -> Check:
+    unexpected, total = _counts(result, len(frame), drawn)
+    found = "true"
+    if unexpected is not None:
+        found = f"{unexpected:,} of {total:,} values unexpected"
+    elif "observed_value" in result.result:
+        found = f"observed {_short(result.result['observed_value'])}"
+    return Check(result.expectation_config.type, _arguments(result.expectation_config)[1], found)
+
+
+def _counts(result: Any, rows: int, drawn: Sample | None) -> tuple[int | None, int]:
+    """Offending values, None if the expectation is about the whole table or column, and values checked."""
+    config, values = result.expectation_config, result.result
+    if drawn and (counted := drawn.unexpected.get(large_tables.key(config.type, config.kwargs))) is not None:
+        return counted, drawn.rows
+    return values.get("unexpected_count"), values.get("element_count", rows)
+
+
+def _arguments(config: Any) -> tuple[list[str], str]:
+    """The columns that an expectation is about, and its arguments as text."""
+    limits = {k: v for k, v in config.kwargs.items() if k != "batch_id" and v is not None}
+    columns = [limits.pop("column")] if "column" in limits else list(limits.pop("column_list", ()))
+    arguments = ["column " + ", ".join(columns)] if columns else []
+    return columns, ", ".join([*arguments, *(f"{k}={_short(v)}" for k, v in limits.items())])
+
+
 def _failure(result: Any, frame: pd.DataFrame, drawn: Sample | None) -> Failure | None:
     """None if only a missing column made this fail, which expect_column_to_exist reports."""
     config, values = result.expectation_config, result.result
-    limits = {k: v for k, v in config.kwargs.items() if k != "batch_id" and v is not None}
-    columns = [limits.pop("column")] if "column" in limits else list(limits.pop("column_list", ()))
-    unexpected, total = values.get("unexpected_count"), values.get("element_count", len(frame))
-    if drawn and (counted := drawn.unexpected.get(large_tables.key(config.type, config.kwargs))) is not None:
-        unexpected, total = counted, drawn.rows
+    columns, arguments = _arguments(config)
+    unexpected, total = _counts(result, len(frame), drawn)
     if config.type == "expect_column_to_exist":
         found = f"the table has no such column, only: {', '.join(map(str, frame.columns))}"
     elif any(c not in frame for c in columns):
@@ -202,15 +238,13 @@ def _failure(result: Any, frame: pd.DataFrame, drawn: Sample | None) -> Failure 
         found = f"observed {values['observed_value']}"
     else:
         found = _exception(result.exception_info) or "not met"
-    arguments = ["column " + ", ".join(columns)] if columns else []
-    arguments += [f"{k}={_short(v)}" for k, v in limits.items()]
     note = config.notes if isinstance(config.notes, str) else " ".join(config.notes or ())
     shown = [c for c in dict.fromkeys([*KEYS, *columns]) if c in frame]
     rows = frame.loc[values.get("partial_unexpected_index_list", [])[:SAMPLES], shown]
     if drawn:
         rows.index = pd.Index(drawn.numbers[rows.index])
     samples = tuple(rows.rename_axis("row").reset_index().to_dict("records"))
-    return Failure(config.type, ", ".join(arguments), unexpected, total, found, note, samples)
+    return Failure(config.type, arguments, unexpected, total, found, note, samples)
 
 
 def _exception(info: dict[str, Any]) -> str:

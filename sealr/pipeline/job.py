@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sealr import resources, tracking
 from sealr.data.manifest import REFIT, Manifest, StageResult, run_stage
-from sealr.data.validate import validate_file
+from sealr.data.tables import write_json
+from sealr.data.validate import CHECK_STAGE, CHECKS, validate_file
 from sealr.settings import Config
 
 
@@ -52,11 +53,12 @@ class Job:
         def work(folder: Path) -> StageResult:
             folders.append(folder)
             report = validate_file(inputs["table"], table, folder)
+            write_json([asdict(check) for check in report.met], folder / CHECKS)
             return StageResult({"rows": report.rows}, {"expectations": report.checked})
 
         code = ("data/large_tables.py", "data/validate.py", "pipeline/job.py")
         try:
-            run_stage(f"gate-{table}", self.name, {}, inputs, code, work)
+            run_stage(f"{CHECK_STAGE}{table}", self.name, {}, inputs, code, work)
         finally:
             for folder in folders[-1:]:
                 tracking.log_folder(folder / table, f"data_docs/{table}")

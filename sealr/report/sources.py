@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from sealr import tracked
 from sealr.data.manifest import state_dir
 from sealr.data.tables import read_json
+from sealr.data.validate import CHECK_STAGE, CHECKS
 from sealr.registry.promote import GATE
 
 WHOLE = ("finetune", "refresh", "fit")  # kinds of jobs that train; `sealr report` shows the newest of them
@@ -47,6 +48,15 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Checks:
+    """The expectations that a table meets. met: expectation, arguments and found of each."""
+
+    table: str
+    rows: int
+    met: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
 class Sources:
     """All that a report is made of. started: seconds since 1970. config: the job's settings. kind: of the job."""
 
@@ -56,6 +66,7 @@ class Sources:
     stages: tuple[Stage, ...]
     version: Version | None = None
     kind: str = "finetune"
+    checks: tuple[Checks, ...] = ()
 
     def stage(self, kind: str) -> Stage | None:
         """The newest stage of a kind, such as "evaluate"; None if the job has none."""
@@ -91,7 +102,8 @@ def find(run_id: str, state: Path | None = None) -> Sources:
     found = _with_content(tuple(stages.values()), folders.values())
     registered = next((run.version for run in job.stages if run.version), "")
     version = _version(job.config["registry"]["name"], registered) if registered else None
-    return Sources(job.run_id, job.started, job.config, found, version, job.kind)
+    checks = tuple(_checks(found, folders.values()))
+    return Sources(job.run_id, job.started, job.config, found, version, job.kind, checks)
 
 
 def _with_content(stages: tuple[Stage, ...], folders: Iterable[Path]) -> tuple[Stage, ...]:
@@ -102,6 +114,16 @@ def _with_content(stages: tuple[Stage, ...], folders: Iterable[Path]) -> tuple[S
             found = [Stage("content", folder, values) for folder, values in made if values["digest"] == digest]
             return (*stages[:place], *found[:1], *stages[place:])
     return stages
+
+
+def _checks(stages: tuple[Stage, ...], folders: Iterable[Path]) -> Iterator[Checks]:
+    """What was checked of the tables of these stages; checks have no run of their own."""
+    gates = [folder for folder in folders if folder.parent.name.startswith(CHECK_STAGE) and (folder / CHECKS).exists()]
+    tables = {digest: Path(file).stem for stage in stages for file, digest in stage.made["files"].items()}
+    for folder in sorted(gates, key=lambda folder: folder.stat().st_mtime):
+        made = read_json(folder / "manifest.json")
+        if table := tables.get(made["inputs"]["table"]):
+            yield Checks(table, made["rows"]["rows"], read_json(folder / CHECKS))
 
 
 def _version(name: str, number: str) -> Version:

@@ -10,6 +10,7 @@ import pytest
 
 from sealr.data.tables import read_json
 from sealr.evaluate.statistics import shown
+from sealr.pipeline.job import Job
 from sealr.report.page import duration, render
 from sealr.report.sources import Version, find
 from tests.report.finished import HOSTILE, FinishedJob
@@ -118,3 +119,16 @@ def test_a_version_that_was_not_compared_has_a_page(job):
     version = Version("shop", "3", ("challenger",), {"decision": "refused", "reason": "3 users decide nothing"})
     page = Page(render(replace(find(job.run_id), version=version)))
     assert "3 users decide nothing" in page.text and "users compared" not in page.text
+
+
+def test_what_was_checked(site):
+    """By the stage that checks in a job; the report finds it by the digest of the table."""
+    made = FinishedJob("ingest", hostile=True)
+    assert find(made.run_id).checks == ()
+    Job(made.config, made.run_id).validate_table(made.made["ingest"], "items")
+    (checks,) = find(made.run_id).checks
+    assert (checks.table, checks.rows) == ("items", len(made.table("ingest", "items"))) and len(checks.met) > 5
+    assert {"expectation", "arguments", "found"} == checks.met[0].keys()
+    shown = Page(render(find(made.run_id))).text
+    assert f"items: {checks.rows:,} rows meet {len(checks.met)} expectations" in shown
+    assert f"0 of {checks.rows:,} values unexpected" in shown and "column values to be unique" in shown
