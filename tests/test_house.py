@@ -26,6 +26,7 @@ LAYERS = [
     ("sealr.report",),
     ("sealr.flows",),
     ("sealr.api",),
+    ("sealr.explore",),
     ("sealr.cli", "sealr.commands", "sealr.doctor", "sealr.__main__"),
 ]
 FREE = ("sealr.configs", "sealr.expectations")  # folders of files

@@ -41,7 +41,11 @@ def report(
     show(path)
 
 
+def has_screen() -> bool:
+    """Whether there is a graphical browser to open a page in."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def show(path: Path) -> bool:
     """Opens a page where there is a graphical browser. Whether it did."""
-    screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    return bool(screen) and webbrowser.open(path.as_uri())
+    return has_screen() and webbrowser.open(path.as_uri())

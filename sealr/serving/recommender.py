@@ -31,7 +31,7 @@ from sealr.retrieve.retriever import Retriever, load
 from sealr.satisfaction.learn import REASONS
 from sealr.satisfaction.model import Satisfaction
 from sealr.serving.available import Available
-from sealr.serving.filters import Catalogue, ignored
+from sealr.serving.filters import Catalogue, Mask, ignored
 from sealr.serving.packing import HISTORIES, SATISFACTION, Weights, read_salt
 from sealr.serving.reasons import Places, Words, others_felt
 from sealr.serving.request import ApiRequest, BadRequest, Event, Limits, Options, read, short
@@ -162,14 +162,9 @@ class Recommender:
     def recommend(self, queries: Sequence[ResolvedRequest], options: Options) -> list[dict[str, Any]]:
         """An answer with the keys COLUMNS for each query."""
         shown = self.config.rerank.n_reranked  # the LLM sees as many candidates as in training
-        histories, feelings = [q.history for q in queries], [q.feelings for q in queries]
         call = self.catalogue.rule(options)
         allowed = self.catalogue.masks(call, [q.rule for q in queries])
-        pools = list(
-            pools_for(  # (ids, scores) each
-                self.retriever, histories, max(options.top_k, shown), options.exclude_seen, feelings, allowed
-            )
-        )
+        pools = self._pools(queries, options, allowed)
         glad = options.satisfaction_weight
         heads = self._rank(queries, [(ids[:shown], scores[:shown]) for ids, scores in pools], glad)
         answers = []
@@ -199,6 +194,22 @@ class Recommender:
                 }
             )
         return answers
+
+    def voices(self, query: ResolvedRequest, options: Options) -> tuple[np.ndarray, np.ndarray, Head]:
+        """What each voice says: indices (C,) of the candidates, the retriever's scores of them, and all others."""
+        allowed = self.catalogue.masks(self.catalogue.rule(options), [query.rule])
+        ((ids, scores),) = self._pools([query], options, allowed)
+        ids, scores = ids[: self.config.rerank.n_reranked], scores[: self.config.rerank.n_reranked]
+        (head,) = self._rank([query], [(ids, scores)], options.satisfaction_weight)
+        return ids, scores, head
+
+    def _pools(
+        self, queries: Sequence[ResolvedRequest], options: Options, allowed: Mask | None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Item indices and the retriever's scores for each query, as many as the LLM sees or the answer shows."""
+        histories, feelings = [q.history for q in queries], [q.feelings for q in queries]
+        pool = max(options.top_k, self.config.rerank.n_reranked)
+        return list(pools_for(self.retriever, histories, pool, options.exclude_seen, feelings, allowed))
 
     def _rank(
         self, queries: Sequence[ResolvedRequest], pools: Sequence[tuple[np.ndarray, np.ndarray]], glad: float

@@ -188,3 +188,16 @@ def test_explanations_come_only_when_asked_for(recommender):
     assert all(r.startswith("closest to") for r in answer["reasons"])  # one item: there is nothing to compare
     with pytest.raises(BadRequest, match="explain must be true or false"):
         ask(recommender, {"user": "ann"}, explain="yes")
+
+
+def test_voices_are_those_of_the_candidates_that_all_rank(recommender):
+    """A long list has more items than the LLM sees; only those have its score."""
+    (asked,) = recommender.resolve(read(pd.DataFrame([{"user": "ann"}]), {})[0])
+    _, options = read(pd.DataFrame([{"user": "ann"}]), {"top_k": 20})
+    ids, scores, head = recommender.voices(asked, options)
+    wanted, found = next(pools_for(recommender.retriever, [[1, 2, 3]], 12))
+    np.testing.assert_array_equal(ids, wanted)
+    np.testing.assert_array_equal(scores, found)
+    np.testing.assert_array_equal(head.llm, ids)
+    np.testing.assert_array_equal(head.scores, fuse(found, ids.astype(np.float32), 0.5))
+    assert head.satisfaction is None
