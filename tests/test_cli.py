@@ -73,7 +73,7 @@ def test_all_commands_are_there():
     wanted = (
         "run ingest label retrieve evaluate tune benchmark refresh recommend score serve deployments promote rollback "
     )
-    wanted += "drift train-labeller evaluate-labeller prune doctor"
+    wanted += "explore drift train-labeller evaluate-labeller prune doctor"
     assert {(name,) for name in wanted.split()} | {("config", "show"), ("config", "check")} <= set(commands())
 
 
@@ -171,6 +171,8 @@ def test_a_defect_keeps_its_traceback_and_a_failure_of_a_disk_does_not():
     assert caught(lambda: __import__("pyspark_that_nobody_has")) == (1, "")
     error = ModuleNotFoundError("No module named 'prefect'", name="prefect")
     assert explain(error) == (2, "this command needs prefect, which is not installed: pip install 'sealr[train]'")
+    error = ModuleNotFoundError("No module named 'streamlit'", name="streamlit.web")
+    assert explain(error) == (2, "this command needs streamlit, which is not installed: pip install 'sealr[explore]'")
 
 
 def test_a_state_folder_that_cannot_be_written(site, monkeypatch, capsys):

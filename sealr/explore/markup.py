@@ -16,8 +16,8 @@ from sealr.explore.words import Feeling
 CLASS_COLOURS = {-2: "#9b1c31", -1: "#e99a86", 0: "#c9c9c9", 1: "#86b8dc", 2: "#1f5a99"}
 CLASS_INK = {-2: "#fff", -1: "#000", 0: "#000", 1: "#000", 2: "#fff"}
 BLUE, RED = "62, 134, 204", "214, 72, 92"
-STRONG = 0.5  # a change of expected sentiment by this much has the full colour
-FULL = 0.55  # opacity of it: the text stays readable on light and dark pages
+LEAST = 0.05  # change of expected sentiment: a text whose strongest word does less has no word in full colour
+FULL = 0.55  # opacity of the strongest word: it stays readable on light and dark pages
 STYLE = """<style>
 .sx table { border-collapse: collapse; width: 100%; font-size: .9rem; margin: 0 0 .5rem; }
 .sx th { text-align: left; font-weight: 600; opacity: .7; font-size: .8rem; }
@@ -72,7 +72,7 @@ def history(rows: pd.DataFrame) -> str:
         [escape(row.title), chip(row.sentiment), "–" if np.isnan(row.stars) else f"{row.stars:.1f}"]
         for row in rows.itertuples()
     ]
-    return _table([("item, the newest first", ""), ("felt", ""), ("stars", "n")], cells)
+    return _table([("item", ""), ("felt", ""), ("stars", "n")], cells)
 
 
 def ranking(
@@ -109,11 +109,12 @@ def feeling(found: Feeling) -> str:
     """The class of a text, its first emotions, and its words: blue ones raise the sentiment, red ones lower it."""
     emotions = ", ".join(f"{name} {probability:.0%}" for name, probability in found.emotions)
     words = []
+    most = max(LEAST, *(abs(word.sentiment) for word in found.words))
     for word in found.words:
-        strength = FULL * min(1.0, abs(word.sentiment) / STRONG)
+        strength = FULL * abs(word.sentiment) / most
         colour = f"rgba({BLUE if word.sentiment > 0 else RED}, {strength:.2f})"
         tip = f"sentiment {word.sentiment:+.2f}, {found.emotions[0][0]} {100 * word.emotion:+.0f} points"
         words.append(f'<span class="word" title="{tip}" style="background: {colour}">{escape(word.text)}</span>')
     more = " …" if found.cut else ""
-    head = f"{chip(found.sentiment)} {emotions}; sentiment {found.expected:+.2f} of -2 to 2"
+    head = f"{chip(found.sentiment)} {emotions}; sentiment {found.expected:+.2f} (from -2 to 2)"
     return _page(f"<p>{head}</p><p>{' '.join(words)}{more}</p>")

@@ -16,11 +16,12 @@ from sealr.serving.request import BadRequest
 from sealr.serving.resolved import ResolvedRequest
 
 MOST_WEIGHT = 3.0
+MOST_EVENTS = 20  # that a person adds
 ANGRY = "I hate it. It broke at once, and I am angry that I paid for this."
 HEADS = {"retriever": "Retriever", "llm": "LLM", "satisfaction": "Satisfaction"}
 METHOD = (
     "Each word is left out in turn and the labeller reads the rest. Blue words raise the expected sentiment, red words "
-    f"lower it; the deeper, the more. A word's tip gives its numbers. At most {WORDS} words are read here."
+    f"lower it; the strongest has the deepest colour, and its tip the numbers. At most {WORDS} words are read here."
 )
 
 
@@ -61,7 +62,9 @@ def _show(loaded: Model, model: str, compare: str) -> None:
         weight = _choose_weight(recommender)
         hidden = _choose_items("Hide items", recommender, "hidden")
         known = list(recommender.catalogue.categories)[: view.MOST]
-        categories = st.multiselect("Only these categories", known, key="categories") if known else []
+        categories = (
+            st.multiselect("Only these categories", known, key="categories", placeholder="all") if known else []
+        )
     st.query_params.from_dict(({"user": user} if user else {}) | {"satisfaction": f"{weight:g}"})
     asked_for = (user, _events(recommender), hidden, categories)
     asked = view.query(recommender, *asked_for)
@@ -92,23 +95,24 @@ def _choose_user(recommender: Recommender) -> str | None:
 def _choose_weight(recommender: Recommender) -> float:
     forecasts = recommender.forecast is not None
     text = "0: what the user will take. 1: as validation chose. More: what the user will be glad of."
-    weight = st.slider("Satisfaction", 0.0, MOST_WEIGHT, step=0.1, key="weight", help=text, disabled=not forecasts)
+    weight = st.slider("Satisfaction", 0.0, MOST_WEIGHT, step=0.1, format="%.1f", key="weight", disabled=not forecasts)
     st.caption(text if forecasts else "This version has no forecast of satisfaction, so its weight has no effect.")
     return float(weight)
 
 
-def _choose_items(label: str, recommender: Recommender, key: str) -> list[str]:
+def _choose_items(label: str, recommender: Recommender, key: str, most: int | None = None) -> list[str]:
     names = view.names(recommender)
     words = st.text_input(f"{label}: search", key=f"{key} words") if len(names) > view.MOST else ""
     chosen = st.session_state.get(key, [])
     items = list(dict.fromkeys([*chosen, *view.matching(names, words)]))
-    return st.multiselect(label, items, format_func=lambda item: names[item], key=key)
+    shown: dict[str, Any] = {"format_func": names.__getitem__, "max_selections": most, "select_all": False}
+    return st.multiselect(label, items, key=key, placeholder="none", **shown)
 
 
 def _events(recommender: Recommender) -> list[dict[str, Any]]:
     """The history that a person types, after that of the known user if there is one."""
     with st.expander("Add to the history: items, your own words, stars", expanded=not st.session_state.user):
-        chosen = _choose_items("Items taken, the oldest first; search by title or id", recommender, "items")
+        chosen = _choose_items("Items, the oldest first; search by title or id", recommender, "items", MOST_EVENTS)
         events: list[dict[str, Any]] = []
         names = view.names(recommender)
         for item in chosen:
@@ -145,7 +149,7 @@ def _history(recommender: Recommender, asked: ResolvedRequest) -> None:
     st.html(markup.history(rows))
     older = len(asked.history) - len(rows)
     more = f" {older} older items are not shown." if older else ""
-    st.caption(f"Stars are those given, or what the words suggest; a dash: unknown.{more}")
+    st.caption(f"The newest first. Stars are those given, or what the words suggest; a dash: unknown.{more}")
 
 
 def _list(recommender: Recommender, asked: ResolvedRequest, weight: float) -> None:
@@ -192,9 +196,12 @@ def _what_if(recommender: Recommender, asked: ResolvedRequest, weight: float) ->
         return
     rows = view.history(recommender, asked)
     titles = dict(zip(rows["place"], rows["title"], strict=True))
+    happiest = int(rows["sentiment"].fillna(-3).argmax())  # the newest of them
     one, two = st.columns([2, 3])
     with one:
-        place = st.selectbox("Review of", list(titles), format_func=lambda p: f"{p + 1}. {titles[p]}", key="place")
+        place = st.selectbox(
+            "Review of", list(titles), happiest, format_func=lambda p: f"{p + 1}. {titles[p]}", key="place"
+        )
         by = st.radio("Another", ["feeling", "text"], horizontal=True, key="by")
     with two:
         if by == "text":

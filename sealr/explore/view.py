@@ -70,7 +70,8 @@ def voices(recommender: Recommender, asked: ResolvedRequest) -> pd.DataFrame:
     columns["title"] = [recommender.titles[i] for i in ids]
     for name, values in said.items():
         if values is not None:
-            columns[name] = standardise(torch.as_tensor(values, dtype=torch.float64)).numpy()
+            z = torch.as_tensor(values, dtype=torch.float64)
+            columns[name] = (standardise(z) if len(z) else z).numpy()
     if head.satisfaction is not None:
         columns["satisfaction"] = np.asarray(head.satisfaction, np.float64)
     return pd.DataFrame(columns)

@@ -120,10 +120,23 @@ def test_a_typed_review_is_read_and_its_words_are_shown(models):
 def test_what_if_shows_both_feelings(models):
     page = opened(user="ann")
     page.selectbox(key="place").set_value(0).run()
-    last = html(page)[html(page).rindex("item, the newest first") :]
-    assert "Strong Negative" in last and "First thing" in last
+    felt = [e.proto.body for e in page.get("html") if '<th class="">felt' in e.proto.body]
+    assert "Strong Positive" in felt[-2] and "Strong Negative" in felt[-1] and "First thing" in felt[-1]
     page.radio(key="by").set_value("text").run()
     assert not page.exception and "anger 90%" in html(page)
+
+
+def test_another_user_has_another_history_to_change(models):
+    page = opened(user="all")
+    page.selectbox(key="place").set_value(29).run()
+    page.selectbox(key="user").set_value("ann").run()  # who has three items
+    assert not page.exception and page.selectbox(key="place").value in (0, 1, 2)
+
+
+def test_where_nothing_is_left_the_page_says_so(models):
+    page = opened(user="ann")
+    page.multiselect(key="hidden").set_value(list(view.names(models["one"].recommender))).run()
+    assert not page.exception and "the filters leave 0 items" in html(page)
 
 
 def test_two_versions_stand_side_by_side(models):
@@ -215,4 +228,3 @@ def test_a_browser_shows_the_list_and_runs_nothing_of_the_titles(address, tmp_pa
     assert page.count('class="why"') == 12 - 6  # the user knows six of twelve items
     assert "&lt;script&gt;alert(1)&lt;/script&gt; **bold** [link](http://x) :red[red]" in page
     assert not re.search(r'<script>alert|href="http://x|<strong>bold', page)
-    Path("/tmp/w/ex-toy.html").write_text(page)

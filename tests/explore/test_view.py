@@ -122,3 +122,9 @@ def test_items_are_found_by_words_of_title_or_id(recommender):
     assert view.matching(names, "THING first") == ["i01"] and view.matching(names, "i03") == ["i03"]
     assert view.matching(names) == ITEMS
     assert len(view.matching({str(n): str(n) for n in range(5000)})) == view.MOST
+
+
+def test_where_nothing_is_left_the_tables_are_empty(recommender):
+    asked = view.query(recommender, "ann", hidden=ITEMS)
+    assert items(recommender, asked) == [] and view.voices(recommender, asked).empty
+    assert all(rows.empty for rows in view.orders(view.voices(recommender, asked)).values())
