@@ -44,7 +44,7 @@ def _start_from_address(loaded: Model) -> None:
     if "weight" in state:
         return
     named = st.query_params.get("user")
-    state.user = named if named in loaded.recommender.histories else None
+    state.user = named if named and view.is_known(loaded.recommender, named) else None
     if named is not None and state.user is None:
         st.html(markup.paragraph(f"The address names the user {named}, whom the model does not know."))
     try:
@@ -65,7 +65,8 @@ def _show(loaded: Model, model: str, compare: str) -> None:
         categories = (
             st.multiselect("Only these categories", known, key="categories", placeholder="all") if known else []
         )
-    st.query_params.from_dict(({"user": user} if user else {}) | {"satisfaction": f"{weight:g}"})
+    named = {"user": user} if user and view.known_users(recommender) is not None else {}  # no id that the model hides
+    st.query_params.from_dict(named | {"satisfaction": f"{weight:g}"})
     asked_for = (user, _events(recommender), hidden, categories)
     asked = view.query(recommender, *asked_for)
     left, right = st.columns([2, 3], gap="large")
@@ -84,7 +85,10 @@ def _show(loaded: Model, model: str, compare: str) -> None:
 
 
 def _choose_user(recommender: Recommender) -> str | None:
-    known = {user: user for user in recommender.histories}
+    ids = view.known_users(recommender)
+    if ids is None:
+        return st.text_input("Id of a user; the model keeps no list of them", key="user") or None
+    known = {user: user for user in ids}
     words = st.text_input("Search users") if len(known) > view.MOST else ""
     users = view.matching(known, words)
     if st.session_state.user and st.session_state.user not in users:

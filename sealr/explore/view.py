@@ -124,6 +124,16 @@ def reads_feelings(recommender: Recommender) -> bool:
     return recommender.words.reads_feelings or recommender.forecast is not None
 
 
+def known_users(recommender: Recommender) -> list[str] | None:
+    """The ids to choose from; None where the model keeps histories under hashes of ids, or none at all."""
+    return recommender.users if recommender.config.registry.users == "plain" else None
+
+
+def is_known(recommender: Recommender, user: str) -> bool:
+    """Whether the model has a history of the user."""
+    return recommender.stored_as(user) in recommender.histories
+
+
 def names(recommender: Recommender) -> dict[str, str]:
     """Item -> "title · id", by which a person finds it."""
     pairs = zip(recommender.retriever.items, recommender.titles[1:], strict=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ import pytest
 from sealr.explore import view
 from sealr.serving import recommender as serving
 from sealr.serving.packing import Weights
+from sealr.settings import RegistryConfig
 from tests.serving.small_model import OnlyAnger, effects, small_recommender
 
 pytest.importorskip("streamlit", reason="the extra explore is not installed")
@@ -151,6 +153,18 @@ def test_a_version_without_forecast_has_no_slider_to_move(models):
     page = opened("two", user="ann")
     assert page.slider(key="weight").disabled
     assert any("no forecast of satisfaction" in caption.value for caption in page.caption)
+
+
+def test_a_model_that_hides_its_users_is_asked_by_id(models):
+    recommender = models["one"].recommender
+    wanted = served(opened(user="ann"))
+    recommender.config = replace(recommender.config, registry=RegistryConfig(users="salted"))
+    recommender.histories = {f"hash of {user}": stored for user, stored in recommender.histories.items()}
+    recommender.stored_as = "hash of {}".format
+    page = opened(user="ann")
+    assert served(page) == wanted and "hash of" not in html(page) and "user" not in page.query_params
+    page.text_input(key="user").set_value("nobody").run()
+    assert "is not known and no history was given" in html(page)
 
 
 def test_titles_are_never_markup(models):
