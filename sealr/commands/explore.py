@@ -41,5 +41,5 @@ def _check_free(host: str, port: int) -> None:
     try:
         with socket.create_server((host, port)):
             pass
-    except OSError as error:
-        raise ValueError(f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port") from None
+    except OSError:
+        raise ValueError(f"{host}:{port} is taken, or no address of this machine: choose another --port") from None

@@ -113,7 +113,7 @@ def feeling(found: Feeling) -> str:
     for word in found.words:
         strength = FULL * abs(word.sentiment) / most
         colour = f"rgba({BLUE if word.sentiment > 0 else RED}, {strength:.2f})"
-        tip = f"sentiment {word.sentiment:+.2f}, {found.emotions[0][0]} {100 * word.emotion:+.0f} points"
+        tip = f"sentiment {word.sentiment:+.2f}, {found.emotions[0][0]} {round(100 * word.emotion):+d} points"
         words.append(f'<span class="word" title="{tip}" style="background: {colour}">{escape(word.text)}</span>')
     more = " …" if found.cut else ""
     head = f"{chip(found.sentiment)} {emotions}; sentiment {found.expected:+.2f} (from -2 to 2)"

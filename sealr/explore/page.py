@@ -21,7 +21,7 @@ ANGRY = "I hate it. It broke at once, and I am angry that I paid for this."
 HEADS = {"retriever": "Retriever", "llm": "LLM", "satisfaction": "Satisfaction"}
 METHOD = (
     "Each word is left out in turn and the labeller reads the rest. Blue words raise the expected sentiment, red words "
-    f"lower it; the strongest has the deepest colour, and its tip the numbers. At most {WORDS} words are read here."
+    f"lower it; the strongest has the deepest colour. Point at a word for its numbers. At most {WORDS} words are read."
 )
 
 

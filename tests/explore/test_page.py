@@ -184,6 +184,16 @@ def test_other_users_are_named_in_the_choice_only(models):
     assert "zoe-secret" in page.selectbox(key="user").options and "zoe-secret" not in html(page)
 
 
+def test_a_taken_port_is_told_before_a_model_is_loaded(tmp_path, capsys):
+    from sealr.cli import main
+
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as end:
+        port = taken.getsockname()[1]
+        main(["explore", "--model", str(tmp_path), "--port", str(port)])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith(f"error: 127.0.0.1:{port} is taken") and said.count("\n") == 1
+
+
 # A process, and a browser
 
 
