@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from prefect import task
+from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
@@ -32,7 +32,7 @@ _step = partial(
 )
 
 
-def step(work: Callable[..., Result]) -> Callable[..., Result]:
+def step(work: Callable[..., Result]) -> Task[..., Result]:
     """A stage function as a task, under the name that MLflow shows, too."""
     return _step(name=tracking.title(work.__name__))(work)
 

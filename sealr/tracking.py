@@ -217,8 +217,10 @@ def link_model(run_id: str, uri: str, metrics: Mapping[str, float], dataset: Dat
 
     uri: such as ``models:/sealr/1``. The metrics also go to the active run.
     """
-    model = mlflow.models.get_model_info(uri).model_id
-    mlflow.MlflowClient().log_outputs(run_id, [LoggedModelOutput(model, step=0)])
+    model, client = mlflow.models.get_model_info(uri).model_id, mlflow.MlflowClient()
+    outputs = client.get_run(run_id).outputs
+    if outputs is None or model not in {shown.model_id for shown in outputs.model_outputs}:
+        client.log_outputs(run_id, [LoggedModelOutput(model, step=0)])
     mlflow.log_metrics(plain(metrics), model_id=model, dataset=dataset)
 
 

@@ -6,7 +6,7 @@ Both take the same SQL. Both work beyond memory: DuckDB writes to ``folder`` wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,7 +47,8 @@ class DuckDB:
         # Files of Python's memory are no tables, and no extension is loaded from anywhere
         settings |= {"python_enable_replacements": False, "autoinstall_known_extensions": False}
         self.connection = duckdb.connect(str(folder / "tables.duckdb"), config=settings)
-        self.connection.execute("SET enable_progress_bar = false")  # it would go to the output of commands
+        with suppress(duckdb.InvalidInputException):  # in a notebook without ipywidgets, there is no bar to switch off
+            self.connection.execute("SET enable_progress_bar = false")  # it would go to the output of commands
 
     def view(self, name: str, files: Iterable[Path], numbered: bool = False) -> None:
         """numbered: with the column ``file_row_number``, from 0."""

@@ -60,7 +60,7 @@ def attempts(errors):
 
     @flow(name="attempts")
     def job():
-        return step(work, name="work").with_options(retry_delay_seconds=0, retry_jitter_factor=0)()
+        return step(work).with_options(retry_delay_seconds=0, retry_jitter_factor=0)()
 
     try:
         return len(calls), job(), len(calls)

@@ -194,7 +194,10 @@ def test_part_configs():
             ({"model": "ease"}, {"model": "ease", "ease": {"l3": 1}}),
             r"retrieve\.parts\[1\]: unknown setting retrieve\.ease\.l3",
         ),
-        (({"model": "ease", "ease": {"l2": -1}},), r"retrieve\.parts\[0\]: retrieve\.ease\.l2: .*greater than 0"),
+        (
+            ({"model": "ease", "ease": {"l2": -1}},),
+            r"retrieve\.parts\[0\]: retrieve\.ease\.l2 must be more than 0, not -1",
+        ),
         (({"model": "nn"},), r"retrieve\.parts\[0\]: retrieve\.model"),
         (({"dropout": 0.1},), r"needs a model other than fusion"),
         (({"model": "fusion"},), r"needs a model other than fusion"),
