@@ -153,3 +153,9 @@ def test_lines_fit(path):
         if len(line) > 120 and not fenced and not line.lstrip().startswith(("|", "![")):
             long.append(number)
     assert not long, f"{path}: lines over 120 characters: {long}"
+
+
+def test_files_of_tests_have_their_own_names():
+    """pytest imports them without their folders, so the second of a name is not run."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}
