@@ -145,7 +145,7 @@ def main(
 
 
 def table(data: Data, systems: dict[str, list[dict[str, Tensor]]]) -> pd.DataFrame:
-    """Means over seeds, and the gain in NDCG@10 over MiniLM's frozen counterpart, or over the fusion alone."""
+    """Means over seeds, and gains in NDCG@10: over frozen MiniLM or the fusion alone, and of SmolLM2 over random."""
     values = {
         name: {split: [ranks(data, run[split], split) for run in runs] for split in SPLITS}
         for name, runs in systems.items()
@@ -160,6 +160,9 @@ def table(data: Data, systems: dict[str, list[dict[str, Tensor]]]) -> pd.DataFra
             if name != against and against in values:
                 mine, theirs = (np.mean([ndcg(r, 10) for r in values[n][split]], axis=0) for n in (name, against))
                 row[f"{split} gain"] = shown(*paired_bootstrap(mine, theirs))
+            if "SmolLM2" in name and (control := name.replace("SmolLM2", "random")) in values:
+                mine, theirs = (np.mean([ndcg(r, 10) for r in values[n][split]], axis=0) for n in (name, control))
+                row[f"{split} over random"] = shown(*paired_bootstrap(mine, theirs))
         rows.append(row)
     return pd.DataFrame(rows)
 
