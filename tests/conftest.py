@@ -24,6 +24,18 @@ def no_active_experiment():
 
 
 @pytest.fixture(autouse=True)
+def no_active_run():
+    """A run left active would take in what the next test logs, and stop its own run from starting."""
+    yield
+    if "mlflow.tracking.fluent" in sys.modules:
+        import mlflow
+
+        if left := mlflow.active_run():
+            sys.modules["mlflow.tracking.fluent"]._active_run_stack.set([])
+            pytest.fail(f"the test leaves run {left.info.run_id} active")
+
+
+@pytest.fixture(autouse=True)
 def own_logging():
     """A command sets up the package's logger for its process; every test finds it as Python made it."""
     logging.disable(logging.NOTSET)  # an interrupted command silences what is left of its process

