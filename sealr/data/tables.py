@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,29 +63,52 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def write_table(frame: pd.DataFrame, path: Path, schema: str) -> None:
     """Writes the columns of the schema atomically, in its order and dtypes. Raises TableError on a missing column."""
-    columns = SCHEMAS[schema]
-    missing = [c for c in columns if c not in frame]
-    if missing:
-        raise TableError(f"cannot write {path}: a {schema} table needs column {missing[0]!r}")
-    with atomic_path(path) as temporary:
-        frame[list(columns)].astype(columns).to_parquet(temporary, index=False)
+    write_blocks([frame], path, schema)
 
 
-def read_table(path: Path, schema: str) -> pd.DataFrame:
-    """Reads a table and checks its columns. Raises TableError, which names the file."""
+def write_blocks(frames: Iterable[pd.DataFrame], path: Path, schema: str) -> int:
+    """Writes one table from frames, one or more, that need not be in memory together; returns the number of rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns, rows = SCHEMAS[schema], 0
+    with atomic_path(path) as temporary, ExitStack() as stack:
+        writer = None
+        for frame in frames:
+            if missing := [c for c in columns if c not in frame]:
+                raise TableError(f"cannot write {path}: a {schema} table needs column {missing[0]!r}")
+            block = pa.Table.from_pandas(frame[list(columns)].astype(columns), preserve_index=False)
+            writer = writer or stack.enter_context(pq.ParquetWriter(temporary, block.schema))
+            writer.write_table(block)
+            rows += len(block)
+    return rows
+
+
+def read_table(
+    path: Path,
+    schema: str,
+    columns: Collection[str] = (),
+    filters: Sequence[tuple[str, str, Any]] | None = None,
+) -> pd.DataFrame:
+    """Reads a table and checks its columns. Raises TableError, which names the file.
+
+    columns: the only ones to read, in the schema's order; empty for all. Texts and probabilities take most of a table's
+    memory. filters: of rows, as `pandas.read_parquet` takes them.
+    """
     import pandas as pd  # here, so that modules that only need paths and JSON start fast
+    import pyarrow.parquet as pq
 
+    wanted = {name: kind for name, kind in SCHEMAS[schema].items() if not columns or name in columns}
     try:
-        frame = pd.read_parquet(path)
+        missing = [name for name in wanted if name not in pq.read_schema(path).names]
+        frame = pd.DataFrame() if missing else pd.read_parquet(path, columns=list(wanted), filters=filters)
     except FileNotFoundError:
         raise TableError(f"{path} does not exist: run the stage that writes the {schema} table first") from None
     except (OSError, ValueError) as error:
         raise TableError(f"{path} is not a readable Parquet file: {error}") from None
-    columns = SCHEMAS[schema]
-    missing = [c for c in columns if c not in frame]
     if missing:
         raise TableError(f"{path} is not a {schema} table: column {missing[0]!r} is missing")
-    return frame[list(columns)].astype(columns)
+    return frame.astype(wanted)
 
 
 def write_json(values: Any, path: Path) -> None:

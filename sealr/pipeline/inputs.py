@@ -19,6 +19,8 @@ from sealr.rerank.requests import Pools
 from sealr.settings import RetrieveConfig
 
 FEW_VALID, MOST_VALID = 50, 0.3  # validation users that choose an epoch, and their largest share by default
+ITEMS_OF_USERS = ("user", "item", "timestamp", "position")  # of a reviews table, for sequences
+FELT = ("user", "position", "sentiment", "expected")  # of a labels table, for feelings
 INDUCTIVE_SETTINGS = ("finetune_share", "valid_share", "max_users")  # of rerank; they select the fine-tuning users
 
 
@@ -33,7 +35,7 @@ class RankingInputs:
 
 def read_sequences(job: Job, reviews: Manifest) -> Sequences:
     """The users' sequences in the reviews that ``ingest`` wrote, see `job_sequences`."""
-    return job_sequences(job, read_table(reviews.path("reviews.parquet"), "reviews"))
+    return job_sequences(job, read_table(reviews.path("reviews.parquet"), "reviews", ITEMS_OF_USERS))
 
 
 def job_sequences(job: Job, reviews: pd.DataFrame) -> Sequences:
@@ -44,21 +46,23 @@ def job_sequences(job: Job, reviews: pd.DataFrame) -> Sequences:
 
 def read_feelings(labels: Manifest, sequences: Sequences, shuffle_seed: int | None = None) -> np.ndarray:
     """(interactions, 2) class and expected sentiment in the labels that ``label`` wrote, see ``feelings``."""
-    return feelings(read_table(labels.path("labels.parquet"), "labels"), sequences, shuffle_seed)
+    return feelings(read_table(labels.path("labels.parquet"), "labels", FELT), sequences, shuffle_seed)
 
 
 def read_gladness(reviews: Manifest, labels: Manifest | None, sequences: Sequences) -> Gladness | None:
     """Who was glad of what, by the stars of the reviews or else by their labels, see ``gladness``."""
-    labelled = None if labels is None else read_table(labels.path("labels.parquet"), "labels")
-    return gladness(read_table(reviews.path("reviews.parquet"), "reviews"), labelled, sequences)
+    labelled = None if labels is None else read_table(labels.path("labels.parquet"), "labels", FELT)
+    rated = read_table(reviews.path("reviews.parquet"), "reviews", ("user", "position", "rating"))
+    return gladness(rated, labelled, sequences)
 
 
 def ranking_inputs(job: Job, reviews: Manifest, labels: Manifest, candidates: Manifest) -> RankingInputs:
     """Sequences, feelings as ``rerank.sentiment`` says, and pools of ``rerank.n_reranked`` candidates."""
     config, sequences = job.config.rerank, read_sequences(job, reviews)
     felt = read_feelings(labels, sequences, config.seed if config.sentiment == "shuffled" else None)
-    pools = Pools(read_table(candidates.path("candidates.parquet"), "candidates"), sequences, config.n_reranked)
-    return RankingInputs(sequences, felt, pools)
+    first = [("rank", "<=", config.n_reranked)]
+    table = read_table(candidates.path("candidates.parquet"), "candidates", filters=first)
+    return RankingInputs(sequences, felt, Pools(table, sequences, config.n_reranked))
 
 
 def user_split(job: Job, sequences: Sequences) -> UserSplit:

@@ -81,5 +81,5 @@ def register(job: Job, made: dict[str, Manifest], drifted: str = "") -> promote.
 
 
 def _statistics(reviews: Manifest, labels: Manifest) -> drifting.Statistics:
-    table = read_table(reviews.path("reviews.parquet"), "reviews")
-    return drifting.describe(table, read_table(labels.path("labels.parquet"), "labels"))
+    table = read_table(reviews.path("reviews.parquet"), "reviews", ("user", "item", "timestamp"))
+    return drifting.describe(table, read_table(labels.path("labels.parquet"), "labels", ("emotion", "sentiment")))

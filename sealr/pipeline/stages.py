@@ -106,12 +106,13 @@ def label(job: Job, reviews: Manifest) -> Manifest:
         def work(folder: Path) -> StageResult:
             frame = read_table(reviews.path("reviews.parquet"), "reviews")
             result = labelling.label(frame, config, folder, cache=cache)
-            distribution_plot(read_table(folder / "labels.parquet", "labels"), folder / "labels.png", frame["rating"])
+            emotions = read_table(folder / "labels.parquet", "labels", ("emotion", "sentiment"))
+            distribution_plot(emotions, folder / "labels.png", frame["rating"])
             return result
 
         manifest = run_stage("label", job.name, settings, {"reviews": reviews}, ("data", "emotion", *PIPELINE), work)
         tracking.log_manifest(manifest, {"labels.png": "plots"})
-        if read_table(reviews.path("reviews.parquet"), "reviews")["text"].str.strip().eq("").all():
+        if read_table(reviews.path("reviews.parquet"), "reviews", ("text",))["text"].str.strip().eq("").all():
             log.warning("%s has no review texts, so there are no sentiments; the job continues without them", job.name)
         else:
             job.validate_table(manifest, "labels")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sealr.data.manifest import StageResult
 from sealr.data.sequences import Sequences, Split
-from sealr.data.tables import write_table
+from sealr.data.tables import write_blocks
 from sealr.progress import progress_bar
 from sealr.retrieve.index import keep, top
 from sealr.retrieve.retriever import History, Retriever
@@ -47,23 +47,50 @@ def best_items(
 
     feelings: (interactions, 2) as ``sealr.emotion.feelings`` makes them.
     """
-    part, label = sequences.split(split), f"candidates ({split})"
-    if retriever.config.index == "approximate":
-        blocks = user_blocks(retriever, sequences, part, feelings, BLOCK_USERS, label)
-        found = (retriever.search(histories, k, exclude_seen, felt) for _, histories, felt in blocks)
-    else:
-        exact = score_blocks(retriever, sequences, part, exclude_seen, feelings, label)
-        found = (top(scores, k) for _, scores in exact)
-    ids, scores = zip(*found, strict=True)
+    _, ids, scores = zip(*best_blocks(retriever, sequences, split, k, exclude_seen, feelings), strict=True)
     return np.concatenate(ids), np.concatenate(scores)
 
 
-def candidates_table(sequences: Sequences, split: str, ids: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
-    """Table (user, item, rank from 1, score, split) of ``best_items``."""
+def best_blocks(
+    retriever: Retriever,
+    sequences: Sequences,
+    split: str,
+    k: int,
+    exclude_seen: bool,
+    feelings: np.ndarray | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields (positions in the split, items, scores) as ``best_items``, about BLOCK_USERS users at a time."""
+    part, label = sequences.split(split), f"candidates ({split})"
+    found: Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]
+    if retriever.config.index == "approximate":
+        blocks = user_blocks(retriever, sequences, part, feelings, BLOCK_USERS, label)
+        found = ((users, retriever.search(histories, k, exclude_seen, felt)) for users, histories, felt in blocks)
+    else:
+        exact = score_blocks(retriever, sequences, part, exclude_seen, feelings, label)
+        found = ((users, top(scores, k)) for users, scores in exact)
+    waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for users, (ids, scores) in found:
+        waiting.append((users, ids, scores))
+        if sum(len(users) for users, _, _ in waiting) >= BLOCK_USERS:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    users, ids, scores = zip(*blocks, strict=True)
+    return np.concatenate(users), np.concatenate(ids), np.concatenate(scores)
+
+
+def candidates_table(
+    sequences: Sequences, split: str, users: np.ndarray, ids: np.ndarray, scores: np.ndarray
+) -> pd.DataFrame:
+    """Table (user, item, rank from 1, score, split) of a block of ``best_blocks``."""
     row, column = np.nonzero(ids)
     return pd.DataFrame(
         {
-            "user": pd.array(sequences.users, dtype="str").take(sequences.split(split).users[row]),
+            "user": pd.array(sequences.users, dtype="str").take(sequences.split(split).users[users[row]]),
             "item": pd.array(sequences.items, dtype="str").take(ids[row, column] - 1),
             "rank": (column + 1).astype(np.int32),
             "score": scores[row, column],
@@ -85,23 +112,24 @@ def write_candidates(
     learned: rows of ``sequences.users`` whose targets the retriever was trained on; the metrics leave them out. With an
     approximate index, ``test_index_recall@<pool>`` is the share of the exact candidates that it found.
     """
-    pool, frames, metrics = config.n_retrieved, [], {}
-    for split in ("valid", "gate", "test"):
-        part = sequences.split(split)
-        if not len(part):  # no gate users
-            continue
-        ids, scores = best_items(retriever, sequences, split, pool, config.exclude_seen, feelings)
-        frames.append(candidates_table(sequences, split, ids, scores))
-        if split == "gate":  # a figure that people see, they choose by
-            continue
-        tested = ~np.isin(part.users, list(learned))
-        hits = (ids == part.targets[:, None]).any(1) & tested
-        metrics[f"{split}_hr@{pool}"] = float(hits.sum() / tested.sum())
+    pool, metrics = config.n_retrieved, {}
+
+    def frames() -> Iterator[pd.DataFrame]:
+        for split in ("valid", "gate", "test"):
+            part, hits = sequences.split(split), 0
+            if not len(part):  # no gate users
+                continue
+            tested = ~np.isin(part.users, list(learned))
+            for users, ids, scores in best_blocks(retriever, sequences, split, pool, config.exclude_seen, feelings):
+                hits += int(((ids == part.targets[users, None]).any(1) & tested[users]).sum())
+                yield candidates_table(sequences, split, users, ids, scores)
+            if split != "gate":  # a figure that people see, they choose by
+                metrics[f"{split}_hr@{pool}"] = float(hits / tested.sum())
+
+    rows = write_blocks(frames(), folder / "candidates.parquet", "candidates")
     if config.index == "approximate":
         metrics[f"test_index_recall@{pool}"] = index_recall(retriever, sequences, "test", feelings)
-    frame = pd.concat(frames, ignore_index=True)
-    write_table(frame, folder / "candidates.parquet", "candidates")
-    return StageResult({"candidates": len(frame)}, metrics)
+    return StageResult({"candidates": rows}, metrics)
 
 
 def index_recall(retriever: Retriever, sequences: Sequences, split: str, feelings: np.ndarray | None = None) -> float:

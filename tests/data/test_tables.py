@@ -1,7 +1,16 @@
 import pandas as pd
 import pytest
 
-from sealr.data.tables import SCHEMAS, TableError, atomic_path, read_json, read_table, write_json, write_table
+from sealr.data.tables import (
+    SCHEMAS,
+    TableError,
+    atomic_path,
+    read_json,
+    read_table,
+    write_blocks,
+    write_json,
+    write_table,
+)
 
 
 def test_round_trip_has_the_schemas_columns_and_dtypes(tmp_path):
@@ -37,6 +46,29 @@ def test_missing_column_is_named_on_writing_and_reading(tmp_path):
     pd.DataFrame({"item": ["a"]}).to_parquet(tmp_path / "items.parquet")
     with pytest.raises(TableError, match="items.parquet is not a items table: column 'title' is missing"):
         read_table(tmp_path / "items.parquet", "items")
+
+
+def test_only_some_columns_and_rows_are_read(tmp_path):
+    path = tmp_path / "rankings.parquet"
+    frame = pd.DataFrame(
+        {"user": "u", "item": list("abc"), "rank": [1, 2, 3], "score": 0.5, "ranker": "x", "split": "test"}
+    )
+    write_table(frame, path, "rankings")
+    read = read_table(path, "rankings", ("rank", "item"), [("rank", "<=", 2)])
+    assert list(read) == ["item", "rank"] and read["item"].tolist() == ["a", "b"] and read["rank"].dtype == "int32"
+    pd.DataFrame({"item": ["a"]}).to_parquet(path)
+    assert read_table(path, "rankings", ("item",))["item"].tolist() == ["a"]
+    with pytest.raises(TableError, match="column 'rank' is missing"):
+        read_table(path, "rankings", ("item", "rank"))
+
+
+def test_blocks_become_one_table(tmp_path):
+    blocks = [pd.DataFrame({"item": [i], "title": ["t"], "brand": [None], "categories": [None]}) for i in "ab"]
+    assert write_blocks(iter(blocks), tmp_path / "items.parquet", "items") == 2
+    assert read_table(tmp_path / "items.parquet", "items")["item"].tolist() == ["a", "b"]
+    with pytest.raises(TableError, match="needs column 'title'"):
+        write_blocks(iter([blocks[0], blocks[1][["item"]]]), tmp_path / "items.parquet", "items")
+    assert len(read_table(tmp_path / "items.parquet", "items")) == 2  # a failed write leaves the old file
 
 
 def test_absent_and_damaged_files_are_named(tmp_path):

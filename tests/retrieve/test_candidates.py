@@ -29,7 +29,8 @@ from sealr.settings import RetrieveConfig
 
 
 def candidates(retriever, sequences, split, *arguments):
-    return candidates_table(sequences, split, *best_items(retriever, sequences, split, *arguments))
+    everybody = np.arange(len(sequences.split(split)))
+    return candidates_table(sequences, split, everybody, *best_items(retriever, sequences, split, *arguments))
 
 
 def top_lists(*arguments):
@@ -204,6 +205,16 @@ def test_write_candidates(retriever, sequences, tmp_path):
     assert output.rows == {"candidates": len(frame)} and set(frame["split"]) == {"valid", "test"}
     ranks = target_ranks(retriever, sequences, "test", True)
     assert output.metrics["test_hr@12"] == pytest.approx(((ranks >= 1) & (ranks <= 12)).mean())
+
+
+def test_a_table_written_in_many_blocks_is_the_same(retriever, sequences, tmp_path, monkeypatch):
+    written = [write_candidates(retriever, sequences, retriever.config, tmp_path / "whole")]
+    monkeypatch.setattr(module, "BLOCK_USERS", 7)
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 31 * 3)
+    written.append(write_candidates(retriever, sequences, retriever.config, tmp_path / "blocks"))
+    frames = [read_table(tmp_path / name / "candidates.parquet", "candidates") for name in ("whole", "blocks")]
+    pd.testing.assert_frame_equal(*frames)
+    assert written[0] == written[1]
 
 
 def search_share(monkeypatch, probe):
