@@ -1,12 +1,13 @@
-"""Ingests millions of synthetic reviews and measures time and memory.
+"""Ingests millions of synthetic reviews, or trains a retriever on them, and measures time and memory.
 
-    python -m benchmarks.big_reviews --reviews 7000000 --folder /tmp/big [--kill]
+    python -m benchmarks.big_reviews --reviews 7000000 --folder /tmp/big [--kill | --retrieve]
 
 Writes ``--reviews`` lines in the form of Amazon's files, with popular items, heavy users, and about one bad or repeated
 row in fifty. Then it runs the stage ingest and the gate as a job does, each in its own process. The state folder is new
 each time. Peak memory is that of all processes of the stage together, sampled ten times a second as the sum of their
 proportional shares (PSS). ``--kill`` kills the stage in the middle first, and then measures the run that starts it
-again. Prints Markdown.
+again. ``--retrieve`` runs `sealr retrieve` in its place: ingest and gate, SASRec with a sampled loss for one epoch, and
+everybody's candidates from an approximate index. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -33,6 +35,7 @@ WORDS = (
     "the a this guitar string works great sound good bad price cheap bought love it and for but not was very my with "
     "strap pedal amp tuner cable noise quality build stage practice easy broke returned perfect recommended würde €5"
 ).split()
+RETRIEVER = "retrieve.loss=sampled retrieve.epochs=1 retrieve.eval_every=1 retrieve.index=approximate"
 STAGE = """
 import sys, time
 from pathlib import Path
@@ -60,6 +63,7 @@ def main() -> None:
     option("--folder", type=Path, required=True, help="for the file and the state; about twice the file's size")
     option("--set", nargs="*", default=[], help="settings of data, such as engine=spark")
     option("--kill", action="store_true")
+    option("--retrieve", action="store_true", help="also train a retriever and find candidates")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / f"reviews-{arguments.reviews}.json"
@@ -68,11 +72,11 @@ def main() -> None:
     state = arguments.folder / "state"
     shutil.rmtree(state, ignore_errors=True)
     if arguments.kill:
-        middle = measure(file, state, arguments.set)["seconds"] / 2
+        middle = float(measure(file, state, arguments.set)["seconds"]) / 2
         shutil.rmtree(state)
-        killed = measure(file, state, arguments.set, kill_after=middle)
+        killed = measure(file, state, arguments.set, middle)
         print(f"Killed after {killed['seconds']:.0f} s.")
-    found = measure(file, state, arguments.set)
+    found = (retrieve if arguments.retrieve else measure)(file, state, arguments.set)
     print(f"{processor()}, load average {os.getloadavg()[1]:.1f}.\n\n| | |\n|---|---:|")
     for name, value in ({"file, GB": file.stat().st_size / 1e9} | found).items():
         print(f"| {name} | {value:,.1f} |" if isinstance(value, float) else f"| {name} | {value} |")
@@ -117,9 +121,30 @@ def generate(file: Path, count: int) -> None:
 
 
 def measure(file: Path, state: Path, settings: list[str], kill_after: float | None = None) -> dict[str, float | str]:
-    """Seconds, CPU seconds and peak memory of the stage and the gate. Raises CalledProcessError if they fail."""
-    environment = os.environ | {"SEALR_HOME": str(state), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", STAGE, str(file), *settings]
+    """Cost of the stage and the gate. kill_after: seconds. Raises CalledProcessError if they fail."""
+    output, cost = watched([sys.executable, "-c", STAGE, str(file), *settings], state, kill_after)
+    if kill_after:
+        return cost
+    digest, ingest, gate, *rows = output.splitlines()[-1].split()
+    return {"digest": digest[:16], "rows": " ".join(rows), "ingest, s": float(ingest), "gate, s": float(gate)} | cost
+
+
+def retrieve(file: Path, state: Path, settings: list[str]) -> dict[str, float | str]:
+    """Cost of the job up to the candidates, all its processes included. Raises CalledProcessError if it fails."""
+    data = file.with_name("big.yaml")
+    data.write_text(f"data: {{name: big, source: amazon, reviews: {{path: {file}}}}}\n", encoding="utf-8")
+    chosen = " ".join([RETRIEVER, *(f"data.{setting}" for setting in settings)])
+    command = [sys.executable, "-m", "sealr", "retrieve", "--data", str(data), "--set", chosen]
+    state.mkdir()
+    output, cost = watched(command, state)
+    said = dict(re.findall(r"^  (\S+) +([\d.,]+)$", output, re.MULTILINE))
+    return {name: said[name] for name in ("candidates", "test_hr@100", "test_index_recall@100")} | cost
+
+
+def watched(command: list[str], state: Path, kill_after: float | None = None) -> tuple[str, dict[str, float | str]]:
+    """Output of a command, its time, and the peak memory of all its processes together."""
+    environment = os.environ | {"SEALR_HOME": str(state), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{state}/mlflow.db"
     before, started, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), 0
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -130,18 +155,16 @@ def measure(file: Path, state: Path, settings: list[str], kill_after: float | No
             if kill_after and time.monotonic() - started > kill_after:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                return {"seconds": time.monotonic() - started}
+                return "", {"seconds": time.monotonic() - started}
         output = process.stdout.read() if process.stdout else ""
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    digest, ingest, gate, *rows = output.splitlines()[-1].split()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {
-        "digest": digest[:16], "rows": " ".join(rows), "seconds": time.monotonic() - started,
-        "of them ingest": float(ingest), "of them the gate": float(gate),
+    return output, {
+        "seconds": time.monotonic() - started,
         "CPU seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "peak memory of all processes, GB": peak / 1e9,
-    }  # fmt: skip
+    }
 
 
 def _tree(pid: int) -> list[int]:
