@@ -106,7 +106,7 @@ def label(job: Job, reviews: Manifest) -> Manifest:
         def work(folder: Path) -> StageResult:
             frame = read_table(reviews.path("reviews.parquet"), "reviews")
             result = labelling.label(frame, config, folder, cache=cache)
-            emotions = read_table(folder / "labels.parquet", "labels", ("emotion", "sentiment"))
+            emotions = read_table(folder / "labels.parquet", "labels", ("emotion", "sentiment", "expected"))
             distribution_plot(emotions, folder / "labels.png", frame["rating"])
             return result
 
