@@ -127,8 +127,8 @@ def _read_some(texts: list[str], started: float, read: Callable[[list[str]], obj
 
 def epoch_seconds(config: RetrieveConfig, sequences: Sequences, rates: Rates) -> float:
     """Seconds of an epoch with its share of the validations; of the whole training for a model that is counted."""
-    if config.model == "ease":
-        return 2 * sequences.n_items**3 / rates.flops + 1.0  # an inverse
+    if config.model in ("ease", "transition"):
+        return 2 * sequences.n_items**3 / rates.flops + 1.0  # an inverse, or a solution
     if config.model not in VECTOR_MODELS:
         return 1.0
     users, gap = min(USERS, len(sequences)), min(config.eval_every, 2)

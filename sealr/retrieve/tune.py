@@ -23,7 +23,18 @@ from sealr.trainer import OnEpoch
 
 log = logging.getLogger(__name__)
 BATCH_SIZES = (64, 128, 256)
-SEARCHED = ("lr", "dropout", "layers", "batch_size", "bsarec.alpha", "bsarec.cutoff", "ease.l2", "cooccurrence.decay")
+SEARCHED = (
+    "lr",
+    "dropout",
+    "layers",
+    "batch_size",
+    "bsarec.alpha",
+    "bsarec.cutoff",
+    "ease.l2",
+    "cooccurrence.decay",
+    "transition.decay",
+    "transition.l2",
+)
 
 
 def searchable(config: RetrieveConfig) -> bool:
@@ -38,6 +49,9 @@ def suggest(trial: Trial, config: RetrieveConfig) -> RetrieveConfig:
         raise ValueError(f"retrieve.model {config.model} has no settings to search")
     if config.model == "ease":
         changes = {"ease": {"l2": trial.suggest_float("ease.l2", 10, 5000, log=True)}}
+    elif config.model == "transition":
+        decay = trial.suggest_float("transition.decay", 0.1, 1.0)
+        changes = {"transition": {"decay": decay, "l2": trial.suggest_float("transition.l2", 1, 5000, log=True)}}
     elif config.model == "cooccurrence":
         changes = {"cooccurrence": {"decay": trial.suggest_float("cooccurrence.decay", 0.1, 1.0)}}
     else:

@@ -19,12 +19,14 @@ from sealr.settings.models import (
     RetrieveConfig,
     SatisfactionConfig,
     ScoringSettings,
+    TransitionSettings,
 )
 
 __all__ = [
     "VECTOR_MODELS", "BSARecSettings", "Columns", "Config", "Content", "ContentConfig", "CooccurrenceSettings",
     "DataConfig", "DriftSettings", "EASESettings", "EvaluateConfig", "LabelConfig", "LoraSettings", "RegistryConfig",
-    "RemoteFile", "RerankConfig", "RetrieveConfig", "SatisfactionConfig", "ScoringSettings", "frozen",
+    "RemoteFile", "RerankConfig", "RetrieveConfig", "SatisfactionConfig", "ScoringSettings",
+    "TransitionSettings", "frozen",
 ]  # fmt: skip
 
 

@@ -29,10 +29,16 @@ class CooccurrenceSettings:
 
 
 @frozen
+class TransitionSettings:
+    decay: float = Field(0.7, gt=0, le=1)  # an item's value is this to the power of its distance from the end
+    l2: float = Field(30.0, gt=0)  # ridge penalty
+
+
+@frozen
 class RetrieveConfig:
-    # Neural: gru4rec to bsarec; counted, not trained: popularity, cooccurrence, ease; or a fusion of `parts`
+    # Neural: gru4rec to bsarec; counted, not trained: popularity to transition; or a fusion of `parts`
     model: Literal[
-        "gru4rec", "caser", "sasrec", "bert4rec", "bsarec", "popularity", "cooccurrence", "ease", "fusion"
+        "gru4rec", "caser", "sasrec", "bert4rec", "bsarec", "popularity", "cooccurrence", "ease", "transition", "fusion"
     ] = "sasrec"
     # Parts of a fusion: each lists its changes to this section, e.g. [{model: sasrec}, {model: ease}]
     parts: tuple[dict[str, Any], ...] = ()
@@ -61,6 +67,7 @@ class RetrieveConfig:
     bsarec: BSARecSettings = BSARecSettings()
     ease: EASESettings = EASESettings()
     cooccurrence: CooccurrenceSettings = CooccurrenceSettings()
+    transition: TransitionSettings = TransitionSettings()
     # whole: retrievers also train on the last two items of fine-tuning users, as the LLM does (inductive split)
     tuning_users: Literal["train", "whole"] = "train"
     n_retrieved: int = Field(100, ge=10)  # candidates kept per user and split

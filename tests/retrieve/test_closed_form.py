@@ -5,9 +5,10 @@ import pytest
 import torch
 from toy_sequences import make_sequences
 
-from sealr.retrieve.models import build, cooccurrence, ease, neighbours
+from sealr.retrieve.models import build, cooccurrence, neighbours
 from sealr.retrieve.models.neighbours import training_matrix
-from sealr.settings import CooccurrenceSettings, EASESettings, RetrieveConfig
+from sealr.retrieve.models.transition import positions
+from sealr.settings import CooccurrenceSettings, EASESettings, RetrieveConfig, TransitionSettings
 
 DAMPING = cooccurrence.DAMPING
 
@@ -77,7 +78,7 @@ def naive_ease(sequences, l2):
 
 
 def test_ease_equals_the_closed_form(many, monkeypatch):
-    monkeypatch.setattr(ease, "BLOCK_ELEMENTS", 30 * 7)  # several blocks, the last one short
+    monkeypatch.setattr(neighbours, "BLOCK_ELEMENTS", 30 * 7)  # several blocks, the last one short
     model, weights = fitted("ease", many, ease=EASESettings(l2=20.0)), naive_ease(many, 20.0)
     scores = model.score(torch.tensor([[3, 9, 0, 4], [7, 7, 0, 0]]))
     np.testing.assert_allclose(scores[0, 1:], weights[[2, 8, 3]].sum(0), rtol=1e-4, atol=1e-6)
@@ -96,7 +97,34 @@ def test_ease_keeps_the_largest_magnitudes(many, monkeypatch):
     assert (model.weights < 0).any()
 
 
-def test_ease_refuses_a_catalogue_that_does_not_fit(many, monkeypatch):
-    monkeypatch.setattr(ease, "MAX_ITEMS", 29)
-    with pytest.raises(ValueError, match="30 items are too many; use cooccurrence"):
-        fitted("ease", many)
+@pytest.mark.parametrize("name", ["ease", "transition"])
+def test_a_catalogue_that_does_not_fit_is_refused(name, many, monkeypatch):
+    monkeypatch.setattr(neighbours, "MAX_ITEMS", 29)
+    with pytest.raises(ValueError, match=f"{name} inverts .* 30 items are too many; use cooccurrence"):
+        fitted(name, many)
+
+
+def test_positions_by_hand():
+    """Training histories 1 2 1 3 and 2 4: the newest occurrence of a repeated item counts."""
+    sequences = make_sequences([[1, 2, 1, 3, 9, 9], [2, 4]], 9)
+    before, after = positions(sequences, decay=0.5, max_len=2)
+    assert before.toarray()[:, :4].tolist() == [[1, 0, 0, 0], [0.5, 1, 0, 0], [1, 0.5, 0, 0], [0, 1, 0, 0]]
+    assert after.toarray().argmax(1).tolist() == [1, 0, 2, 3] and after.sum() == 4
+    assert positions(sequences, decay=0.5, max_len=1)[0].toarray()[1, :2].tolist() == [0, 1]
+
+
+def test_transition_has_the_least_squared_error(many):
+    settings = TransitionSettings(decay=0.6, l2=4.0)
+    model = fitted("transition", many, transition=settings)
+    before, after = (m.toarray().astype(np.float64) for m in positions(many, 0.6, 50))
+    weights = np.linalg.solve(before.T @ before + 4 * np.eye(30), before.T @ after)
+    scores = model.score(torch.tensor([[3, 9, 4], [7, 7, 0]]))
+    np.testing.assert_allclose(scores[0, 1:], weights[3] + 0.6 * weights[8] + 0.36 * weights[2], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(scores[1, 1:], weights[6], rtol=1e-3, atol=1e-5)
+
+
+def test_transition_learns_the_order():
+    """Everybody takes 1 2 3: 2 follows 1, never the other way round."""
+    model = fitted("transition", make_sequences([[1, 2, 3, 4, 4]] * 20, 4))
+    one, two = model.score(torch.tensor([[1], [2]]))
+    assert one[2] > 0.3 and abs(two[1]) < 1e-6 and two.argmax() == 3

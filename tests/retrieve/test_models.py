@@ -16,7 +16,7 @@ from sealr.settings import RetrieveConfig
 
 NEURAL = ["gru4rec", "caser", "sasrec", "bert4rec", "bsarec"]
 CAUSAL = [name for name in NEURAL if name != "bert4rec"]
-CLOSED = ["popularity", "cooccurrence", "ease"]
+CLOSED = ["popularity", "cooccurrence", "ease", "transition"]
 PARTS = ({"model": "sasrec", "max_len": 6}, {"model": "ease"}, {"model": "popularity"})
 SEQUENCES = make_sequences(
     [np.random.default_rng(user).integers(1, 21, 3 + user % 6).tolist() for user in range(60)], 20

@@ -20,6 +20,7 @@ from sealr.retrieve.models.fusion import Fusion, part_configs
 from sealr.retrieve.models.gru4rec import GRU4Rec
 from sealr.retrieve.models.popularity import Popularity
 from sealr.retrieve.models.sasrec import SASRec
+from sealr.retrieve.models.transition import Transition
 from sealr.settings import RetrieveConfig
 
 
@@ -39,6 +40,7 @@ MODELS: dict[str, Callable[[int, RetrieveConfig, Any], nn.Module]] = {
     "popularity": Popularity,
     "cooccurrence": Cooccurrence,
     "ease": EASE,
+    "transition": Transition,
     "fusion": _fusion,
 }
 

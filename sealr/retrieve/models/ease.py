@@ -13,11 +13,8 @@ import torch
 from torch import Tensor
 
 from sealr.data.sequences import Sequences
-from sealr.retrieve.models.neighbours import NeighbourModel, training_matrix
+from sealr.retrieve.models.neighbours import NeighbourModel, check_catalogue, training_matrix
 from sealr.settings import RetrieveConfig
-
-MAX_ITEMS = 40_000  # 19 GB
-BLOCK_ELEMENTS = 2**24  # weights sorted at a time: 64 MB
 
 
 class EASE(NeighbourModel):
@@ -27,20 +24,10 @@ class EASE(NeighbourModel):
 
     def fit(self, sequences: Sequences) -> None:
         """Raises ValueError when the catalogue is too large."""
-        if sequences.n_items > MAX_ITEMS:
-            raise ValueError(
-                f"ease inverts an (items, items) matrix: {sequences.n_items} items are too many; use cooccurrence"
-            )
+        check_catalogue("ease", sequences.n_items)
         inverse = self._inverse(sequences)  # (V, V)
         diagonal = inverse.diagonal().clone()
-        inverse.fill_diagonal_(0)
-        block = max(1, BLOCK_ELEMENTS // len(inverse))
-        for start in range(0, len(inverse), block):
-            weights = inverse[start : start + block] / -diagonal  # (b, V) rows of B
-            kept = weights.abs().topk(self.indices.shape[1]).indices  # (b, K)
-            rows = slice(start + 1, start + 1 + len(kept))
-            self.weights[rows] = weights.gather(1, kept)
-            self.indices[rows] = kept.int() + 1
+        self.keep_largest(inverse.fill_diagonal_(0).div_(-diagonal))
 
     def _inverse(self, sequences: Sequences) -> Tensor:
         matrix = training_matrix(sequences)[:, 1:]

@@ -11,6 +11,8 @@ from sealr.data.sequences import Sequences
 from sealr.retrieve.models.base import Packed
 
 NEIGHBOURS = 200  # weights kept per item
+MAX_ITEMS = 40_000  # of a model that inverts an (items, items) matrix: 19 GB for three of them
+BLOCK_ELEMENTS = 2**24  # weights sorted at a time: 64 MB
 
 
 class NeighbourModel(nn.Module):
@@ -34,6 +36,16 @@ class NeighbourModel(nn.Module):
         """Fills the buffers from the training split. Defined by the model."""
         raise NotImplementedError
 
+    def keep_largest(self, weights: Tensor) -> None:
+        """weights (V, V): keeps the K of each row with the largest magnitude."""
+        block = max(1, BLOCK_ELEMENTS // len(weights))
+        for start in range(0, len(weights), block):
+            rows = weights[start : start + block]  # (b, V)
+            kept = rows.abs().topk(self.indices.shape[1]).indices  # (b, K)
+            places = slice(start + 1, start + 1 + len(kept))
+            self.weights[places] = rows.gather(1, kept)
+            self.indices[places] = kept.int() + 1
+
     def score(self, sequences: Tensor, feelings: Tensor | None = None) -> Tensor:
         """(B, L) -> (B, n_items + 1), -inf at padding."""
         repeated = (sequences[:, :, None] == sequences[:, None, :]).triu(1).any(2)  # (B, L) the item occurs again later
@@ -49,6 +61,12 @@ class NeighbourModel(nn.Module):
         """(H,) weights of the item among the neighbours of each of the others; 1 for the item itself."""
         found = (self.weights[others] * (self.indices[others] == item)).sum(1)
         return torch.where(others == item, 1.0, found)
+
+
+def check_catalogue(model: str, n_items: int) -> None:
+    """Raises ValueError when a catalogue is too large for a model that inverts an (items, items) matrix."""
+    if n_items > MAX_ITEMS:
+        raise ValueError(f"{model} inverts an (items, items) matrix: {n_items} items are too many; use cooccurrence")
 
 
 def training_matrix(sequences: Sequences) -> scipy.sparse.csr_array:
