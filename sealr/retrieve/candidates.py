@@ -68,19 +68,16 @@ def best_blocks(
     else:
         exact = score_blocks(retriever, sequences, part, exclude_seen, feelings, label)
         found = ((users, top(scores, k)) for users, scores in exact)
-    waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for users, (ids, scores) in found:
-        waiting.append((users, ids, scores))
-        if sum(len(users) for users, _, _ in waiting) >= BLOCK_USERS:
-            yield _joined(waiting)
-            waiting = []
-    if waiting:
-        yield _joined(waiting)
-
-
-def _joined(blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    users, ids, scores = zip(*blocks, strict=True)
-    return np.concatenate(users), np.concatenate(ids), np.concatenate(scores)
+    start = end = 0  # the users that ids and best hold
+    for users, (items, scores) in found:
+        if start == end:  # small arrays kept between large ones that are freed would scatter the memory
+            room = BLOCK_USERS + len(users), items.shape[1]
+            ids, best = np.zeros(room, dtype=np.int64), np.zeros(room, dtype=np.float32)
+        end += len(users)
+        ids[users - start], best[users - start] = items, scores
+        if end - start >= BLOCK_USERS or end == len(part):
+            yield np.arange(start, end), ids[: end - start], best[: end - start]
+            start = end
 
 
 def candidates_table(
