@@ -30,8 +30,8 @@ class CooccurrenceSettings:
 
 @frozen
 class TransitionSettings:
-    decay: float = Field(0.7, gt=0, le=1)  # an item's value is this to the power of its distance from the end
-    l2: float = Field(30.0, gt=0)  # ridge penalty
+    decay: float = Field(0.8, gt=0, le=1)  # an item's value is this to the power of its distance from the end
+    l2: float = Field(100.0, gt=0)  # ridge penalty
 
 
 @frozen
