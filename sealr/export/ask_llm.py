@@ -25,7 +25,7 @@ class LLM:
         self.soft = load_file(folder / "soft_tokens.safetensors")
         self.backbone = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").model.eval()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def scores(self, history: list[int], feelings: list[tuple[float, float]] | None = None) -> torch.Tensor:
         """Scores (items + 1,) of all items as the next one; index 0 is padding.
 

@@ -14,7 +14,6 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sealr import weights
 from sealr.data.tables import write_json
 from sealr.export import ask_llm
 from sealr.export.retriever import ExportError, History
@@ -50,16 +49,15 @@ def write_llm(
         prompts = _prompts(ranker, asked)
         wanted = torch.stack([_logits(ranker.model, prompt) for prompt in prompts])
     del ranker  # the next lines load the weights again
-    with weights.quiet():
-        merged(rerank, packed / ADAPTER).save_pretrained(folder)
-        load_tokenizer(rerank.base).save_pretrained(folder)
-        if rerank.ranker == "scoring":
-            shutil.copyfile(ask_llm.__file__, folder / "ask.py")
-            written = ask_llm.LLM(folder)
-            found = torch.stack([written.scores(list(r.history), np.asarray(r.feelings).tolist()) for r in asked])
-        else:
-            plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-            found = torch.stack([_logits(plain, prompt) for prompt in prompts])
+    merged(rerank, packed / ADAPTER).save_pretrained(folder)
+    load_tokenizer(rerank.base).save_pretrained(folder)
+    if rerank.ranker == "scoring":
+        shutil.copyfile(ask_llm.__file__, folder / "ask.py")
+        written = ask_llm.LLM(folder)
+        found = torch.stack([written.scores(list(r.history), np.asarray(r.feelings).tolist()) for r in asked])
+    else:
+        plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+        found = torch.stack([_logits(plain, prompt) for prompt in prompts])
     spread = wanted.std(dim=1, correction=0).clamp(min=1e-6)
     worst, tolerance = float(((found - wanted).abs().amax(dim=1) / spread).max()), TOLERANCE[rerank.dtype]
     if not worst <= tolerance:

@@ -44,7 +44,7 @@ filters, titles, reasons and the histories of users are not in this folder.
 LLM = """\
 # The LLM of {data}, with its adapter merged
 
-{base}, fine-tuned by SEALR with LoRA to {task}. The adapter is in the weights, so that peft is not needed.
+{base}, fine-tuned by SEALR with LoRA to {task}. The adapter is in the weights, so peft is not needed.
 {quantized}
 {body}
 
@@ -53,7 +53,7 @@ most {tolerance:g} is accepted).
 """
 SCORING = """\
 **This is no model that writes.** It was fine-tuned to read items as *soft tokens*: vectors of its own input width that
-stand for no word. Loaded alone, with a prompt in words, it recommends nothing, and its output layer was never trained.
+stand for no word. Loaded alone, with a prompt in words, it recommends nothing: its output layer has no part in a score.
 `soft_tokens.safetensors` holds what it needs, and `ask.py` shows how the parts fit together:
 
 1. The instruction, as {count} tokens: `{instruction}`
@@ -163,9 +163,10 @@ def llm(config: Config, card: dict[str, Any]) -> str:
     quantized = (
         "It was trained on 4-bit weights (NF4); here they are written out.\n" if rerank.quantization == "nf4" else ""
     )
+    base = "The base model that the version holds" if card["base_is_packed"] else rerank.base
     return LLM.format(
         data=config.data.name,
-        base=rerank.base if not card["base_is_packed"] else "The base model that the version holds",
+        base=f"{base}, cut to its first {rerank.layers} layers" if rerank.layers else base,
         task=task,
         quantized=quantized,
         body=body,

@@ -20,6 +20,7 @@ from sealr.export.retriever import ExportError, History, write_retriever
 from sealr.retrieve.retriever import load
 from sealr.serving.packing import HISTORIES, Weights, read_config
 from sealr.settings import Config
+from sealr.weights import quiet
 
 __all__ = ["ExportError", "export"]
 CARD = "export.json"  # a folder with this file is an export
@@ -44,7 +45,7 @@ def export(source: str, packed: Path, out: Path, llm: bool = True, overwrite: bo
     card: dict[str, Any] = {"model": source, "data": config.data.name, "histories_are_stored": stored}
     card["base_is_packed"] = (packed / "base").is_dir()
     card["weights"] = {"llm": weights.llm, "satisfaction": weights.satisfaction}
-    with new_folder(out, overwrite) as folder:
+    with new_folder(out, overwrite) as folder, quiet():
         card["retriever"] = write_retriever(retriever, histories, folder / "retriever")
         if llm and weights.llm:
             items = read_table(packed / "items.parquet", "items")
