@@ -1,4 +1,4 @@
-"""Messages to a team, from real servers and killed processes."""
+"""What a team learns of runs: messages from real servers and of killed processes, and logs."""
 
 import base64
 import hashlib
@@ -13,9 +13,10 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
+import requests
 from filelock import FileLock
 
-from tests.e2e.jobs import BIN, environment, free_port, serve
+from tests.e2e.jobs import BIN, environment, free_port, run, serve
 from tests.flows.receiver import receiver
 
 pytestmark = pytest.mark.slow
@@ -51,8 +52,8 @@ def test_a_killed_run_is_told_by_the_process_that_started_it(project, prefect_se
             assert server.poll() is None, log.read_text()
             prefect(project, "deployment", "run", "ingest/ingest")
             until(lambda: "another scheduled job works on data set tiny" in log.read_text(), "the run does not wait")
-            (run,) = psutil.Process(server.pid).children()
-            os.kill(run.pid, signal.SIGKILL)
+            (child,) = psutil.Process(server.pid).children()
+            os.kill(child.pid, signal.SIGKILL)
             (told,) = received.wait(1, 120)
         finally:
             os.killpg(server.pid, signal.SIGTERM)
@@ -60,6 +61,15 @@ def test_a_killed_run_is_told_by_the_process_that_started_it(project, prefect_se
     assert (told["flow"], told["state"]) == ("ingest", "Crashed")
     assert "-9" in told["why"] and "/runs/flow-run/" in told["link"]
     assert received.url not in log.read_text()
+
+
+def test_a_run_by_hand_leaves_its_log_on_the_server(project, prefect_server):
+    code, _, errors = run(project, name="ingest")
+    assert not code, errors
+    found = requests.post(f"{os.environ['PREFECT_API_URL']}/logs/filter", json={"limit": 200}, timeout=30).json()
+    said = [(line["name"], line["message"]) for line in found]
+    assert [message for name, message in said if name == "sealr.flows" and message.startswith("ingest on tiny")]
+    assert {name for name, _ in said} >= {"sealr.data.manifest", "sealr.data.validate"}
 
 
 def test_an_alias_that_moves_is_told_by_mlflows_server(tmp_path, monkeypatch):
@@ -78,10 +88,10 @@ def test_an_alias_that_moves_is_told_by_mlflows_server(tmp_path, monkeypatch):
             client = mlflow.MlflowClient(url)
             client.create_webhook("champions", received.url, ["model_version_alias.created"], secret=SECRET)
             client.create_registered_model("sealr")
-            run = client.create_run("0")
-            client.set_terminated(run.info.run_id)
+            made = client.create_run("0").info
+            client.set_terminated(made.run_id)
             for _ in range(2):
-                client.create_model_version("sealr", f"{run.info.artifact_uri}/model", run.info.run_id)
+                client.create_model_version("sealr", f"{made.artifact_uri}/model", made.run_id)
             for version in ("1", "2"):
                 done = [sys.executable, "-m", "sealr", "promote", version, "--reason", "a test"]
                 assert not subprocess.run(done, env=os.environ | {"MLFLOW_TRACKING_URI": url}).returncode
