@@ -23,6 +23,7 @@ from sealr.evaluate import comparison as comparing
 from sealr.evaluate.comparison import FULL, INJECTED, TIMES, Run
 from sealr.evaluate.report import Panel, markdown_table, plot
 from sealr.flows import steps
+from sealr.flows.alarm import HOOKS
 from sealr.flows.job import external_failure, open_job
 from sealr.flows.retry import transient
 from sealr.pipeline.comparison import Bench, open_bench, run_system
@@ -38,7 +39,7 @@ DIFFERENCES = (
 )
 
 
-@flow(name="benchmark", flow_run_name="benchmark-{table}")
+@flow(name="benchmark", flow_run_name="benchmark-{table}", **HOOKS)
 def benchmark(table: str = "retrievers", data: str = "", only: str = "", overrides: str = "", figure: str = "") -> None:
     """Runs a comparison on each of its data sets and writes its page. Arguments: see ``select_comparisons``."""
     name, specs = select_comparisons(table, data, only, figure)

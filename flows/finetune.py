@@ -9,13 +9,14 @@ from prefect import flow
 from sealr import tracking
 from sealr.data.manifest import Manifest
 from sealr.flows import steps
+from sealr.flows.alarm import HOOKS
 from sealr.flows.job import open_job
 from sealr.flows.parameters import explained
 from sealr.pipeline.stages import through_evaluation
 from sealr.registry.promote import Registration
 
 
-@flow(name="finetune", flow_run_name="finetune-{data}")
+@flow(name="finetune", flow_run_name="finetune-{data}", **HOOKS)
 @explained
 def finetune(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> str:
     """Ingest, label, train retriever and LLM, re-rank, evaluate, refit, register, report. Returns the MLflow run id."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from pydantic import Field
 
 from sealr import resources
 
@@ -14,15 +15,25 @@ Work = TypeVar("Work", bound=Callable[..., object])
 
 
 def explained(work: Work) -> Work:
-    """Adds the parameters data, base and overrides to a flow's docstring, where Prefect looks for their help."""
+    """Adds help and choices for the parameters data, base and overrides to a flow.
+
+    Prefect looks for help in the docstring, and for choices in the annotations.
+    """
+    work.__annotations__ |= {"data": choice(named("data")), "base": choice(named("rerank"))}
     help_of = {
-        "data": f"Data set. One of {', '.join(named('data'))}; or the path of a YAML file.",
-        "base": f"Base model. One of {', '.join(named('rerank'))}; or the path of a YAML file.",
+        "data": "Data set: a packaged one, or the path of a YAML file.",
+        "base": "Base model: a packaged one, or the path of a YAML file.",
         "overrides": "Settings, such as retrieve.epochs=20 rerank.lr=1e-4. Empty: as in the files.",
     }
     arguments = "".join(f"    {name}: {text}\n" for name, text in help_of.items())
     work.__doc__ = f"{inspect.cleandoc(work.__doc__ or '')}\n\nArgs:\n{arguments}"
     return work
+
+
+def choice(names: list[str]) -> Any:
+    """The type of one of some names, or of any other text."""
+    literal: Any = Literal
+    return Annotated[literal[tuple(names)], Field(title="packaged")] | Annotated[str, Field(title="YAML file")]
 
 
 def named(section: str) -> list[str]:

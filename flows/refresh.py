@@ -5,13 +5,14 @@ from __future__ import annotations
 from prefect import flow
 
 from sealr.flows import steps
+from sealr.flows.alarm import HOOKS
 from sealr.flows.finetune import print_summary
 from sealr.flows.job import open_job
 from sealr.flows.parameters import explained
 from sealr.pipeline.stages import through_evaluation
 
 
-@flow(name="refresh", flow_run_name="refresh-{data}")
+@flow(name="refresh", flow_run_name="refresh-{data}", **HOOKS)
 @explained
 def refresh(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> str:
     """The whole job with a drift check, which registry.drift.hold lets hold a promotion. Returns the MLflow run id."""

@@ -6,13 +6,14 @@ from prefect import flow
 
 from sealr.data.manifest import Manifest
 from sealr.flows import steps
+from sealr.flows.alarm import HOOKS
 from sealr.flows.job import open_job
 from sealr.flows.parameters import explained
 from sealr.pipeline.stages import through_evaluation
 from sealr.retrieve.models.fusion import reads_feelings
 
 
-@flow(name="ingest", flow_run_name="ingest-{data}")
+@flow(name="ingest", flow_run_name="ingest-{data}", **HOOKS)
 @explained
 def ingest(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Read, clean and validate the reviews."""
@@ -20,7 +21,7 @@ def ingest(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") 
         print_manifest(steps.ingest(job))
 
 
-@flow(name="label", flow_run_name="label-{data}")
+@flow(name="label", flow_run_name="label-{data}", **HOOKS)
 @explained
 def label(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Ingest, then label every review with an emotion and a sentiment."""
@@ -28,7 +29,7 @@ def label(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -
         print_manifest(steps.label(job, steps.ingest(job)))
 
 
-@flow(name="retrieve", flow_run_name="retrieve-{data}")
+@flow(name="retrieve", flow_run_name="retrieve-{data}", **HOOKS)
 @explained
 def retrieve(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Ingest, then train the retriever and write candidate pools."""
@@ -38,7 +39,7 @@ def retrieve(data: str = "demo", base: str = "smollm2-135m", overrides: str = ""
         print_manifest(steps.retrieve(job, reviews, labels))
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{data}")
+@flow(name="evaluate", flow_run_name="evaluate-{data}", **HOOKS)
 @explained
 def evaluate(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Run everything but the registration, and print the metrics under three protocols."""
@@ -46,7 +47,7 @@ def evaluate(data: str = "demo", base: str = "smollm2-135m", overrides: str = ""
         print("\n" + through_evaluation(job, steps)["results"].path("results.md").read_text(encoding="utf-8"))
 
 
-@flow(name="drift", flow_run_name="drift-{data}")
+@flow(name="drift", flow_run_name="drift-{data}", **HOOKS)
 @explained
 def drift(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Compare the data as they are now with those of the champion."""

@@ -17,6 +17,7 @@ from sealr.config import merged, override, shell_quote, to_dict
 from sealr.data.manifest import Manifest, code_digest, state_dir, text_digest
 from sealr.data.tables import read_json
 from sealr.flows import steps
+from sealr.flows.alarm import HOOKS
 from sealr.flows.job import hold_lock, open_job
 from sealr.pipeline.inputs import read_sequences, retriever_sequences
 from sealr.pipeline.job import Job
@@ -46,7 +47,7 @@ class Found:
     note: str = ""
 
 
-@flow(name="tune", flow_run_name="tune-{what}-{data}")
+@flow(name="tune", flow_run_name="tune-{what}-{data}", **HOOKS)
 def tune(
     what: str = "retriever",
     data: str = "demo",

@@ -232,20 +232,10 @@ def load(source: str | Path) -> Model:
 
     >>> sealr.load("models:/my-shop@champion").recommend("u1")
     """
-    folder = Path(source)
     with _session(quiet=True):
-        if ":/" in str(source):
-            import mlflow
+        from sealr.serving.packing import located
 
-            from sealr import tracking
-
-            tracking.setup()
-            folder = Path(mlflow.artifacts.download_artifacts(str(source)))
-        from sealr.serving.packing import find
-
-        if (found := find(folder)) is None:
-            raise FileNotFoundError(f"{source} holds no model: name a registered model, or the folder of a fitted one")
-        return Model(found)
+        return Model(located(source))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from sealr.commands import explore, inspect, items, jobs, labeller, models, privacy, report, tools
+from sealr.commands import explore, export, inspect, items, jobs, labeller, models, privacy, report, tools
 
 
 class Commands(typer.core.TyperGroup):
@@ -41,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Example: sealr run --data demo",
 )
-for _part in (jobs, report, models, explore, items, labeller, tools, privacy, inspect):
+for _part in (jobs, report, models, explore, export, items, labeller, tools, privacy, inspect):
     app.add_typer(_part.app)
 
 
@@ -146,7 +146,7 @@ def _extra(module: str) -> str:
     from sealr import resources
 
     name = module.partition(".")[0].replace("_", "-")
-    for extra in ("train", "spark", "ray", "index", "team", "explore"):
+    for extra in ("train", "spark", "ray", "index", "team", "explore", "export"):
         if any(line.startswith(name) for line in resources.requirements(extra)):  # faiss: faiss-cpu
             return f"this command needs {name}, which is not installed: pip install 'sealr[{extra}]'"
     return ""

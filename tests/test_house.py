@@ -25,6 +25,7 @@ LAYERS = [
     ("sealr.pipeline",),
     ("sealr.report",),
     ("sealr.flows",),
+    ("sealr.export",),
     ("sealr.api",),
     ("sealr.explore",),
     ("sealr.cli", "sealr.commands", "sealr.doctor", "sealr.__main__"),

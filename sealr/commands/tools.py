@@ -90,6 +90,9 @@ def deployments(
     base: Annotated[str, typer.Option(help="Base model of all deployments; empty: as in prefect.yaml.")] = "",
     settings: Set = NOTHING,
     cron: Annotated[str, typer.Option(help="When refresh runs, in UTC; empty: as in prefect.yaml.")] = "",
+    webhook: Annotated[
+        str, typer.Option(envvar="SEALR_WEBHOOK", help="Address that is told of failed and crashed runs, as JSON.")
+    ] = "",
 ) -> None:
     """Serve the deployments of prefect.yaml from this process, one run at a time."""
     import os
@@ -100,6 +103,9 @@ def deployments(
 
     if not os.environ.get("PREFECT_API_URL"):
         raise ValueError("set PREFECT_API_URL to a Prefect server, such as http://127.0.0.1:4200/api")
+    if webhook and not webhook.startswith(("http://", "https://")):
+        raise ValueError("--webhook is an address such as https://chat.example.org/hooks/sealr")
+    os.environ["SEALR_WEBHOOK"] = webhook  # runs are processes of their own, with this environment
     overrides = " ".join(settings)
     check_job(load_config(data or "demo", base or "smollm2-135m", overrides))
     set_defaults()

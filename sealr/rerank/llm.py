@@ -99,12 +99,16 @@ def add_lora(config: RerankConfig) -> PeftModel:
 
 
 def load_adapter(config: RerankConfig, folder: Path) -> PeftModel:
-    """The base model with a trained adapter, in eval mode.
+    """The base model with a trained adapter, in eval mode. Raises AdapterError as `attach` does."""
+    return attach(load_base(config), folder, config.base)
+
+
+def attach(base: nn.Module, folder: Path, name: str) -> PeftModel:
+    """A base model of that name with a trained adapter, in eval mode.
 
     Raises AdapterError when adapter weights are missing or have no effect. peft only warns about keys that do not
     match, and the model would be the bare base model.
     """
-    base = load_base(config)
     from peft import PeftModel
 
     with warnings.catch_warnings():
@@ -112,7 +116,7 @@ def load_adapter(config: RerankConfig, folder: Path) -> PeftModel:
         try:
             model = PeftModel.from_pretrained(base, str(folder))
         except Warning as warning:
-            raise AdapterError(f"the adapter in {folder} does not fit {config.base}: {warning}") from None
+            raise AdapterError(f"the adapter in {folder} does not fit {name}: {warning}") from None
     model.eval()
     check_adapter(model, str(folder))
     return model

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sealr import weights as model_weights
-from sealr.config import to_dict
+from sealr.config import from_dict, to_dict
 from sealr.content.profiles import Profiles
 from sealr.content.readers import identity as reader_identity
 from sealr.data.manifest import REFIT
@@ -22,7 +22,7 @@ from sealr.data.tables import write_json
 from sealr.emotion.backends import pinned_name
 from sealr.emotion.labeller import labeller_id
 from sealr.redact import redacted
-from sealr.rerank.llm import ADAPTER
+from sealr.rerank.llm import ADAPTER, AdapterError
 from sealr.satisfaction.learn import REASONS
 from sealr.satisfaction.model import NUMBERS, TENSORS
 from sealr.settings import Config
@@ -96,6 +96,40 @@ def find(folder: Path) -> Path | None:
     return next(
         (f for f in (folder, folder / "model", *folder.glob("artifacts/*")) if (f / "model.json").is_file()), None
     )
+
+
+def located(source: str | Path) -> Path:
+    """The packed model of a folder, or of an address such as ``models:/sealr@champion``, which is downloaded.
+
+    Raises FileNotFoundError if there is none in it, and MLflow's MlflowException if the registry has none.
+    """
+    folder = Path(source)
+    if ":/" in str(source):
+        import mlflow
+
+        from sealr import tracking
+
+        tracking.setup()
+        folder = Path(mlflow.artifacts.download_artifacts(str(source)))
+    if (found := find(folder)) is None:
+        raise FileNotFoundError(f"{source} holds no model: name a registered model, or the folder of a fitted one")
+    return found
+
+
+def read_config(folder: Path, values: Mapping[str, Any]) -> Config:
+    """The configuration of a packed model. values: of model.json.
+
+    Raises weights.WeightsError when the base LLM is not available, and AdapterError if it is not the one of training.
+    """
+    config: Config = from_dict(Config, values["config"])
+    if (folder / "base").exists():
+        config = replace(config, rerank=replace(config.rerank, base=str(folder / "base")))
+    if values["weights"]["llm"] and model_weights.digest(config.rerank.base) != values["base_digest"]:
+        raise AdapterError(
+            f"{config.rerank.base} is not the model that the adapter was trained on (another source of the same "
+            "name); register the model with registry.include_base=true"
+        )
+    return config
 
 
 def read_salt(values: Mapping[str, Any]) -> Callable[[str], str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sealr import weights
-from sealr.config import from_dict
 from sealr.data.tables import read_json, read_table
 from sealr.emotion.label import label_texts
 from sealr.emotion.labeller import Labeller, labeller_id
-from sealr.rerank.llm import ADAPTER, AdapterError
+from sealr.rerank.llm import ADAPTER
 from sealr.rerank.rankers import Ranker, fuse, load_ranker, order
 from sealr.rerank.requests import RerankInput
 from sealr.retrieve.candidates import pools_for, scores_of
@@ -32,7 +30,7 @@ from sealr.satisfaction.learn import REASONS
 from sealr.satisfaction.model import Satisfaction
 from sealr.serving.available import Available
 from sealr.serving.filters import Catalogue, Mask, ignored
-from sealr.serving.packing import HISTORIES, SATISFACTION, Weights, read_salt
+from sealr.serving.packing import HISTORIES, SATISFACTION, Weights, read_config, read_salt
 from sealr.serving.reasons import Places, Words, others_felt
 from sealr.serving.request import ApiRequest, BadRequest, Event, Limits, Options, read, short
 from sealr.serving.resolved import ResolvedRequest, label, stars
@@ -80,15 +78,7 @@ class Recommender:
     def load(cls, folder: Path) -> Recommender:
         """Loads a packed folder. Raises weights.WeightsError when the base LLM is not available, or AdapterError."""
         values = read_json(folder / "model.json")
-        config: Config = from_dict(Config, values["config"])
-        if (folder / "base").exists():
-            config = replace(config, rerank=replace(config.rerank, base=str(folder / "base")))
-        chosen = Weights(**values["weights"])
-        if chosen.llm and weights.digest(config.rerank.base) != values["base_digest"]:
-            raise AdapterError(
-                f"{config.rerank.base} is not the model that the adapter was trained on (another source of the same "
-                "name); register the model with registry.include_base=true"
-            )
+        config, chosen = read_config(folder, values), Weights(**values["weights"])
         if (here := labeller_id(config.label)) != (then := values["labeller"]):
             log.warning("requests are labelled by %s, the model's data by %s: feelings may differ", here, then)
         items = read_table(folder / "items.parquet", "items")

@@ -40,6 +40,20 @@ def test_a_site_gives_its_own_data_and_hour():
     assert not found["ingest"].schedules
 
 
+def test_the_form_for_a_run_offers_what_is_packaged_and_takes_files():
+    for one in deployments():
+        flow = load_flow_from_entrypoint(one.entrypoint)
+        shape = flow.parameters.properties
+        if "base" not in shape:  # a comparison names data sets of its own
+            continue
+        for name, known, other in (("data", "amazon-beauty", "smollm2-135m"), ("base", "smollm2-135m", "demo")):
+            packaged, free = shape[name]["anyOf"]
+            assert known in packaged["enum"] and other not in packaged["enum"] and "enum" not in free
+            assert shape[name]["default"] in packaged["enum"]
+        given = {"data": "my-shop.yaml", "base": "llama2-7b"}
+        assert given.items() <= flow.validate_parameters(given).items()
+
+
 def test_workers_get_the_environment_of_a_job_by_hand():
     """A worker imports Prefect before a flow, so prefect.yaml holds what `set_defaults` sets for a job by hand."""
     by_hand = flows.defaults()

@@ -45,6 +45,7 @@ class Caser(SequenceModel):
 def windows(x: Tensor, packed: Packed, width: int) -> Tensor:
     """(N, D) -> (N, width, D): the last items of each position's row, oldest first; zeros before the row's start."""
     back = torch.arange(width - 1, -1, -1, device=x.device)  # (width,)
-    source = torch.arange(len(x), device=x.device)[:, None] - back  # (N, width)
-    source = torch.where(packed.position_ids[:, None] >= back, source, len(x))
+    count = x.shape[0]  # len() of a tensor is a constant in an exported graph
+    source = torch.arange(count, device=x.device)[:, None] - back  # (N, width)
+    source = torch.where(packed.position_ids[:, None] >= back, source, count)
     return torch.cat([x, x.new_zeros(1, x.shape[1])])[source]
