@@ -8,6 +8,7 @@ the event loop would cost them a turn of the interpreter lock for each pass.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 from collections import Counter, deque
@@ -20,6 +21,7 @@ from sealr.serving.calls import Call, Refusal, answer, read_call
 from sealr.serving.follower import Served
 from sealr.serving.limits import Limits
 
+log = logging.getLogger("sealr.serve")
 TOGETHER = 256 * 1024  # bytes of the bodies that one worker takes: a giant delays no small calls
 
 
@@ -47,7 +49,8 @@ class Batcher:
         self.workers, self.batch, self.limits, self.on_pass = workers, batch, limits, on_pass
         self.waiting: deque[Job] = deque()
         self._changed, self._stopped = threading.Condition(), False
-        self._threads = [threading.Thread(target=self._work, name=f"predict-{n}") for n in range(workers)]
+        names = [f"predict-{n}" for n in range(workers)]
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -76,9 +79,15 @@ class Batcher:
 
     def _work(self) -> None:
         while jobs := self._take():
-            for group in self._groups(jobs):
-                self.on_pass(len(group))
-                self._deliver(group, answer([job.call for job in group if job.call]))
+            try:
+                for group in self._groups(jobs):
+                    self.on_pass(len(group))
+                    self._deliver(group, answer([job.call for job in group if job.call]))
+            except Exception as error:  # a mistake of ours must not cost the server a worker
+                log.exception("a worker failed")
+                self._deliver(
+                    jobs, [Refusal(500, f"the server failed on this call ({type(error).__name__})")] * len(jobs)
+                )
 
     def _take(self) -> list[Job]:
         """A worker's share of the queue, the oldest first; none when the server stops."""

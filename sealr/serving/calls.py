@@ -60,11 +60,16 @@ class Call:
     params: Any = None
     key: tuple[int, str] | None = None  # calls with the same one may be answered in one pass; None: alone
     counts: Mapping[str, int] = field(default_factory=dict)  # against the limits; those of a batch add up
-    read: int = field(default_factory=time.time_ns)
+    read: int = field(default_factory=time.time_ns)  # when; ns since 1970
     # Known once it is answered
     users: Sequence[str | None] = ()  # id of each request
     batch: int = 0  # calls that were answered together
     stages: Sequence[Stage] = ()
+
+    @property
+    def rows(self) -> int:
+        """Requests in it."""
+        return self.counts.get("records", len(self.users))
 
 
 def read_call(served: Served, body: bytes, content_type: str, limits: Limits) -> Call | Refusal:

@@ -58,7 +58,7 @@ def write_call(number: str, response: Response, seconds: float, call: Call | Non
     """One line for a call. number: its request id. call: None if it could not be read."""
     about: dict[str, Any] = {"request": number, "status": response.status_code, "ms": round(seconds * 1000, 1)}
     if call is not None:
-        about |= {"rows": len(call.users), "batch": call.batch, "version": call.served.version}
+        about |= {"rows": call.rows, "batch": call.batch, "version": call.served.version}
     if isinstance(response, Refusal):
         about["refused"] = response.reason
     calls.info("a call", extra={"call": about})

@@ -131,7 +131,7 @@ def header(description: str) -> Schema:
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;
 background:#fff}table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}td,th{text-align:left;padding:.3rem
-.6rem;border-bottom:1px solid #d8dee4;vertical-align:top}pre{background:#f3f5f7;padding:.8rem;overflow-x:auto}
+.6rem;border-bottom:1px solid #d8dee4;vertical-align:top}pre{background:#f3f5f7;padding:.8rem;white-space:pre-wrap}
 code{font-size:.9em}@media(prefers-color-scheme:dark){body{color:#e6e9ec;background:#15181c}pre{background:#22272e}
 td,th{border-color:#3a4149}a{color:#7ab7ff}}"""
 

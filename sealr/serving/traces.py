@@ -21,7 +21,7 @@ def trace(number: str, response: Response, seconds: float, call: Call | None) ->
     began = ended - int(seconds * 1e9)
     about: dict[str, Any] = {"status": response.status_code}
     if call is not None:
-        about |= {"rows": len(call.users), "batch": call.batch}
+        about |= {"rows": call.rows, "batch": call.batch}
     root = mlflow.start_span_no_context(
         "call",
         SpanType.CHAIN,
