@@ -94,7 +94,8 @@ class Batcher:
         with self._changed:
             self._changed.wait_for(lambda: self.waiting or self._stopped)
             most = min(self.batch, math.ceil(len(self.waiting) / self.workers))
-            taken, size = [], 0
+            taken: list[Job] = []
+            size = 0
             while len(taken) < most:
                 size += len(self.waiting[0].body)
                 if taken and size > TOGETHER:
@@ -106,6 +107,8 @@ class Batcher:
         """Reads the calls, answers those that are refused, and yields the others by pass."""
         open_groups: dict[tuple[int, str], tuple[list[Job], Counter[str]]] = {}
         for job in jobs:
+            if job.answer.done():  # its caller has gone
+                continue
             found = read_call(job.served, job.body, job.content_type, self.limits)
             job.body = b""
             if isinstance(found, Refusal):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from sealr.satisfaction.model import Satisfaction
 from sealr.serving.available import Available
 from sealr.serving.filters import Catalogue, Mask, Rule, ignored
 from sealr.serving.packing import HISTORIES, SATISFACTION, Weights, read_config, read_salt
-from sealr.serving.reasons import Places, Words, others_felt
+from sealr.serving.reasons import Head, Places, Words, others_felt
 from sealr.serving.request import ApiRequest, BadRequest, Event, Limits, Options, read, short
 from sealr.serving.resolved import ResolvedRequest, label, stars
 from sealr.serving.stages import stage
@@ -268,23 +267,6 @@ class Recommender:
 
     def _describe_item(self, query: ResolvedRequest, place: int) -> str:
         return self.words.history_item(query.history[place], query.feelings[place, 0])
-
-
-@dataclass(frozen=True)
-class Head:
-    """The candidates that all voices score, (C,) each; None for a voice without weight."""
-
-    scores: np.ndarray  # the final ones
-    llm: np.ndarray | None
-    satisfaction: np.ndarray | None
-
-    def places(self) -> dict[int, Places]:
-        """Position among the candidates -> ranks."""
-        ranks = [
-            {} if v is None else {int(p): place for place, p in enumerate(order(v), start=1)}
-            for v in (self.llm, self.satisfaction)
-        ]
-        return {p: Places(p + 1, *(rank.get(p) for rank in ranks)) for p in range(len(self.scores))}
 
 
 def _reads_feelings(config: Config, retriever: Retriever, ranker: Ranker | None) -> bool:
