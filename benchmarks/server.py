@@ -80,7 +80,8 @@ def serving(
         yield server
     finally:
         signal.signal(signal.SIGTERM, before)
-        os.killpg(process.pid, signal.SIGTERM)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
 
 

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,8 +40,10 @@ from sealr.serving.request import read
 
 SMALL = "data.demo_users=120 retrieve.epochs=10 rerank.layers=2 rerank.epochs=2"
 NAME = "loadtest"  # registered model, in a registry of its own
-LOAD_HEAD = "| clients | requests | calls | failed | calls/s | p50 ms | p99 ms |\n|---:|---|---:|---:|---:|---:|---:|"
-LOAD_ROW = "| {clients} | {kind} | {calls} | {failed} | {per_second:.1f} | {p50_ms:.0f} | {p99_ms:.0f} |"
+LOAD_HEAD = """\
+| clients | requests | batch | calls | failed | calls/s | p50 ms | p99 ms |
+|---:|---|---:|---:|---:|---:|---:|---:|"""
+LOAD_ROW = "| {clients} | {kind} | {batch} | {calls} | {failed} | {per_second:.1f} | {p50_ms:.0f} | {p99_ms:.0f} |"
 OVERHEAD_HEAD = """\
 | requests | forward passes ms | recommender ms | MLflow model ms | HTTP ms | HTTP / forward | recommender, batched ms |
 |---|---:|---:|---:|---:|---:|---:|"""
@@ -196,7 +199,9 @@ def copies(uri: str, folder: Path, weight: float | None) -> tuple[Path, Path]:
     about = yaml.safe_load((model / "MLmodel").read_text())
     packed = model / about["flavors"]["python_function"]["artifacts"]["sealr"]["path"]
     if weight is not None:
-        write_json(read_json(packed / "model.json") | {"fusion_weight": weight}, packed / "model.json")
+        values = read_json(packed / "model.json")
+        values["weights"]["llm"] = weight
+        write_json(values, packed / "model.json")
     mlflow.set_tracking_uri(f"sqlite:///{folder}/registry.db")
     registry = mlflow.MlflowClient()
     registry.create_registered_model(NAME)
@@ -232,7 +237,8 @@ def main(
     seconds: Annotated[float, typer.Option(help="Of each cell of the table.")] = 20,
     queries: Annotated[int, typer.Option(help="Calls on which the server's overhead is measured.")] = 50,
     texts: Annotated[int, typer.Option(help="Review texts of a new user.")] = 5,
-    workers: Annotated[int, typer.Option(help="Calls that our server answers at a time; 0: its default.")] = 0,
+    workers: Annotated[int, typer.Option(help="Passes at a time in our server; 0: its default.")] = 0,
+    batch: Annotated[str, typer.Option(help="Calls in one pass, at most: a server for each, loaded in turn.")] = "1,32",
     soak_seconds: Annotated[float, typer.Option("--soak", help="Seconds of the soak test; 0: none.")] = 0,
     swap_seconds: Annotated[float, typer.Option("--swap", help="Seconds of the swap under load; 0: none.")] = 0,
     seed: int = 0,
@@ -248,22 +254,29 @@ def main(
         calls = Calls(packed, texts)
         figures: dict[str, Any] = {
             "server": "sealr serve" if ours else "mlflow models serve",
-            "llm": bool(read_json(packed / "model.json")["fusion_weight"]),
+            "llm": bool(read_json(packed / "model.json")["weights"]["llm"]),
             "setting": f"{os.cpu_count()} cores, {torch.get_num_threads()} torch thread(s), {texts} texts a new user",
             "arguments": arguments,
             "overhead": [],
             "load": [],
         }
         store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/registry.db"}
-        options = ("--poll", "1", "--workers", str(workers)) if ours else ()
-        with serving(f"models:/{NAME}@champion", folder / "server.log", server, options, store) as process:
+        batches = batch.split(",") if ours else ["1"]
+        with ExitStack() as running:
+            servers = {}
+            for most in batches:
+                options = ("--poll", "1", "--workers", str(workers), "--batch", most) if ours else ()
+                log, name = folder / f"server-{most}.log", f"models:/{NAME}@champion"
+                servers[most] = running.enter_context(serving(name, log, server, options, store))
+            process = servers[batches[-1]]  # of all other measurements
             if queries:
                 figures["overhead"] = overhead(model, process, calls, queries, seed)
             for number in [int(c) for c in clients.split(",") if c]:
                 for kind in KINDS:
-                    run_clients(process, calls, number, kind, min(2.0, seconds / 4), seed + 1)  # warm-up
-                    load = run_clients(process, calls, number, kind, seconds, seed)
-                    figures["load"].append(load.figures() | {"errors": load.failed[:3]})
+                    for most, loaded in servers.items():
+                        run_clients(loaded, calls, number, kind, min(2.0, seconds / 4), seed + 1)  # warm-up
+                        load = run_clients(loaded, calls, number, kind, seconds, seed)
+                        figures["load"].append(load.figures() | {"batch": most, "errors": load.failed[:3]})
             if soak_seconds:
                 figures["soak"] = soak(process, calls, 8, soak_seconds, seed)
             if swap_seconds and ours:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -209,11 +209,16 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 5001,
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the alias.")] = 10.0,
-    workers: Annotated[int, typer.Option(min=0, help="Calls answered at a time; 0: cores / torch's threads.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Passes at a time; 0: cores / torch's threads.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Waiting calls answered in one pass, at most.")] = 32,
     waiting: Annotated[int, typer.Option(min=0, help="Calls that may wait; more get 503.")] = 128,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one call; then it gets 504.")] = 60.0,
     body: Annotated[int, typer.Option(min=1, help="Bytes of a body; more get 413.")] = 4 << 20,
     available: AvailableFile = None,
+    log: Annotated[
+        Literal["plain", "json"], typer.Option(help="json: one line a call, without what it says.")
+    ] = "plain",
+    trace: Annotated[bool, typer.Option("--trace", help="Log a trace of each call in MLflow.")] = False,
 ) -> None:
     """Serve a model over HTTP, and follow its alias."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -228,8 +233,10 @@ def serve(
     if available:
         os.environ[VARIABLE] = str(available.resolve())  # every version that the server loads reads it
 
-    options = ServerOptions(model=model, poll=poll, workers=workers, waiting=waiting, timeout=timeout, body=body)
-    start_server(options, host, port)
+    options = ServerOptions(
+        model=model, poll=poll, workers=workers, batch=batch, waiting=waiting, timeout=timeout, body=body, trace=trace
+    )
+    start_server(options, host, port, log)
 
 
 @app.command(epilog="Example: sealr promote 3 --reason 'the A/B test preferred it'")

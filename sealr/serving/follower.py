@@ -7,6 +7,7 @@ import re
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +29,12 @@ class ServerOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str = "models:/sealr@champion"  # an alias is followed; a version or a folder is loaded once
     poll: float = Field(10.0, ge=0.1)  # seconds between two looks at the alias
-    workers: int = Field(0, ge=0)  # calls answered at the same time; 0: CPU cores divided by torch's threads
+    workers: int = Field(0, ge=0)  # passes at the same time; 0: CPU cores divided by torch's threads
+    batch: int = Field(32, ge=1)  # calls answered in one pass, at most; 1: each alone
     waiting: int = Field(128, ge=0)  # calls that may wait for a worker; more get 503
     timeout: float = Field(60.0, ge=0.1)  # seconds until an unanswered call gets 504
     body: int = Field(4 << 20, ge=1)  # bytes of a request body; more get 413
+    trace: bool = False  # whether MLflow gets a trace of each call
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Served:
     model: PyFuncModel
     schema: Any  # its input schema
     version: str  # number in the registry; "local" for a folder
+    knows: Callable[[str], bool] = lambda user: False  # whether the user's history is stored
 
 
 class Follower:
@@ -108,7 +112,8 @@ def load(address: str, version: str) -> Served:
         if example is None:
             raise ValueError(f"{address} has no input example to warm up with")
         model.predict(*example) if isinstance(example, tuple) else model.predict(example)
-    return Served(model, model.metadata.get_input_schema(), version)
+    knows = model.unwrap_python_model().recommender.knows
+    return Served(model, model.metadata.get_input_schema(), version, knows)
 
 
 def sentence(message: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from sealr.emotion.sentiment import CLASS_NAMES
+from sealr.rerank.rankers import order
 
 MENTIONED = 0.1  # least share of an emotion that a reason names as the other side
 
@@ -28,6 +29,23 @@ class Places:
     def __str__(self) -> str:
         named = {"retriever": self.retriever, "LLM": self.llm, "satisfaction": self.satisfaction}
         return ", ".join(f"{name} #{place}" for name, place in named.items() if place)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The candidates that all voices score, (C,) each; None for a voice without weight."""
+
+    scores: np.ndarray  # the final ones
+    llm: np.ndarray | None
+    satisfaction: np.ndarray | None
+
+    def places(self) -> dict[int, Places]:
+        """Position among the candidates -> ranks."""
+        ranks = [
+            {} if v is None else {int(p): place for place, p in enumerate(order(v), start=1)}
+            for v in (self.llm, self.satisfaction)
+        ]
+        return {p: Places(p + 1, *(rank.get(p) for rank in ranks)) for p in range(len(self.scores))}
 
 
 @dataclass(frozen=True)

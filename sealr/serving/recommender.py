@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,12 @@ from sealr.retrieve.retriever import Retriever, load
 from sealr.satisfaction.learn import REASONS
 from sealr.satisfaction.model import Satisfaction
 from sealr.serving.available import Available
-from sealr.serving.filters import Catalogue, Mask, ignored
+from sealr.serving.filters import Catalogue, Mask, Rule, ignored
 from sealr.serving.packing import HISTORIES, SATISFACTION, Weights, read_config, read_salt
-from sealr.serving.reasons import Places, Words, others_felt
+from sealr.serving.reasons import Head, Places, Words, others_felt
 from sealr.serving.request import ApiRequest, BadRequest, Event, Limits, Options, read, short
 from sealr.serving.resolved import ResolvedRequest, label, stars
+from sealr.serving.stages import stage
 from sealr.settings import Config
 
 __all__ = ["BadRequest", "Recommender", "ResolvedRequest"]
@@ -104,6 +104,10 @@ class Recommender:
             raise BadRequest(f"the model keeps no ids (registry.users={self.config.registry.users}): name the users")
         return list(self.histories)
 
+    def knows(self, user: str) -> bool:
+        """Whether the user's history is stored."""
+        return self.stored_as(user) in self.histories
+
     def watch(self, path: Path) -> None:
         """From now on, recommends only items that the file lists, unless a request says otherwise (`Available`)."""
         self.catalogue.available = Available(path, self.retriever.item_to_id)
@@ -122,12 +126,13 @@ class Recommender:
         """Looks up stored histories, and reads those of the requests; all their texts are labelled together."""
         known = [[e for e in r.history or () if e.item in self.retriever.item_to_id] for r in requests]
         texts = [e.text for events in known for e in events if e.text and e.sentiment is None]
-        labels = iter(label_texts(texts, self.labeller) if texts else ())
-        pairs = zip(requests, known, strict=True)
-        return [self._resolve(number, r, events, labels) for number, (r, events) in enumerate(pairs)]
+        rules = [self.catalogue.rule(r, f"request {number}: ") for number, r in enumerate(requests)]  # may refuse
+        with stage("label"):
+            labels = iter(label_texts(texts, self.labeller) if texts else ())
+        return [self._resolve(*each, labels) for each in zip(requests, rules, known, strict=True)]
 
     def _resolve(
-        self, number: int, request: ApiRequest, known: list[Event], labels: Iterator[dict[str, Any]]
+        self, request: ApiRequest, rule: Rule, known: list[Event], labels: Iterator[dict[str, Any]]
     ) -> ResolvedRequest:
         """known: events of items in the catalogue. labels: of their texts, in order."""
         felt = [label(e, labels) for e in known]
@@ -145,8 +150,8 @@ class Recommender:
             resolved.warnings.append(f"{who} and no history was given: popular items instead")
         elif not known:
             resolved.warnings.append("no known item in the history: popular items instead")
-        resolved.rule = self.catalogue.rule(request, f"request {number}: ")
-        resolved.warnings += resolved.rule.warnings
+        resolved.rule = rule
+        resolved.warnings += rule.warnings
         return resolved
 
     def recommend(self, queries: Sequence[ResolvedRequest], options: Options) -> list[dict[str, Any]]:
@@ -154,9 +159,11 @@ class Recommender:
         shown = self.config.rerank.n_reranked  # the LLM sees as many candidates as in training
         call = self.catalogue.rule(options)
         allowed = self.catalogue.masks(call, [q.rule for q in queries])
-        pools = self._pools(queries, options, allowed)
+        with stage("retrieve"):
+            pools = self._pools(queries, options, allowed)
         glad = options.satisfaction_weight
-        heads = self._rank(queries, [(ids[:shown], scores[:shown]) for ids, scores in pools], glad)
+        with stage("rerank"):
+            heads = self._rank(queries, [(ids[:shown], scores[:shown]) for ids, scores in pools], glad)
         answers = []
         for query, (ids, _), head in zip(queries, pools, heads, strict=True):
             final = head.scores
@@ -260,23 +267,6 @@ class Recommender:
 
     def _describe_item(self, query: ResolvedRequest, place: int) -> str:
         return self.words.history_item(query.history[place], query.feelings[place, 0])
-
-
-@dataclass(frozen=True)
-class Head:
-    """The candidates that all voices score, (C,) each; None for a voice without weight."""
-
-    scores: np.ndarray  # the final ones
-    llm: np.ndarray | None
-    satisfaction: np.ndarray | None
-
-    def places(self) -> dict[int, Places]:
-        """Position among the candidates -> ranks."""
-        ranks = [
-            {} if v is None else {int(p): place for place, p in enumerate(order(v), start=1)}
-            for v in (self.llm, self.satisfaction)
-        ]
-        return {p: Places(p + 1, *(rank.get(p) for rank in ranks)) for p in range(len(self.scores))}
 
 
 def _reads_feelings(config: Config, retriever: Retriever, ranker: Ranker | None) -> bool:

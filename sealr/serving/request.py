@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError, model_validator
 
 from sealr.config import nearest
+from sealr.serving.limits import BadRequest, Limits
 
 FAILED = "MODEL_FAILED"  # MLflow error class of a failure inside the model, which is not the caller's fault
 MAX_TOP_K = 1000
@@ -42,51 +42,6 @@ Model = TypeVar("Model", bound="Values")
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
 _REPR.maxlevel = 2
-
-
-class BadRequest(ValueError):
-    """The request is malformed; the message tells the caller what to change."""
-
-
-def _limit(default: int, least: int, sentence: str) -> Any:
-    return Field(default, ge=least, description=f"{sentence}; send several calls")
-
-
-class Limits(BaseModel):
-    """Limits of one call to a server. Batch scoring has none: there, a call is a part of a table.
-
-    A server warms up with the model's own input example, which needs the minima (`sealr.registry.package.example`).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    records: int = _limit(64, 2, "one call holds {} requests, at most {} are answered")
-    items: int = _limit(20_000, 2, "the histories of one call hold {} items, at most {} are read")
-    texts: int = _limit(256, 1, "one call brings {} texts to label, at most {} are labelled")
-    text: int = _limit(100_000, 10, "a text has {} characters, at most {} are read: cut it")
-    answers: int = _limit(20_000, 10, "one call asks for {} items (requests times top_k), at most {} are ranked")
-    explained: int = _limit(4, 1, "one call with explain holds {} requests, at most {} are explained")
-    filters: int = _limit(20_000, 1, "the filters of one call hold {} ids and names, at most {} are read")
-
-    @classmethod
-    def from_environment(cls) -> Limits:
-        """The defaults, changed by SEALR_LIMITS, e.g. ``"records=256 texts=1000"``. Raises ValueError on a mistake."""
-        given, names = os.environ.get("SEALR_LIMITS", ""), list(cls.model_fields)
-        try:
-            return cls.model_validate(dict(word.split("=") for word in given.split()))
-        except ValueError as error:
-            wrong = f"{given!r} is not read: write name=number, e.g. records=256, with names of {', '.join(names)}"
-            if isinstance(error, ValidationError):
-                name = str(error.errors()[0]["loc"][0])
-                wrong = f"there is no limit {name}{nearest(name, names) or '; there are ' + ', '.join(names)}"
-                if name in names:
-                    wrong = f"{name} must be a whole number of at least {cls.model_fields[name].metadata[0].ge}"
-            raise ValueError(f"SEALR_LIMITS: {wrong}") from None
-
-    def check(self, place: str = "", **counts: int) -> None:
-        """Raises BadRequest with the limit's sentence where a count exceeds the limit of its name."""
-        for name, count in counts.items():
-            if count > (most := getattr(self, name)):
-                raise BadRequest(place + str(type(self).model_fields[name].description).format(count, most))
 
 
 def _plain(value: Any) -> Any:
@@ -181,25 +136,42 @@ def read(
 
     exclude_seen: the default where ``params`` does not say.
     """
-    options = read_options(params, exclude_seen)
     if not frame.columns.is_unique:
         raise BadRequest("a column appears twice; name each field once")
-    refuse_unknown("field", frame.columns)
-    if not {"user", "history"} & set(frame.columns):
+    options = read_options(params, exclude_seen)
+    return read_rows(frame.columns, frame.to_dict("records"), options, limits), options
+
+
+def read_rows(
+    columns: Iterable[Any], rows: Sequence[Mapping[Any, Any]], options: Options, limits: Limits | None = None
+) -> list[ApiRequest]:
+    """As `read`, for rows as JSON gives them. columns: names of all rows."""
+    refuse_unknown("field", columns)
+    if not {"user", "history"} & set(columns):
         form = "a list of {item, text, rating or sentiment}"
         raise BadRequest(f"a request needs a 'user' (an id) or a 'history' ({form})")
     if limits:
-        count = len(frame)
+        count = len(rows)
         limits.check(records=count, answers=count * options.top_k, explained=count * options.explain)
-    requests = [_read(ApiRequest, row, f"request {number}: ") for number, row in enumerate(frame.to_dict("records"))]
+    requests = [_read(ApiRequest, row, f"request {number}: ") for number, row in enumerate(rows)]
     if limits:
-        events = [event for request in requests for event in request.history or ()]
-        filters = sum(len(getattr(each, name) or ()) for each in (options, *requests) for name in LISTS)
-        texts = sum(bool(e.text) and e.sentiment is None for e in events)
-        limits.check(items=len(events), texts=texts, filters=filters)
+        limits.check(**counts(requests, options))
         for number, request in enumerate(requests):
             limits.check(f"request {number}: ", text=max((len(e.text) for e in request.history or ()), default=0))
-    return requests, options
+    return requests
+
+
+def counts(requests: Sequence[ApiRequest], options: Options) -> dict[str, int]:
+    """What a call counts towards the limits of these names; the counts of several calls add up."""
+    events, number = [event for request in requests for event in request.history or ()], len(requests)
+    return {
+        "records": number,
+        "answers": number * options.top_k,
+        "explained": number * options.explain,
+        "items": len(events),
+        "texts": sum(bool(e.text) and e.sentiment is None for e in events),
+        "filters": sum(len(getattr(each, name) or ()) for each in (options, *requests) for name in LISTS),
+    }
 
 
 def read_options(params: Mapping[str, Any], exclude_seen: bool = True) -> Options:

@@ -1,47 +1,41 @@
 """A server that follows an alias of the registry, such as ``models:/sealr@champion``. See docs/serving.md.
 
-MLflow's own scoring code answers /invocations, so requests and answers are those of ``mlflow models serve``. Around it,
-this server limits the size of a body, the waiting requests and their time, and answers mistakes with 4xx and one
-sentence. /ready reports whether a model has answered a warm-up request. A new champion loads beside the old one and
-takes over between two requests.
+MLflow's own code makes tables of bodies and answers of predictions, so requests and answers are those of ``mlflow
+models serve``. Around it, this server answers waiting calls together, limits the size of a body, the waiting calls and
+their time, and answers mistakes with 4xx and one sentence. /ready reports whether a model has answered a warm-up
+request. A new champion loads beside the old one and takes over between two requests.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
-from mlflow.exceptions import MlflowException
-from mlflow.pyfunc import scoring_server
+from fastapi.responses import HTMLResponse, JSONResponse
 from mlflow.version import VERSION
 from starlette.requests import ClientDisconnect
 
 from sealr import tracking
+from sealr.serving import logs
 from sealr.serving.available import VARIABLE, read_ids
-from sealr.serving.follower import Follower, Served, ServerOptions, sentence
-from sealr.serving.request import FAILED, BadRequest, Limits, read_options, refuse_unknown
+from sealr.serving.batching import Batcher, Job
+from sealr.serving.calls import Call, Refusal
+from sealr.serving.follower import Follower, ServerOptions
+from sealr.serving.limits import Limits
+from sealr.serving.metrics import Metrics
+from sealr.serving.openapi import page, schema
+from sealr.serving.traces import trace
 
-log = logging.getLogger("sealr.serve")
-FORMS = ("dataframe_records", "dataframe_split", "instances", "inputs")  # in which MLflow takes requests
-ERROR_CODES = {
-    408: "REQUEST_TIMEOUT",
-    413: "REQUEST_TOO_LARGE",
-    415: "UNSUPPORTED_MEDIA_TYPE",
-    503: "TEMPORARILY_UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
+__all__ = ["AddressError", "ServerOptions", "create_app", "serve"]
 
 
 class AddressError(OSError):
@@ -50,18 +44,21 @@ class AddressError(OSError):
 
 def create_app(options: ServerOptions, follower: Follower | None = None) -> FastAPI:
     """The server as an ASGI application. follower: one that is already running, for tests."""
-    following = follower or Follower(options)
+    following, limits = follower or Follower(options), Limits.from_environment()
     workers = options.workers or max(1, (os.cpu_count() or 1) // torch.get_num_threads())
-    pool = ThreadPoolExecutor(workers, "predict")
-    waiting = 0
+    metrics = Metrics()
+    batcher = Batcher(workers, options.batch, limits, metrics.passes.observe)
+    metrics.waiting.set_function(lambda: len(batcher.waiting))
+    held = 0  # calls that have no answer yet
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if follower is None:
             following.start()
+        batcher.start()
         yield
         following.stop()
-        pool.shutdown(wait=True)
+        batcher.stop()
 
     app = FastAPI(title="SEALR", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -83,30 +80,56 @@ def create_app(options: ServerOptions, follower: Follower | None = None) -> Fast
         body = {"ready": served is not None, "model": options.model, "version": version, "trouble": trouble}
         return JSONResponse(body, 200 if served else 503)
 
+    @app.get("/metrics")
+    async def measured() -> Response:
+        return metrics.page(options.model, following.served.version if following.served else None)
+
+    @app.get("/openapi.json")
+    async def openapi() -> Response:
+        return JSONResponse(schema(limits))
+
+    @app.get("/docs")
+    async def docs() -> Response:
+        return HTMLResponse(page(schema(limits)))
+
     @app.post("/invocations")
     async def invocations(request: Request) -> Response:
-        nonlocal waiting
+        nonlocal held
+        began, number = time.perf_counter(), logs.request_id(request.headers.get("x-request-id"))
+        held += 1  # before the body is read, which takes memory as well
+        try:
+            call, response = await respond(request)
+        finally:
+            held -= 1
+        response.headers["X-Request-ID"] = number
+        seconds = time.perf_counter() - began
+        metrics.done(response, seconds, call)
+        logs.write_call(number, response, seconds, call)
+        if options.trace:
+            trace(number, response, seconds, call)
+        return response
+
+    async def respond(request: Request) -> tuple[Call | None, Response]:
+        """The call, if it could be read, and its answer."""
         served = following.served
         if served is None:
-            return refusal(503, f"the model is not ready: {following.trouble}", retry=5)
-        if waiting >= workers + options.waiting:
-            return refusal(503, "too many calls are waiting; try again later", retry=1)
-        waiting += 1  # before the body is read, which takes memory as well
+            return None, Refusal(503, f"the model is not ready: {following.trouble}", retry=5, reason="not_ready")
+        if held > workers + options.waiting:
+            return None, Refusal(503, "too many calls are waiting; try again later", retry=1, reason="queue_full")
         try:
-            try:
-                async with asyncio.timeout(options.timeout):
-                    body = await read_body(request, options.body)
-            except (TimeoutError, ClientDisconnect):
-                return refusal(408, f"the body did not arrive within {options.timeout:g} seconds")
-            if body is None:
-                return refusal(413, f"the body is larger than {options.body} bytes; send several calls")
-            content_type = request.headers.get("content-type", "")
             async with asyncio.timeout(options.timeout):
-                return await asyncio.get_running_loop().run_in_executor(pool, answer, served, body, content_type)
+                body = await read_body(request, options.body)
+        except (TimeoutError, ClientDisconnect):
+            return None, Refusal(408, f"the body did not arrive within {options.timeout:g} seconds")
+        if body is None:
+            return None, Refusal(413, f"the body is larger than {options.body} bytes; send several calls")
+        job = Job(served, body, request.headers.get("content-type", ""))
+        try:
+            async with asyncio.timeout(options.timeout):
+                response = await batcher.answer(job)
         except TimeoutError:
-            return refusal(504, f"no answer within {options.timeout:g} seconds; send fewer requests in one call")
-        finally:
-            waiting -= 1
+            response = Refusal(504, f"no answer within {options.timeout:g} seconds; send fewer requests in one call")
+        return job.call, response
 
     return app
 
@@ -128,59 +151,6 @@ async def read_body(request: Request, limit: int) -> bytes | None:
     return bytes(body) if size <= limit else None
 
 
-def answer(served: Served, body: bytes, content_type: str) -> Response:
-    """MLflow's answer to one call. Its errors become one sentence, with a status that says whose fault they are."""
-    kind, _, rest = content_type.partition(";")
-    json_type = scoring_server.CONTENT_TYPE_JSON
-    if kind.strip().lower() != json_type:
-        got = repr(content_type[:100])
-        return refusal(415, f"send JSON with the header Content-Type: application/json, got {got}")
-    try:
-        check(json.loads(body.decode("utf-8")), served)
-        result = scoring_server.invocations(body, f"{json_type};{rest}".rstrip(";"), served.model, served.schema)
-    except BadRequest as error:
-        return refusal(400, str(error))
-    except json.JSONDecodeError as error:
-        return refusal(400, f"the body is not valid JSON: {error}")
-    except MlflowException as error:
-        # If the model did not fail, MLflow could not make a table of the body, whatever status it gives itself
-        return refusal(500 if error.error_class == FAILED else 400, sentence(error.message), error.error_code)
-    except Exception as error:  # for example RecursionError on deeply nested JSON
-        name = type(error).__name__
-        log.warning("a request could not be read: %s", name)
-        return refusal(400, f"the request could not be read ({name}); send {{'dataframe_records': [...]}}")
-    if result.status != 200:
-        return refusal(result.status, sentence(result.response))
-    return Response(result.response, media_type=result.mimetype, headers={"X-Model-Version": served.version})
-
-
-def check(call: Any, served: Served) -> None:
-    """Raises BadRequest for names that the model does not know, which MLflow would drop, and for wrong parameters.
-
-    call: the body. MLflow judges forms that are no form of a call.
-    """
-    if not isinstance(call, dict):
-        return
-    refuse_unknown("key", call, [*FORMS, "params"])
-    rows, fields = next((call[form] for form in FORMS if form in call), None), served.schema.input_names()
-    if isinstance(rows, dict):  # columns and data, or a list for each field
-        columns = rows.get("columns") if "dataframe_split" in call else list(rows)
-        refuse_unknown("field", columns if isinstance(columns, list) else (), fields)
-    for number, row in enumerate(rows if isinstance(rows, list) else ()):
-        refuse_unknown("field", row if isinstance(row, dict) else (), fields, f"request {number}: ")
-    params = call.get("params")
-    if isinstance(params, dict):
-        refuse_unknown("parameter", params, [param.name for param in served.model.metadata.get_params_schema()])
-        read_options(params)
-
-
-def refusal(status: int, message: str, code: str = "", retry: int = 0) -> Response:
-    """An error in MLflow's shape: {error_code, message}."""
-    content = json.dumps({"error_code": code or ERROR_CODES.get(status, "BAD_REQUEST"), "message": message})
-    headers = {"Retry-After": str(retry)} if retry else None
-    return Response(content, status, headers, media_type="application/json")
-
-
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises AddressError."""
     try:
@@ -190,8 +160,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise AddressError(f"cannot listen on {host}, port {port} ({reason}); choose another port or host") from None
 
 
-def serve(options: ServerOptions, host: str = "127.0.0.1", port: int = 5001) -> None:
-    """Serves until SIGTERM or Ctrl-C. Raises AddressError, or ValueError for SEALR_LIMITS or SEALR_AVAILABLE."""
+def serve(options: ServerOptions, host: str = "127.0.0.1", port: int = 5001, form: logs.Form = "plain") -> None:
+    """Serves until SIGTERM or Ctrl-C, and then answers the calls that it has. form: of the log.
+
+    Raises AddressError, or ValueError for SEALR_LIMITS or SEALR_AVAILABLE.
+    """
     Limits.from_environment()  # a mistake stops the server here, not later every model that it loads
     if path := os.environ.get(VARIABLE):
         read_ids(Path(path))
@@ -200,6 +173,7 @@ def serve(options: ServerOptions, host: str = "127.0.0.1", port: int = 5001) -> 
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns about every unknown field of every request
         tracking.setup()
-        logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
-        log.setLevel(logging.INFO)
+        if options.trace:
+            tracking.choose_experiment()
+        logs.setup(form)
         uvicorn.Server(uvicorn.Config(create_app(options), log_level="warning", timeout_keep_alive=30)).run([listening])

@@ -120,8 +120,8 @@ class SequenceModel(nn.Module):
 
     def similarity(self, item: int, others: Tensor) -> Tensor:
         """(H,) int64 items -> (H,) cosine of the item's embedding and theirs."""
-        weights = self.item_weights()
-        return torch.cosine_similarity(weights[item][None], weights[others])
+        vectors = self.items(torch.cat([others.new_tensor([item]), others]))  # not the whole catalogue's
+        return torch.cosine_similarity(vectors[:1], vectors[1:])
 
 
 class Dropout(nn.Module):
