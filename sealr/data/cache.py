@@ -15,6 +15,8 @@ from typing import Literal
 
 import numpy as np
 
+from sealr.progress import QUICK, progress_bar
+
 WAIT_SECONDS = 60.0  # for another process that writes
 CHUNK = 500  # keys per query
 # A value of another length counts as absent (see get), so it may be replaced
@@ -51,16 +53,19 @@ class VectorCache:
 
     def get(self, texts: Sequence[str]) -> np.ndarray:
         """(N, width) float32; rows of NaN for unknown texts."""
-        result = np.full((len(texts), self.width), np.nan, np.float32)
-        keys, size = [key_of(t) for t in texts], self.width * np.dtype(self.dtype).itemsize
-        for start in range(0, len(keys), CHUNK):
-            part = keys[start : start + CHUNK]
-            with self._translate_errors():
-                query = f"SELECT text, p FROM p WHERE text IN ({','.join('?' * len(part))})"
-                found = dict(self._file.execute(query, part).fetchall())
-            for row, key in enumerate(part, start):
-                if len(value := found.get(key, b"")) == size:
-                    result[row] = np.frombuffer(value, self.dtype)
+        result, size = np.full((len(texts), self.width), np.nan, np.float32), self.width * np.dtype(self.dtype).itemsize
+        with progress_bar(
+            label="look up known texts", unit="texts", total=len(texts), hidden=len(texts) < QUICK
+        ) as bar:
+            for start in range(0, len(texts), CHUNK):
+                part = [key_of(text) for text in texts[start : start + CHUNK]]
+                with self._translate_errors():
+                    query = f"SELECT text, p FROM p WHERE text IN ({','.join('?' * len(part))})"
+                    found = dict(self._file.execute(query, part).fetchall())
+                for row, key in enumerate(part, start):
+                    if len(value := found.get(key, b"")) == size:
+                        result[row] = np.frombuffer(value, self.dtype)
+                bar.update(len(part))
         return result
 
     def put(self, texts: Sequence[str], vectors: np.ndarray) -> None:
