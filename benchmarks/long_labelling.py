@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from benchmarks.machine import ROOT, processor
 
 BLOCK = 500_000  # reviews that are in memory at once
-LONGEST = 900  # seconds that a process gets
+LONGEST = 3600  # seconds that a process gets: on busy cores it takes minutes to the first label
 PARTS = (
     ("I love", "I returned", "Not sure about", "My son adores", "Never again", "Five stars for", "Sadly I broke"),
     ("this shampoo", "the strings", "these shoes", "the lamp", "this book", "the blender", "the tuner", "this tea"),

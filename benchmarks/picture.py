@@ -160,7 +160,7 @@ def main() -> None:
         page.picture(report.as_uri(), given.out / "report.png", (1000, 900))
         with explorer(given.model) as address:
             url = f"{address}/?user={given.user}&satisfaction=3"
-            page.picture(url, given.out / "explore.png", (1400, 1060), DRAWN)
+            page.picture(url, given.out / "explore.png", (1280, 1000), DRAWN)
     for path in sorted(given.out.glob("*.png")):
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
