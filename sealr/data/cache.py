@@ -7,6 +7,7 @@ transaction: an interrupted run leaves whole parts and continues after them. Pro
 from __future__ import annotations
 
 import hashlib
+import logging
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -17,6 +18,7 @@ import numpy as np
 
 from sealr.progress import QUICK, progress_bar
 
+log = logging.getLogger(__name__)
 WAIT_SECONDS = 60.0  # for another process that writes
 CHUNK = 500  # keys per query
 # A value of another length counts as absent (see get), so it may be replaced

@@ -18,6 +18,7 @@ from sealr import progress
 from sealr.data import cache as caching
 from sealr.data.ingest import ingest
 from sealr.data.tables import EMOTIONS, read_table
+from sealr.emotion import label as label_stage
 from sealr.emotion import labeller as labelling
 from sealr.emotion.backends import LabellerError, resolve_labeller
 from sealr.emotion.label import REASONS, label, label_texts
@@ -373,8 +374,8 @@ def test_also_what_comes_before_the_model_tells_a_log_how_far_it_is(toy_labeller
     labeller = small(toy_labeller)
     label(reviews(), labeller.config, tmp_path / "few", labeller)
     assert not re.search("clean:|look up", caplog.text)
-    for module in (labelling, caching):
+    for module in (labelling, caching, label_stage):
         monkeypatch.setattr(module, "QUICK", 10)
     label(reviews(), labeller.config, tmp_path / "many", labeller)
-    for words in ("cleaning 60 texts\n", "clean: ", "look up known texts: 50 of 50 texts"):
+    for words in ("60 reviews are read\n", "cleaning 60 texts\n", "clean: ", "looking up 50 texts\n", "look up known texts: 50 of 50 texts"):
         assert words in caplog.text
