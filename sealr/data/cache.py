@@ -55,11 +55,12 @@ class VectorCache:
 
     def get(self, texts: Sequence[str]) -> np.ndarray:
         """(N, width) float32; rows of NaN for unknown texts."""
-        result, size = np.full((len(texts), self.width), np.nan, np.float32), self.width * np.dtype(self.dtype).itemsize
-        with progress_bar(
-            label="look up known texts", unit="texts", total=len(texts), hidden=len(texts) < QUICK
-        ) as bar:
-            for start in range(0, len(texts), CHUNK):
+        n, size = len(texts), self.width * np.dtype(self.dtype).itemsize
+        result = np.full((n, self.width), np.nan, np.float32)
+        if n >= QUICK:
+            log.info("looking up %s texts", f"{n:,}")
+        with progress_bar(label="look up known texts", unit="texts", total=n, hidden=n < QUICK) as bar:
+            for start in range(0, n, CHUNK):
                 part = [key_of(text) for text in texts[start : start + CHUNK]]
                 with self._translate_errors():
                     query = f"SELECT text, p FROM p WHERE text IN ({','.join('?' * len(part))})"
