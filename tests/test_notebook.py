@@ -64,11 +64,13 @@ def test_reproduce_the_paper(tmp_path, toy_llama, toy_labeller, monkeypatch):
     toys |= {"evaluate.users": 20, "rerank.layers": 0, "rerank.epochs": 1, "retrieve.epochs": 2, "retrieve.hidden": 16}
     given = {name: str(value) if isinstance(value, Path) else value for name, value in toys.items()}
     shown = results(run(EXAMPLES / "reproduce-the-paper.ipynb", tmp_path, monkeypatch, f"settings |= {given!r}"))
-    rows = [line.split() for line in shown.splitlines()]
-    chance = next(row for row in rows if row[:2] == ["chance,", "50"])
-    ours = [row for row in rows if "FT50" in row and "Can50" in row][-1]
-    assert chance[-4:] == ["0.2000", "0.0909"] * 2
-    assert ours[-4:-2] == ["0.1838", "0.0855"] and all(0 <= float(figure) <= 1 for figure in ours[-2:])
+    lines = [line.rsplit(maxsplit=2) for line in shown.splitlines() if line.startswith(("paper, ", "here, "))]
+    rows = {name: figures for name, *figures in lines}
+    assert rows["paper, Beauty: SEALR generative FT50 Can50"] == ["0.1838", "0.0855"]
+    chance = float(rows["here, demo: chance, Can50"][0])
+    assert 0.2 <= chance < 0.4  # the toy's retriever finds fewer than 50 candidates for some users
+    ours = [figures for name, figures in rows.items() if name.startswith("here") and "generative" in name]
+    assert ours and all(0 <= float(figure) <= 1 for figures in ours for figure in figures), rows
 
 
 @pytest.mark.parametrize("name", OTHERS)
