@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass, field
-
-ROWS = "user,item,timestamp,text\n" + "".join(
-    f"u{u},i{i},{1_500_000_000 + i},fine\n" for u in range(6) for i in range(6)
-)
 
 
 @dataclass(frozen=True)
@@ -24,18 +19,6 @@ class Mistake:
 
 def setting(what: str, override: str, says: str) -> Mistake:
     return Mistake(what, ("run", "--set", override), says)
-
-
-def shop(**data: str) -> str:
-    """A configuration that reads reviews.csv; data: settings of the section data, as YAML."""
-    given = {"name": "shop", "source": "columns", "k_core": "1", "reviews": "{path: reviews.csv}"} | data
-    given.setdefault("columns", "{rating: ''}")
-    return "data:\n" + "".join(f"  {name}: {value}\n" for name, value in given.items())
-
-
-def file(what: str, content: str | bytes, says: str, **data: str) -> Mistake:
-    """A wrong file of reviews, or one that does not fit its configuration."""
-    return Mistake(what, ("ingest", "--data", "shop.yaml"), says, {"shop.yaml": shop(**data), "reviews.csv": content})
 
 
 def around(what: str, name: str, value: str, says: str, *command: str, **files: str) -> Mistake:
@@ -105,32 +88,6 @@ SETTINGS = [
         {"a.yaml": "data: {k_core: 3}\n"},
     ),
     Mistake("two mistakes at once", ("config", "check", "--set", "retrieve.epohcs=1 rerank.lrr=1"), "rerank.lr"),
-]
-FILES = [
-    Mistake("no file", ("ingest", "--data", "shop.yaml"), "reviews.csv", {"shop.yaml": shop()}),
-    file("an empty file", "", "reviews.csv"),
-    file("only a header", "user,item,timestamp,text\n", "holds no reviews"),
-    file("a misspelt column", ROWS.replace("user", "usr", 1), "user"),
-    file("another delimiter than set", ROWS, "delimiter", delimiter="tab"),
-    file("an unknown encoding", ROWS, "klingon", encoding="klingon"),
-    file("half a gzip file", gzip.compress(ROWS.encode() * 99)[:200], "truncated or damaged"),
-    file("a picture", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "reviews.csv is a picture"),
-    file("days before months, or after", ROWS.replace("150000000", "05/06/201"), "date_format"),
-    file("a core that nobody is in", ROWS, "lower data.k_core", k_core="50"),
-    file("a checksum that does not fit", ROWS, "SHA-256", reviews="{path: reviews.csv, sha256: abc}"),
-    Mistake(
-        "a folder without files",
-        ("ingest", "--data", "shop.yaml"),
-        "empty",
-        {"shop.yaml": shop(reviews="{path: empty}"), "empty/.keep": ""},
-    ),
-    Mistake("a file to inspect that is nowhere", ("inspect", "none.csv"), "none.csv does not exist"),
-    Mistake(
-        "a configuration that exists",
-        ("inspect", "reviews.csv", "--out", "shop.yaml"),
-        "--force",
-        {"shop.yaml": shop(), "reviews.csv": ROWS},
-    ),
 ]
 SURROUNDINGS = [
     around(
@@ -236,5 +193,3 @@ REQUESTS: list[tuple[str, str | dict, str]] = [
     ("a feeling of 7", {"dataframe_records": [{"history": [{"item": "i1", "sentiment": 7}]}]}, "from -2"),
     ("too many records", {"dataframe_records": [{"user": "u1"}] * 65}, "at most 64 are answered"),
 ]
-AREAS = {"Commands": COMMANDS, "Settings": SETTINGS, "Files of reviews": FILES, "Surroundings": SURROUNDINGS}
-AREAS |= {"Models": MODELS}

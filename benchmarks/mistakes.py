@@ -23,10 +23,13 @@ from pathlib import Path
 
 import requests
 
-from benchmarks.mistake_cases import AREAS, REQUESTS, Mistake
+from benchmarks.mistake_cases import COMMANDS, MODELS, REQUESTS, SETTINGS, SURROUNDINGS, Mistake
+from benchmarks.mistake_files import FILES
 from benchmarks.server import serving
 
 ROOT = Path(__file__).resolve().parents[1]
+AREAS = {"Commands": COMMANDS, "Settings": SETTINGS, "Files of reviews": FILES, "Surroundings": SURROUNDINGS}
+AREAS |= {"Models": MODELS}
 LONGEST = 700  # characters of a message; lists of known names may be long
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
-LOG_SECONDS = 30  # between lines in the log; shorter work writes none
+LOG_SECONDS = 25  # between lines in the log, and a step may take 5 more; shorter work writes none
 DELAY = 2  # seconds before a bar appears
+QUICK = 100_000  # texts; a pass over fewer without a model takes seconds, and a bar would only cost time
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:,.0f} of {total:,.0f}{unit}, {rate_noinv_fmt}{postfix}, {remaining} left"
 KNOWN = "{desc}: {n:,.0f} of {total:,.0f}{unit}, {rate_noinv_fmt}{postfix}, {remaining} left"
 UNKNOWN = "{desc}: {n:,.0f}{unit}, {rate_noinv_fmt}{postfix}"

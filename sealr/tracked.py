@@ -15,6 +15,7 @@ import mlflow
 from sealr.tracking import MEMORY
 
 PARENT = "mlflow.parentRunId"
+ORIGIN = "sealr.origin"  # tag of a run that changed a version without training: the run that logged the one before
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,26 @@ class JobRun:
 
 
 def job_of(run_id: str) -> str:
-    """The run of the job to which a run belongs: itself, or the parent of a stage. Raises TrackingError, ValueError."""
+    """The run of the job to which a run belongs: itself, the parent of a stage, or the job whose version it changed.
+
+    Raises TrackingError, ValueError.
+    """
+    run = _run(run_id, "without an id, the last job is taken")
+    while before := run.data.tags.get(ORIGIN) or run.data.tags.get(PARENT):
+        run = _run(before, f"it was deleted, but led to run {run_id}")
+    if "sealr.job" not in run.data.tags:
+        named = f"{run_id} ({run.info.run_name})"
+        raise ValueError(f"MLflow run {named} is no job of sealr: give the id of the run of a job")
+    return str(run.info.run_id)
+
+
+def _run(run_id: str, hint: str) -> mlflow.entities.Run:
     try:
-        run = mlflow.get_run(run_id)
+        return mlflow.get_run(run_id)
     except mlflow.MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise ValueError(f"there is no MLflow run {run_id}: without an id, the last job is taken") from None
-    run = mlflow.get_run(parent) if (parent := run.data.tags.get(PARENT)) else run
-    if "sealr.job" not in run.data.tags:
-        raise ValueError(f"MLflow run {run_id} is no job of sealr")
-    return str(run.info.run_id)
+        raise ValueError(f"there is no MLflow run {run_id}: {hint}") from None
 
 
 def read_job(run_id: str) -> JobRun:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -175,6 +176,17 @@ def test_a_defect_keeps_its_traceback_and_a_failure_of_a_disk_does_not():
     assert explain(error) == (2, "this command needs streamlit, which is not installed: pip install 'sealr[explore]'")
 
 
+@pytest.mark.parametrize(
+    ("missing", "words"), [("pyspark.sql", "pip install 'sealr[spark]', and Java 17"), ("java", "set JAVA_HOME")]
+)
+def test_scoring_on_spark_without_spark_or_java(missing, words, site, monkeypatch, capsys):
+    session = None if missing == "pyspark.sql" else SimpleNamespace(SparkSession=None)
+    monkeypatch.setitem(sys.modules, "pyspark.sql", session)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    assert words in refused(capsys, "score", "--out", "o", "--model", str(site), "--master", "local[1]")
+
+
 def test_a_state_folder_that_cannot_be_written(site, monkeypatch, capsys):
     (site / "file").write_text("not a folder")
     monkeypatch.setenv("SEALR_HOME", str(site / "file" / "state"))
@@ -332,6 +344,21 @@ def test_a_run_of_mlflow_without_an_experiment_lands_in_sealr(site, monkeypatch)
     assert run.info.experiment_id == client.get_experiment_by_name("sealr").experiment_id
     assert run.data.params == {"data": "demo"} and run.data.tags["mlflow.project.entryPoint"] == "main"
     assert run_id in client.get_run(given).data.tags["mlflow.note.content"]
+    mlflow.set_tracking_uri(None)
+
+
+def test_artifacts_lie_beside_the_database_and_not_in_the_working_folder(site, monkeypatch):
+    import mlflow
+
+    from sealr import tracked, tracking
+
+    (site / "team").mkdir()
+    (site / "report.html").write_text("what was found")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{site}/team/mlflow.db")
+    with tracking.job("finetune", load_config("demo")) as run_id:
+        tracking.log_file(site / "report.html", run_id)
+    assert tracked.find_artifact(run_id, "report.html").is_relative_to(site / "team")
+    assert {path.name for path in site.iterdir()} == {"team", "report.html"}
     mlflow.set_tracking_uri(None)
 
 

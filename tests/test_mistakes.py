@@ -6,9 +6,12 @@ import socket
 
 import pytest
 
-from benchmarks.mistake_cases import AREAS, Mistake
-from benchmarks.mistakes import VARIABLES, Outcome, message, prepare, row
-from sealr.cli import main
+from benchmarks.mistake_cases import Mistake
+from benchmarks.mistake_files import FILES
+from benchmarks.mistakes import AREAS, VARIABLES, Outcome, message, prepare, row
+from sealr.cli import explain, main
+from sealr.config import load_config
+from sealr.data.ingest import ingest
 
 QUICK = [
     (area, mistake)
@@ -42,6 +45,24 @@ def test_a_mistake_is_a_sentence_with_what_to_do(area, mistake, site, monkeypatc
             main(arguments)
     err = capsys.readouterr().err
     assert Outcome(end.value.code, message(err), 0.0).wrong(mistake.says, range(2, 3)) == "", err
+
+
+@pytest.mark.parametrize("mistake", FILES, ids=[mistake.what for mistake in FILES])
+def test_a_wrong_file_is_a_sentence_with_what_to_do(mistake, site, monkeypatch, capsys):
+    """`sealr ingest` without Prefect and MLflow."""
+    arguments, env = prepare(mistake, site, 0)
+    monkeypatch.setenv("SEALR_DATA", env["SEALR_DATA"])
+    if arguments[0] == "ingest":
+        try:
+            ingest(load_config("shop.yaml").data, site / "tables")
+            code, said = 0, "nothing"
+        except Exception as error:
+            code, said = explain(error)
+    else:
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        code, said = end.value.code, message(capsys.readouterr().err)
+    assert Outcome(code, said, 0.0).wrong(mistake.says, range(2, 3)) == "", said
 
 
 def test_the_table_has_the_messages_and_notices_what_is_wrong():

@@ -39,6 +39,20 @@ def test_the_reference_of_settings_has_each_with_its_comment(reference):
     assert "| `content` | none, metadata, reviews, both, shuffled |" in section
 
 
+def test_every_message_that_a_page_quotes_comes_from_a_test():
+    """Code of six words with a colon or semicolon is a message: a test expects it, or the table of mistakes has it."""
+    known = "".join(path.read_text() for path in [*ROOT.glob("tests/**/*.py"), ROOT / "benchmarks/tables/mistakes.md"])
+    quoted = []
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+        text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for code in re.findall(r"`([^`]+)`", text):
+            message = " ".join(code.split()).removesuffix(" ...")
+            if re.search(r"[^&][:;] ", message) and len(message.split()) > 5 and "{" not in message:
+                quoted.append((page.name, message))
+    assert len(quoted) >= 2
+    assert not [found for found in quoted if found[1] not in known]
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")

@@ -13,7 +13,7 @@ PAGES = (
     "*.md",
     "docs/*.md",
     "docs/*.svg",
-    "docs/*.png",
+    "docs/pictures/*.png",
     "benchmarks/**/*.md",
     "benchmarks/plots/*.png",
     "examples/*.ipynb",

@@ -7,6 +7,7 @@ transaction: an interrupted run leaves whole parts and continues after them. Pro
 from __future__ import annotations
 
 import hashlib
+import logging
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -15,6 +16,9 @@ from typing import Literal
 
 import numpy as np
 
+from sealr.progress import QUICK, progress_bar
+
+log = logging.getLogger(__name__)
 WAIT_SECONDS = 60.0  # for another process that writes
 CHUNK = 500  # keys per query
 # A value of another length counts as absent (see get), so it may be replaced
@@ -51,16 +55,20 @@ class VectorCache:
 
     def get(self, texts: Sequence[str]) -> np.ndarray:
         """(N, width) float32; rows of NaN for unknown texts."""
-        result = np.full((len(texts), self.width), np.nan, np.float32)
-        keys, size = [key_of(t) for t in texts], self.width * np.dtype(self.dtype).itemsize
-        for start in range(0, len(keys), CHUNK):
-            part = keys[start : start + CHUNK]
-            with self._translate_errors():
-                query = f"SELECT text, p FROM p WHERE text IN ({','.join('?' * len(part))})"
-                found = dict(self._file.execute(query, part).fetchall())
-            for row, key in enumerate(part, start):
-                if len(value := found.get(key, b"")) == size:
-                    result[row] = np.frombuffer(value, self.dtype)
+        n, size = len(texts), self.width * np.dtype(self.dtype).itemsize
+        result = np.full((n, self.width), np.nan, np.float32)
+        if n >= QUICK:
+            log.info("looking up %s texts", f"{n:,}")
+        with progress_bar(label="look up known texts", unit="texts", total=n, hidden=n < QUICK) as bar:
+            for start in range(0, n, CHUNK):
+                part = [key_of(text) for text in texts[start : start + CHUNK]]
+                with self._translate_errors():
+                    query = f"SELECT text, p FROM p WHERE text IN ({','.join('?' * len(part))})"
+                    found = dict(self._file.execute(query, part).fetchall())
+                for row, key in enumerate(part, start):
+                    if len(value := found.get(key, b"")) == size:
+                        result[row] = np.frombuffer(value, self.dtype)
+                bar.update(len(part))
         return result
 
     def put(self, texts: Sequence[str], vectors: np.ndarray) -> None:

@@ -38,10 +38,12 @@ def clean(text: str | None, limit: int) -> str:
         return ""
     text = html.unescape(text.strip()[: 4 * limit])
     text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())[:limit]  # lone surrogates become "?"
+    if LATIN.search(text):
+        return text
     # separators and control, format or unassigned characters are not readable; letters, digits, signs and emoji are
     if not any(unicodedata.category(c)[0] not in "ZC" for c in text):
         return ""
-    return text if LATIN.search(text) else name_emoji(text)[:limit]
+    return name_emoji(text)[:limit]
 
 
 def has_letters(text: str) -> bool:

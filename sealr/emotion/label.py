@@ -18,7 +18,7 @@ from sealr.emotion.labeller import EMPTY, NO_WORDS, Labeller, expand_to_rows
 from sealr.emotion.language import language_report, language_shares
 from sealr.emotion.ray_engine import label_parts
 from sealr.emotion.sentiment import CLASS_NAMES, sentiment_classes, to_sentiment
-from sealr.progress import progress_bar
+from sealr.progress import QUICK, progress_bar
 from sealr.settings import LabelConfig
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ def label(
     ``checkpoint/``. progress(done, total) is called after each part with numbers of texts.
     """
     classes = sentiment_classes(config.sentiment_map)
+    if len(reviews) >= QUICK:
+        log.info("%s reviews are read", f"{len(reviews):,}")
     labeller = labeller or Labeller.from_config(config)
     codes, unique = labeller.clean(list(reviews["text"]))
     store = VectorCache(cache or folder / CHECKPOINT, labeller.identity, len(EMOTIONS), "label.cache")

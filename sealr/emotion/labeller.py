@@ -7,18 +7,20 @@ review.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from sealr.data.manifest import text_digest
 from sealr.data.tables import EMOTIONS
 from sealr.emotion import backends
 from sealr.emotion.cleaning import VERSION, clean, has_letters
+from sealr.progress import QUICK, progress_bar
 from sealr.settings import LabelConfig
 
+log = logging.getLogger(__name__)
 WINDOW_TOKENS = 128  # per window, special tokens included
 MAX_WINDOWS = 4  # read per text: 504 tokens of content
 BATCH_TOKENS = 1024  # padded tokens per forward pass; more than the CPU cache holds is slower
@@ -60,11 +62,20 @@ class Labeller:
 
     def clean(self, texts: Sequence[str | None]) -> tuple[np.ndarray, list[str]]:
         """(N,) index of each text in the distinct cleaned texts, or EMPTY or NO_WORDS; and those texts."""
-        cleaned = pd.Series([clean(t, self.max_tokens * CHARACTERS_PER_TOKEN) or None for t in texts], dtype=object)
-        codes, unique = pd.factorize(cleaned)
-        known = np.array([self._has_words(t) for t in unique], dtype=bool)
-        places = np.append(np.where(known, known.cumsum() - 1, NO_WORDS), EMPTY)  # an empty text has code -1
-        return places[codes], list(unique[known])
+        limit, few = self.max_tokens * CHARACTERS_PER_TOKEN, len(texts) < QUICK
+        if not few:
+            log.info("cleaning %s texts", f"{len(texts):,}")
+        codes, places, unique = np.full(len(texts), EMPTY, np.int64), dict[str, int](), list[str]()
+        with progress_bar(texts, label="clean", unit="texts", hidden=few) as bar:
+            for row, given in enumerate(bar):
+                if not (text := clean(given, limit)):
+                    continue
+                if (place := places.get(text)) is None:
+                    place = places[text] = len(unique) if self._has_words(text) else NO_WORDS
+                    if place != NO_WORDS:
+                        unique.append(text)
+                codes[row] = place
+        return codes, unique
 
     def _has_words(self, text: str) -> bool:
         """Whether a cleaned text has letters in any token that the tokenizer knows."""

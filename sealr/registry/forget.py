@@ -31,6 +31,7 @@ from sealr.registry import card, gate, promote
 from sealr.registry.package import log_packed
 from sealr.serving.packing import HISTORIES, find
 from sealr.settings import Config
+from sealr.tracked import ORIGIN
 
 REWRITES = "sealr.rewrites"  # tag of a version: the number of the one that it was made from, without a user
 RUNS, DATABASE, UNREGISTERED = "artifacts of MLflow runs", "MLflow's database", "unregistered models"
@@ -169,7 +170,8 @@ def without_user(packed: Path, notes: Path, ids: tuple[str, ...]) -> None:
 def _register(model: Logged, packed: Path, notes: Path) -> str:
     values = read_json(packed / "model.json")
     config: Config = from_dict(Config, values["config"], f"model.json of {model.place}")
-    before = MlflowClient().get_model_version(model.name, model.version).tags
+    old = MlflowClient().get_model_version(model.name, model.version)
+    before = old.tags
     files = {path.name: file_digest(path) for path in (packed / HISTORIES, *sorted(notes.glob(gate.EVIDENCE)))}
     content = text_digest([before.get(promote.CONTENT, model.version), files])
     if found := promote.find(model.name, content):  # an interrupted call made it
@@ -180,7 +182,8 @@ def _register(model: Logged, packed: Path, notes: Path) -> str:
     )
     (notes / gate.CARD).write_text(about, encoding="utf-8")
     tracking.choose_experiment()
-    with mlflow.start_run(run_name=f"forget {config.data.name}", tags={promote.DATA: config.data.name}):
+    run_tags = {promote.DATA: config.data.name, ORIGIN: old.run_id}
+    with mlflow.start_run(run_name=f"forget {config.data.name}", tags=run_tags):
         items = pd.read_parquet(packed / "items.parquet", columns=["item"])["item"].tolist()
         logged = log_packed(config, packed, notes, values["weights"]["llm"], items)
     tags = before | {promote.CONTENT: content, REWRITES: model.version}

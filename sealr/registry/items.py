@@ -18,6 +18,7 @@ from sealr.registry import card, gate, promote
 from sealr.registry.package import log_packed
 from sealr.serving.extend import ItemsError, extend, read_items
 from sealr.settings import Config
+from sealr.tracked import ORIGIN
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def _resolved(model: str) -> tuple[str, str]:
 
 def _register(name: str, old: str, packed: Path, notes: Path, items: list[str], rows: str) -> str:
     """The version of a packed folder that has ``items`` more than ``old``. rows: digest of what brought the items."""
-    before = MlflowClient().get_model_version(name, old).tags
+    changed = MlflowClient().get_model_version(name, old)
+    before = changed.tags
     tags = {k: v for k, v in before.items() if not k.startswith(promote.GATE) and k != promote.ROLLED_BACK}
     tags[promote.CONTENT] = text_digest([before.get(promote.CONTENT, old), rows])
     why = f"{len(items):,} {'item' if len(items) == 1 else 'items'} added to version {old}"
@@ -69,7 +71,8 @@ def _register(name: str, old: str, packed: Path, notes: Path, items: list[str], 
         about = f"{why}, known by their texts only. Nothing was trained.\n\n{path.read_text(encoding='utf-8')}"
         path.write_text(about, encoding="utf-8")
         tracking.choose_experiment()
-        with mlflow.start_run(run_name=f"items add {config.data.name}", tags={promote.DATA: config.data.name}):
+        run_tags = {promote.DATA: config.data.name, ORIGIN: changed.run_id}
+        with mlflow.start_run(run_name=f"items add {config.data.name}", tags=run_tags):
             logged = log_packed(config, packed, notes, values["weights"]["llm"], items)
         new = promote.create(name, logged.model_uri, logged.run_id, tags, card.description(about), logged.model_id)
     if promote.champion(name) == old:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import warnings
 from pathlib import Path
@@ -20,10 +22,19 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 ADAPTER = "adapter"  # subfolder of the stage that holds the best epoch's adapter
+PEFT_WARNS = "`is_gradient_checkpointing` is deprecated"  # peft asks transformers by an old name; no user can help it
+OLD_CACHE, NEW_CACHE = "past_key_values", "cache"  # the argument's name up to transformers 5.23, and since
 
 
 class AdapterError(ValueError):
     """The adapter on disk has no effect in the model."""
+
+
+@functools.cache
+def cache_argument() -> str:
+    """The name of the argument that takes the LLM's cache; the wrong one is refused, or warns in every call."""
+    known = inspect.signature(transformers.LlamaModel.forward).parameters
+    return NEW_CACHE if NEW_CACHE in known else OLD_CACHE
 
 
 def load_tokenizer(base: str) -> Any:
@@ -95,7 +106,9 @@ def add_lora(config: RerankConfig) -> PeftModel:
         target_modules=list(lora.targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(base, settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=PEFT_WARNS)
+        return get_peft_model(base, settings)
 
 
 def load_adapter(config: RerankConfig, folder: Path) -> PeftModel:
@@ -112,6 +125,7 @@ def attach(base: nn.Module, folder: Path, name: str) -> PeftModel:
     from peft import PeftModel
 
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=PEFT_WARNS)
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         try:
             model = PeftModel.from_pretrained(base, str(folder))

@@ -108,12 +108,14 @@ def test_what_is_unusual_but_fine_is_kept(case):
         record("f", text="half a pair \ud83d, \x00 and 😀"),
         record("g", text=None),
         record("h", time="1400000000.0"),
+        record("<b>i</b>", item="<script>1</script>"),
     )
     case.run()
     reviews = case.table("reviews").set_index("user")
     assert reviews.loc["a", "text"] == reviews.loc["g", "text"] == "" and pd.isna(reviews.loc["b", "rating"])
     assert reviews.loc["c", ["timestamp", "rating"]].tolist() == [1_400_000_000, 3]
     assert reviews.loc["d", "timestamp"] == reviews.loc["h", "timestamp"] == 1_400_000_000
+    assert reviews.loc["<b>i</b>", "item"] == "<script>1</script>"  # ids are as they are; pages escape them
     assert reviews.loc["7", "item"] == "8" and reviews.loc["f", "text"] == "half a pair \ufffd, \x00 and 😀"
     validate(case.table("reviews"), "reviews")
 

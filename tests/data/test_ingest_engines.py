@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sealr.data import ingest as module
-from sealr.data import ordered, processes, reading, rejects
+from sealr.data import ordered, privacy, processes, reading, rejects
 from sealr.data.ingest import IngestError, ingest
 from sealr.data.sources import READERS
 from sealr.data.sources.lines import DataFileError, spans
@@ -183,6 +183,34 @@ def test_a_killed_process_costs_nothing_but_its_task(tmp_path, monkeypatch, capl
     monkeypatch.setattr("sealr.data.engine.DuckDB.run", staticmethod(killing))
     assert run(config, tmp_path / "again") == whole
     assert (tmp_path / "killed").exists() and "a process was killed; its task runs again" in caplog.text
+
+
+@pytest.mark.parametrize("salt", ["", "a secret of the environment"], ids=["salt of the state folder", "salt given"])
+def test_forgotten_users_stay_out_also_where_several_processes_read(tmp_path, monkeypatch, salt):
+    """The list and the salt go along to the processes, which start anew."""
+    monkeypatch.setenv("SEALR_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv(privacy.VARIABLE, salt)
+    config = write(tmp_path, "amazon")
+    before = run(config, tmp_path / "before")[1]
+    privacy.remember("tiny", "u0")
+    whole = run(config, tmp_path / "whole")
+    ran = []
+
+    def in_processes(work, tasks):
+        ran.extend(tasks)
+        monkeypatch.delenv("SEALR_HOME")  # a process on another machine has neither
+        monkeypatch.delenv(privacy.VARIABLE)
+        return processes.in_processes(work, tasks)
+
+    monkeypatch.setattr(reading, "SPAN", 20_000)
+    monkeypatch.setattr("sealr.data.engine.DuckDB.run", staticmethod(in_processes))
+    made, tables = again = run(config, tmp_path / "again")
+    assert len(ran) > 3 and again == whole
+    assert "u0" in before["reviews.parquet"]["user"] and "u0" not in tables["reviews.parquet"]["user"]
+    rejected = zip(tables["rejected.parquet"]["reason"], tables["rejected.parquet"]["record"], strict=True)
+    records = [record for reason, record in rejected if reason == privacy.REASON]
+    assert len(records) > 10 and set(records) == {""} and '"u0"' not in str(tables)
+    assert made.rows["read"] == made.rows["reviews"] + made.rows["rejected"]
 
 
 def test_a_task_that_always_kills_its_process_is_an_error():

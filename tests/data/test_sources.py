@@ -152,6 +152,7 @@ def test_bad_csv_records_are_reported_at_the_line_they_start(tmp_path):
     assert [(r.line, r.reason.split(":")[0]) for r in rows] == [
         (2, ""), (5, "expected 5 columns, found 2"), (6, "not CSV"), (7, ""), (9, ""), (10, "not CSV"),
     ]  # fmt: skip
+    assert rows[5].reason == "not CSV: a double quote is not closed"
     assert rows[3].values["text"] == "ÿ\n" and rows[5].raw == 'a,b,1,2,"open\nto the end'
 
 

@@ -101,6 +101,14 @@ def test_mlflow_has_a_parent_run_and_a_child_per_stage(project, finished):
     assert {metric.key for metric in page.metrics} >= HEADLINE and "mlflow.modelVersions" in page.tags
 
 
+def test_prefect_has_the_log_of_a_job_that_was_started_by_hand(project, prefect_server):
+    code, _, err = run(project, home="logged", name="ingest")
+    assert code == 0, err
+    wanted = {"sort": "TIMESTAMP_DESC", "limit": 200}  # of all flow runs
+    lines = requests.post(f"{os.environ['PREFECT_API_URL']}/logs/filter", json=wanted, timeout=60).json()
+    assert any(line["message"].startswith("ingest: working in ") and "logged" in line["message"] for line in lines)
+
+
 def test_the_registered_model_has_signature_example_and_no_pickle(project, finished):
     import mlflow
 

@@ -1,7 +1,9 @@
 """Labelling with toy weights: windows, batches, odd texts, parts and interruptions."""
 
 import csv
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sealr import progress
+from sealr.data import cache as caching
 from sealr.data.ingest import ingest
 from sealr.data.tables import EMOTIONS, read_table
+from sealr.emotion import label as label_stage
+from sealr.emotion import labeller as labelling
 from sealr.emotion.backends import LabellerError, resolve_labeller
 from sealr.emotion.label import REASONS, label, label_texts
 from sealr.emotion.labeller import EMPTY, NO_WORDS, Labeller, clean, labeller_id, split_windows
@@ -359,3 +365,24 @@ def test_auto_falls_back_to_the_embedded_labeller(monkeypatch):
         assert backends.pinned_name("auto") == "embedded"
     finally:
         resolve_labeller.cache_clear()  # other tests shall not see these weights
+
+
+def test_also_what_comes_before_the_model_tells_a_log_how_far_it_is(toy_labeller, tmp_path, monkeypatch, caplog):
+    """Of ten million texts, cleaning and looking up take minutes."""
+    caplog.set_level(logging.INFO, "sealr")
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0)
+    labeller = small(toy_labeller)
+    label(reviews(), labeller.config, tmp_path / "few", labeller)
+    assert not re.search("clean:|look up", caplog.text)
+    for module in (labelling, caching, label_stage):
+        monkeypatch.setattr(module, "QUICK", 10)
+    label(reviews(), labeller.config, tmp_path / "many", labeller)
+    lines = [
+        "60 reviews are read\n",
+        "cleaning 60 texts\n",
+        "clean: ",
+        "looking up 50 texts\n",
+        "look up known texts: ",
+    ]
+    for words in lines:
+        assert words in caplog.text

@@ -7,6 +7,7 @@ import mlflow
 import pandas as pd
 import pytest
 
+from sealr import tracked
 from sealr.data.privacy import salted
 from sealr.data.tables import read_json, write_json
 from sealr.data.traces import Traces
@@ -58,7 +59,7 @@ def test_a_registered_model_is_rewritten_without_training(parts, tmp_path, monke
     registry = replace(parts.config.registry, users=users)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     try:
-        with mlflow.start_run(experiment_id="0", tags={promote.DATA: "toy"}):
+        with mlflow.start_run(experiment_id="0", tags={promote.DATA: "toy"}) as first:
             toy_registration(replace(parts, config=replace(parts.config, registry=registry)), tmp_path / "state")
         traces = Traces(("u3", salted()("u3")))
         before = forget.survey(traces, "toy")
@@ -69,6 +70,7 @@ def test_a_registered_model_is_rewritten_without_training(parts, tmp_path, monke
         assert not any(forget.survey(traces, "toy").values())
         client = mlflow.MlflowClient()
         (version,) = client.search_model_versions("name = 'sealr'")
+        assert client.get_run(version.run_id).data.tags[tracked.ORIGIN] == first.info.run_id  # for its report
         assert version.tags[forget.REWRITES] == "1" and version.description.startswith("Rewrites version 1")
         assert {k: int(v) for k, v in client.get_registered_model("sealr").aliases.items()} == {
             "champion": 2,

@@ -45,6 +45,21 @@ def test_the_report_of_the_last_job_is_made_once_and_found_again(site, capsys):
     assert command(capsys, "--again")[0] == 0 and Path(first).read_text().startswith("<!doctype html>")
 
 
+def test_a_version_changed_without_training_has_the_report_of_its_job(site, capsys):
+    """`sealr items add` and `sealr forget` log a model from a run of their own, also one after the other."""
+    job = FinishedJob("ingest")
+    _, first, _ = command(capsys, job.run_id)
+    with mlflow.start_run(tags={tracked.ORIGIN: job.run_id}) as added:
+        pass
+    with mlflow.start_run(tags={tracked.ORIGIN: added.info.run_id}) as forgot:
+        pass
+    assert [command(capsys, run.info.run_id)[:2] for run in (added, forgot)] == [(0, first)] * 2
+    with mlflow.start_run(tags={tracked.ORIGIN: "0123"}) as orphan:
+        pass
+    code, _, said = command(capsys, orphan.info.run_id)
+    assert code == 2 and f"no MLflow run 0123: it was deleted, but led to run {orphan.info.run_id}" in said
+
+
 def test_a_browser_opens_it_where_there_is_a_screen(site, capsys, monkeypatch):
     job, opened = FinishedJob("ingest"), []
     monkeypatch.setattr("webbrowser.open", opened.append)
@@ -87,7 +102,7 @@ def test_mistakes_are_sentences(site, capsys):
     with mlflow.start_run() as other:
         pass
     code, _, said = command(capsys, other.info.run_id)
-    assert code == 2 and "is no job of sealr" in said
+    assert code == 2 and "is no job of sealr: give the id of the run of a job" in said
 
 
 def test_a_folder_that_is_gone(site, capsys):

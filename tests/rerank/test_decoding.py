@@ -1,4 +1,5 @@
 import math
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sealr.rerank.generative.decoding import generate_lists
 from sealr.rerank.generative.prompts import IdTokens
+from sealr.rerank.llm import add_lora
+from sealr.rerank.scoring.model import build
+from sealr.settings import LoraSettings, RerankConfig
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,19 @@ def test_batched_cached_lists_equal_naive_decoding(llm):
         assert lists == [naive_list(model, ids, p, pool, 4) for p, pool in zip(prompts, pools, strict=False)]
 
 
+@pytest.mark.parametrize("answers", ["lists", "scores"])
+def test_the_cache_is_given_without_a_warning(llm, toy_llama, answers):
+    """transformers 5.24 renamed the argument, and warns those who use the old name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        if answers == "lists":
+            generate_lists(llm[0], IdTokens(llm[1]), [[5, 6]], [[1, 2, 3]], 2, llm[1].pad_token_id)
+        else:
+            config = RerankConfig("scoring", base=str(toy_llama), lora=LoraSettings(r=4))
+            model = build(config, add_lora(config), "things", torch.randn(4, 8), None).eval()
+            model.last(torch.tensor([[1, 2]]))
+
+
 def test_an_item_that_another_one_begins_with_ends_where_the_model_would_end_the_list(llm):
     """As after a training answer's last item: end of sequence .9, one more digit .05, the separator .001."""
     ids = IdTokens(llm[1])
@@ -69,7 +86,7 @@ def test_an_item_that_another_one_begins_with_ends_where_the_model_would_end_the
                 (ids.of(2)[0], 0.01),
             ):
                 logits[..., token] = math.log(chance)
-            return SimpleNamespace(logits=logits, past_key_values=None)
+            return SimpleNamespace(logits=logits)
 
     assert generate_lists(Sure(), ids, [[1]], [[123, 12, 4]], 1, llm[1].pad_token_id) == [[12]]
 

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from sealr.satisfaction.reasons import item_feelings
+from sealr.serving.reasons import others_felt
 from tests.satisfaction.worlds import sequences_of
 
 
@@ -30,3 +31,20 @@ def test_says_what_training_reviews_felt():
     assert second["but_emotion"] == "disappointment" and second["but_share"] == 0.5
     assert found.loc["i0003", "emotion"] is None and found.loc["i0003", "but_emotion"] is None
     assert item_feelings(labels, sequences)["mean_stars"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            (38, 4.2, 0.71, "admiration", 0.13, "disappointment"),
+            "others in 38 reviews (4.2 stars): 71% admiration, 13% disappointment",
+        ),
+        ((1, np.nan, 0.0, None, 1.0, "anger"), "others in 1 review: 100% anger"),
+        ((9, 3.0, 0.01, "joy", 0.0, None), "others in 9 reviews (3.0 stars): no strong feelings"),
+    ],
+)
+def test_what_others_felt_in_words(values, said):
+    names = ("reviews", "mean_stars", "share", "emotion", "but_share", "but_emotion")
+    frame = pd.DataFrame([{"item": "i1", **dict(zip(names, values, strict=True))}])
+    assert others_felt(frame, {"i1": 7}) == {7: said}

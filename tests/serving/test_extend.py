@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sealr import tracked
 from sealr.content.profiles import build_profiles
 from sealr.content.readers import Reader
 from sealr.data.sequences import build
@@ -258,6 +259,7 @@ def test_a_version_with_new_items_takes_the_champions_place_and_can_be_rolled_ba
         made = add_items("models:/sealr@champion", rows)
         assert (made.version, made.items, made.champion) == ("2", NEW, True)
         version = mlflow.MlflowClient().get_model_version("sealr", "2")
+        assert mlflow.get_run(version.run_id).data.tags[tracked.ORIGIN] == logged.run_id  # for its report
         assert version.tags[promote.GATE + "reason"] == "by hand: 2 items added to version 1"
         assert version.tags[promote.STAGES] == "k" and version.description.startswith("2 items added")
         answer = mlflow.pyfunc.load_model("models:/sealr@champion").predict(

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 DELIMITERS = ",;\t|"
 MAX_LINES = 1000  # of a record; a longer one has an unclosed double quote, which swallows the following records
 
+SAID = {"unexpected end of data": "a double quote is not closed"}  # Python's messages in words for a user
+
 
 def find_delimiter(header: str, wanted: list[str]) -> str:
     """The delimiter that gives most of the wanted columns, or else most columns."""
@@ -65,7 +67,7 @@ def read_delimited(
         except StopIteration:
             break
         except csv.Error as error:
-            record, reason = [], f"not CSV: {error}"
+            record, reason = [], f"not CSV: {SAID.get(str(error), error)}"
         if not record and not reason:
             continue  # a blank line
         numbers, texts, reasons = zip(*lines, strict=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from sealr.rerank.generative.prompts import ListTokens
-from sealr.rerank.llm import pad_left
+from sealr.rerank.llm import cache_argument, pad_left
 
 
 @dataclass
@@ -58,17 +59,11 @@ def generate_lists(
     device = next(model.parameters()).device
     ids, mask = (t.to(device) for t in pad_left(prompts, pad))  # (B, T)
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # padding takes no position
-    cache = None
+    cache = {cache_argument(): transformers.DynamicCache()}  # the model appends to it
     while True:
         out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1, **cache
         )
-        cache = out.past_key_values
         chosen = _choose(out.logits[:, -1], lists, tokens, pad)  # (B,)
         if all(one.full for one in lists):
             return [one.items for one in lists]

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sealr.data.tables import atomic_path
-from sealr.rerank.llm import device, load_tokenizer
+from sealr.rerank.llm import cache_argument, device, load_tokenizer
 from sealr.retrieve.models.embedding import SentimentEmbedding
 from sealr.settings import RerankConfig
 
@@ -117,7 +117,7 @@ class ScoringModel(nn.Module):
         for layer, (keys, values) in enumerate(self._prefix()):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
         # Padding is on the right and attention is causal: no position sees padding, and no mask is needed
-        hidden = backbone(inputs_embeds=x, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden = backbone(inputs_embeds=x, use_cache=True, **{cache_argument(): cache}).last_hidden_state
         return self.tokens.queries(hidden)
 
     def last(self, items: Tensor, feelings: Tensor | None = None) -> Tensor:
@@ -129,7 +129,8 @@ class ScoringModel(nn.Module):
         """Keys and values of the instruction for each layer, both (1, heads, P, head width)."""
         if self._kept:
             return self._kept
-        cache = self.llm.get_base_model().model(input_ids=self.prefix, use_cache=True).past_key_values
+        cache: Any = transformers.DynamicCache()
+        self.llm.get_base_model().model(input_ids=self.prefix, use_cache=True, **{cache_argument(): cache})
         made = [(layer.keys, layer.values) for layer in cache.layers]
         if not self.training and not torch.is_grad_enabled():
             self._kept = made
