@@ -26,13 +26,16 @@ def no_active_experiment():
 @pytest.fixture(autouse=True)
 def no_active_run():
     """A run left active would take in what the next test logs, and stop its own run from starting."""
-    yield
-    if "mlflow.tracking.fluent" in sys.modules:
-        import mlflow
 
-        if left := mlflow.active_run():
-            sys.modules["mlflow.tracking.fluent"]._active_run_stack.set([])
-            pytest.fail(f"the test leaves run {left.info.run_id} active")
+    def active():
+        fluent = sys.modules.get("mlflow.tracking.fluent")
+        return [run.info.run_id for run in fluent._active_run_stack.get()] if fluent else []
+
+    before = active()  # of a fixture of the module
+    yield
+    if (left := active()) != before:
+        sys.modules["mlflow.tracking.fluent"]._active_run_stack.set([])
+        pytest.fail(f"the test leaves run {left} active, before it {before}")
 
 
 @pytest.fixture(autouse=True)

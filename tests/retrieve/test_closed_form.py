@@ -125,6 +125,7 @@ def test_transition_has_the_least_squared_error(many):
 
 def test_transition_learns_the_order():
     """Everybody takes 1 2 3: 2 follows 1, never the other way round."""
-    model = fitted("transition", make_sequences([[1, 2, 3, 4, 4]] * 20, 4))
+    settings = TransitionSettings(l2=1.0)
+    model = fitted("transition", make_sequences([[1, 2, 3, 4, 4]] * 20, 4), transition=settings)
     one, two = model.score(torch.tensor([[1], [2]]))
     assert one[2] > 0.3 and abs(two[1]) < 1e-6 and two.argmax() == 3
