@@ -1,12 +1,13 @@
 """Scripts of benchmarks/ that need no training of note, on the toy model: what must hold whatever the speed."""
 
 import gzip
+import json
 import re
 import sys
 
 import pytest
 
-from benchmarks import efficiency, plan
+from benchmarks import efficiency, nights, plan
 from benchmarks.speed import read_sequences
 from sealr.data.sequences import SequenceError
 
@@ -69,3 +70,9 @@ def test_bad_sequence_files(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(SequenceError, match=message):
         read_sequences(path)
+
+
+def test_a_night_reads_all_reviews_of_its_last_second_and_none_after_it():
+    lines = [json.dumps({"unixReviewTime": second}) for second in (1, 2, 2, 3)]
+    assert nights.until(lines, 0.25) == lines[:1] and nights.until(lines, 0.5) == lines[:3]
+    assert nights.until(lines, 1) == lines
