@@ -103,7 +103,7 @@ def is_external(error: Exception) -> bool:
 
 
 def _write(bench: Bench, name: str, command: str, tables: dict[str, pd.DataFrame], readings: dict[str, str]) -> None:
-    title = f"{bench.spec.title}: {bench.job.name}"
+    title = bench.spec.title
     sections = [f"### {key}\n\n{readings[key]}\n\n{markdown_table(made)}" for key, made in tables.items()]
     text = "\n".join([f"## {title}\n", f"`{command}`\n", _heading(bench), *sections])
     folder = state_dir() / "benchmarks" / name

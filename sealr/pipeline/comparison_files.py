@@ -30,7 +30,7 @@ NO_GATE = "evaluate.gate_share=0"  # a comparison promotes nothing, so every use
 class Comparison:
     """What a file of ``configs/comparisons/`` says about one data set."""
 
-    title: str
+    title: str  # and its data set
     systems: dict[str, str | dict[str, Any]]
     protocols: dict[str, str]  # full, kept, injected or times, and how to read their tables
     configuration: str = ""  # name in configs/
@@ -80,6 +80,7 @@ def merged_comparison(top: dict[str, Any], data: str, own: dict[str, Any]) -> Co
     """The comparison on one data set: the top level of a file and the data set's own entry over it."""
     given = [NO_GATE, *(part.get("settings", "") for part in (top, own))]
     joined = {
+        "title": f"{top.get('title', 'Comparison')}: {data}",
         "settings": " ".join(text if isinstance(text, str) else shlex.join(text) for text in given).strip(),
         "note": "\n\n".join(part["note"] for part in (own, top) if "note" in part),
         "compare": [*top.get("compare", []), *own.get("compare", [])],

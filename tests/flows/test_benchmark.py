@@ -138,7 +138,8 @@ def test_cells_do_not_overwrite_each_others_metrics(tmp_path, monkeypatch, run_i
 
     for cell, value in (("FT10", 0.1), ("FT20", 0.2)):
         evaluated(cell, value)
-    assert client.get_run(run_id).data.metrics == {}
+    # A slow machine has time to measure itself
+    assert not [name for name in client.get_run(run_id).data.metrics if not name.startswith("system/")]
     children = client.search_runs([client.get_run(run_id).info.experiment_id], "tags.`sealr.stage` LIKE 'evaluate%'")
     found = {run.info.run_name: run.data.metrics["full.fused.HR_at_10"] for run in children}
     assert found == {"measure: FT10": 0.1, "measure: FT20": 0.2}
