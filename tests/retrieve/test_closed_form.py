@@ -1,5 +1,7 @@
 """Models without training: equal to their definitions, worked out by hand or naively."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,36 @@ def test_positions_by_hand():
     assert before.toarray()[:, :4].tolist() == [[1, 0, 0, 0], [0.5, 1, 0, 0], [1, 0.5, 0, 0], [0, 1, 0, 0]]
     assert after.toarray().argmax(1).tolist() == [1, 0, 2, 3] and after.sum() == 4
     assert positions(sequences, decay=0.5, max_len=1)[0].toarray()[1, :2].tolist() == [0, 1]
+
+
+def test_positions_count_what_scoring_counts():
+    """In the history 2 1 1, one item that counts is newer than 2."""
+    sequences = make_sequences([[2, 1, 1, 3, 9, 9]], 9)
+    before = positions(sequences, decay=0.5, max_len=3)[0].toarray()
+    assert before[:, :3].tolist() == [[0, 1, 0], [1, 0.5, 0], [1, 0.5, 0]]
+    model = fitted("cooccurrence", sequences, cooccurrence=CooccurrenceSettings(decay=0.5))
+    single = model.score(torch.tensor([[1], [2]]))
+    both = model.score(torch.tensor([[2, 1, 1]]))[0, 1:]
+    torch.testing.assert_close(both, before[-1, 0] * single[0, 1:] + before[-1, 1] * single[1, 1:])
+
+
+def test_positions_of_users_without_training_items():
+    """In a split by time, the second user comes after the moment up to which is learned."""
+    sequences = make_sequences([list(range(1, 19)), [4, 5, 6], [7, 8, 9]], 18)
+    timed = sequences.with_times(np.array([*range(18), 17, 18, 19, 15, 16, 17]))
+    assert [len(history) for history in timed.split("train").histories()] == [17, 0, 2]
+    before, after = positions(timed, decay=0.5, max_len=2)
+    assert before.shape == after.shape == (17, 18)
+    assert after.toarray().argmax(1).tolist() == [*range(1, 17), 7] and before.toarray()[-1].argmax() == 6
+
+
+def test_positions_of_a_long_history_take_the_memory_of_the_window():
+    sequences = make_sequences([np.random.default_rng(0).integers(1, 500, 3000).tolist()], 499)
+    tracemalloc.start()
+    positions(sequences, decay=0.5, max_len=10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000  # all pairs of its items would take more than 100 MB
 
 
 def test_transition_has_the_least_squared_error(many):
