@@ -32,7 +32,7 @@ def tell(flow: Any, flow_run: Any, state: Any) -> None:
     try:
         with httpx.Client(transport=httpx.HTTPTransport(retries=2), timeout=SECONDS) as client:
             client.post(address, json=message(flow, flow_run, state)).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:  # their texts hold the address, which can be a secret
+    except Exception as error:  # its text can hold the address, which can be a secret
         log.warning("the address in %s could not be told of the failure: %s", VARIABLE, type(error).__name__)
 
 
@@ -55,13 +55,13 @@ def reason(state: Any) -> str:
         error = state.result(raise_on_failure=False) if state.is_failed() else None
     except MissingResult:
         error = None
-    if error is None:  # Prefect's own words: a signal, an exit code
-        said = (state.message or "the process ended").splitlines()[0]
+    if error is None:  # Prefect's own words: a signal, an exit code. After a colon stands the text of an error
+        said = (state.message or "the process ended").splitlines()[0].partition(": ")[0]
     elif ours(error):
         said = tracking.failure(error)
     else:
         said = f"{type(error).__name__}; the log of the run says more"
-    said = QUOTED.sub(r"\1...\1", redact(said))
+    said = QUOTED.sub(r"\1...\1", redact(said)).encode("utf-8", "backslashreplace").decode()  # half an emoji
     return said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
 
 

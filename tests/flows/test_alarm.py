@@ -81,6 +81,11 @@ def test_every_flow_tells(prefect):
             "no date: '...'",
         ),
         (failed(ConfigError("x" * 400)), "x" * 300 + "..."),
+        (
+            crashed("Execution was interrupted by an unexpected exception: KeyError: 'I hated this guitar'"),
+            "Execution was interrupted by an unexpected exception",
+        ),
+        (failed(ConfigError("no item is named \ud83d")), r"no item is named \ud83d"),
     ],
 )
 def test_a_reason_is_one_sentence_without_secrets_and_texts(state, why):
@@ -94,6 +99,13 @@ def test_a_receiver_that_is_away_is_a_line_in_the_log(address, monkeypatch, capl
     # As the process that started the run calls it
     alarm.tell(flow=SimpleNamespace(name="refresh"), flow_run=RUN, state=crashed("killed"))
     assert "could not be told of the failure" in caplog.text and "SECRET" not in caplog.text
+
+
+def test_a_failure_of_the_hook_is_a_line_in_the_log(monkeypatch, caplog):
+    monkeypatch.setenv(alarm.VARIABLE, "http://127.0.0.1:9/hooks/SECRET")
+    monkeypatch.setattr(alarm, "url_for", lambda run: 1 / 0)
+    alarm.tell(SimpleNamespace(name="refresh"), RUN, crashed("killed"))
+    assert "could not be told of the failure: ZeroDivisionError" in caplog.text
 
 
 def test_an_answer_that_is_an_error_is_a_line_in_the_log(monkeypatch, caplog):
