@@ -100,8 +100,8 @@ def compare(retriever: Retriever, written: ask_retriever.Retriever, histories: S
         wanted = retriever.score(list(items), list(feelings))[:, 1:]  # (B, n_items)
         found = written.scores(items, feelings)[:, 1:]
         spread = np.maximum(wanted.std(axis=1), 1e-6)
-        worst = max(worst, float((np.abs(found - wanted).max(axis=1) / spread).max()))
-        if not worst <= TOLERANCE:  # NaN too
+        worst = float(np.maximum(worst, (np.abs(found - wanted).max(axis=1) / spread).max()))  # max() would drop NaN
+        if not worst <= TOLERANCE:
             raise ExportError(
                 f"the exported retriever differs from the model by {worst:.2g} standard deviations at a history of "
                 f"{length} items, more than {TOLERANCE:g}; nothing was written"

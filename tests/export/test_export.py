@@ -158,6 +158,15 @@ def test_a_graph_that_does_not_agree_is_refused(exported, parts, monkeypatch):
     with pytest.raises(ExportError, match="standard deviations at a history of"):
         compare(served, written, known)
 
+    def broken(*given):  # one score of the last place
+        scores = real(*given)
+        scores[np.arange(len(scores)), scores[:, 1:].argmin(axis=1) + 1] = np.nan
+        return scores
+
+    monkeypatch.setattr(written, "scores", broken)
+    with pytest.raises(ExportError, match="by nan standard deviations"):
+        compare(served, written, known)
+
 
 def test_overwriting_replaces_an_export_and_an_error_leaves_the_old_one(parts, tmp_path, monkeypatch):
     packed, out = parts.pack(tmp_path / "packed", 0.0), tmp_path / "out"
