@@ -65,7 +65,7 @@ class Batcher:
             thread.join()
 
     async def answer(self, job: Job) -> Response:
-        """Waits for the answer. A cancelled call leaves the queue; if a worker has it, its answer is dropped."""
+        """Waits for the answer. A cancelled call leaves the queue; if a pass has it, its answer is dropped."""
         with self._changed:
             self.waiting.append(job)
             self._changed.notify()
@@ -81,13 +81,13 @@ class Batcher:
         while jobs := self._take():
             try:
                 for group in self._groups(jobs):
-                    self.on_pass(len(group))
-                    self._deliver(group, answer([job.call for job in group if job.call]))
+                    if group := [job for job in group if not job.answer.done()]:
+                        self.on_pass(len(group))
+                        self._deliver(group, answer([job.call for job in group if job.call]))
             except Exception as error:  # a mistake of ours must not cost the server a worker
                 log.exception("a worker failed")
-                self._deliver(
-                    jobs, [Refusal(500, f"the server failed on this call ({type(error).__name__})")] * len(jobs)
-                )
+                said = f"the server failed on this call ({type(error).__name__})"
+                self._deliver(jobs, [Refusal(500, said) for _ in jobs])  # one each: it gets the call's own headers
 
     def _take(self) -> list[Job]:
         """A worker's share of the queue, the oldest first; none when the server stops."""

@@ -21,8 +21,15 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 Form = Literal["plain", "json"]
 
 
+class PlainLines(logging.Formatter):
+    """Lines for people. An error is told by its class and place: its message may repeat what was sent."""
+
+    def formatException(self, ei: Any) -> str:
+        return "".join(traceback.format_tb(ei[2])) + ei[0].__name__
+
+
 class JsonLines(logging.Formatter):
-    """One JSON object a line. An error is told by its class and place: its message may repeat what was sent."""
+    """One JSON object a line, with the last places of an error."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -41,7 +48,7 @@ def setup(form: Form) -> None:
     if form == "json":
         handler.setFormatter(JsonLines())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
+        handler.setFormatter(PlainLines("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(handlers=[handler])
     log.setLevel(logging.INFO)
     calls.setLevel(logging.INFO if form == "json" else logging.WARNING)

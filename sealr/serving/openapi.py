@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
+from sealr import __version__
 from sealr.serving.limits import Limits
 from sealr.serving.request import MAX_HISTORY, MAX_ID, MAX_TOP_K, MAX_WEIGHT
 
@@ -88,7 +88,8 @@ def schema(limits: Limits) -> Schema:
     body["required"] = ["dataframe_records"]
     answers = {"predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Answer"}}}
     headers = {"X-Model-Version": header("The version that answered."), "X-Request-ID": header("The call's id.")}
-    good = told("One answer for each request, in their order.", {"content": content({"properties": answers})})
+    answered = content({"type": "object", "properties": answers})
+    good = told("One answer for each request, in their order.", {"content": answered})
     error = closed({"error_code": {"type": "string"}, "message": told("One sentence.", "string")})
     call = {
         "summary": "Recommend items",
@@ -111,7 +112,7 @@ def schema(limits: Limits) -> Schema:
     parts = {"Request": closed(REQUEST), "Params": closed(PARAMS), "Answer": closed(ANSWER)}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "SEALR", "version": version("sealr"), "description": "Recommendations from read reviews."},
+        "info": {"title": "SEALR", "version": __version__, "description": "Recommendations from read reviews."},
         "paths": {"/invocations": {"post": call}} | gets,
         "components": {"schemas": parts},
     }

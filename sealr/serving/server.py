@@ -116,8 +116,9 @@ def create_app(options: ServerOptions, follower: Follower | None = None) -> Fast
             return None, Refusal(503, f"the model is not ready: {following.trouble}", retry=5, reason="not_ready")
         if held > workers + options.waiting:
             return None, Refusal(503, "too many calls are waiting; try again later", retry=1, reason="queue_full")
+        until = asyncio.get_running_loop().time() + options.timeout
         try:
-            async with asyncio.timeout(options.timeout):
+            async with asyncio.timeout_at(until):
                 body = await read_body(request, options.body)
         except (TimeoutError, ClientDisconnect):
             return None, Refusal(408, f"the body did not arrive within {options.timeout:g} seconds")
@@ -125,7 +126,7 @@ def create_app(options: ServerOptions, follower: Follower | None = None) -> Fast
             return None, Refusal(413, f"the body is larger than {options.body} bytes; send several calls")
         job = Job(served, body, request.headers.get("content-type", ""))
         try:
-            async with asyncio.timeout(options.timeout):
+            async with asyncio.timeout_at(until):
                 response = await batcher.answer(job)
         except TimeoutError:
             response = Refusal(504, f"no answer within {options.timeout:g} seconds; send fewer requests in one call")
@@ -176,4 +177,5 @@ def serve(options: ServerOptions, host: str = "127.0.0.1", port: int = 5001, for
         if options.trace:
             tracking.choose_experiment()
         logs.setup(form)
-        uvicorn.Server(uvicorn.Config(create_app(options), log_level="warning", timeout_keep_alive=30)).run([listening])
+        config = uvicorn.Config(create_app(options), log_config=None, log_level="warning", timeout_keep_alive=30)
+        uvicorn.Server(config).run([listening])

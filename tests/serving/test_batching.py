@@ -10,10 +10,10 @@ from fastapi import Response
 from sealr.serving import batching
 from sealr.serving.batching import TOGETHER, Batcher, Job
 from sealr.serving.calls import Call, Refusal, answer, read_call, together
-from sealr.serving.follower import Follower, ServerOptions
 from sealr.serving.limits import Limits
 from tests.serving.answers import assert_same
 
+pytestmark = pytest.mark.usefixtures("in_a_server")
 JSON = "application/json"
 
 
@@ -116,16 +116,51 @@ def test_a_call_whose_caller_gave_up_leaves_the_queue(monkeypatch):
     assert fake.passes == [["busy"]]
 
 
-@pytest.fixture(scope="module")
-def served(model_folder):
-    follower = Follower(ServerOptions(model=str(model_folder)))
-    follower.update()
+def test_a_call_whose_caller_gave_up_while_another_pass_ran_is_in_no_pass(monkeypatch):
+    fake = Fake(monkeypatch)
+
+    async def run():
+        batcher = Batcher(1, 32, Limits(), lambda calls: None)
+        bodies = (b"a 1", b"b 1", b"b 1")
+        first, second, third = (asyncio.create_task(batcher.answer(Job(None, body, JSON))) for body in bodies)
+        await asyncio.sleep(0)
+        batcher.start()  # takes all three
+        await asyncio.to_thread(fake.begun.acquire, timeout=30)
+        second.cancel()
+        await asyncio.wait([second])
+        fake.release.release(1000)
+        await asyncio.gather(first, third)
+        await asyncio.to_thread(batcher.stop)
+
+    asyncio.run(run())
+    assert fake.passes == [["a"], ["b"]]
+
+
+def test_a_worker_that_fails_answers_each_of_its_calls_and_works_on(monkeypatch):
+    fake = Fake(monkeypatch)
+    monkeypatch.setattr(batching, "answer", lambda calls: 1 / 0)
+
+    async def run():
+        batcher = Batcher(1, 32, Limits(), lambda calls: None)
+        asked = [asyncio.create_task(batcher.answer(Job(None, b"a 1", JSON))) for _ in range(2)]
+        await asyncio.sleep(0)
+        batcher.start()
+        one, other = await asyncio.gather(*asked)
+        assert one.status_code == other.status_code == 500
+        assert b"INTERNAL_ERROR" in one.body and b"ZeroDivisionError" in one.body
+        one.headers["X-Request-ID"] = "one"
+        assert "X-Request-ID" not in other.headers
+        monkeypatch.setattr(batching, "answer", fake.answer)
+        fake.release.release()
+        assert (await batcher.answer(Job(None, b"a 1", JSON))).status_code == 200
+        await asyncio.to_thread(batcher.stop)
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def served(follower):
     return follower.served
-
-
-@pytest.fixture(autouse=True)
-def in_a_server(monkeypatch):
-    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
 
 
 def read(served, records, **params):

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import signal
+import socket
 import threading
 
 import mlflow
@@ -18,29 +19,12 @@ from sealr.serving.openapi import STATUSES
 from sealr.serving.request import ApiRequest, Event, Options
 from sealr.serving.server import create_app
 
+pytestmark = pytest.mark.usefixtures("in_a_server")
 SECRET = "zebra"  # in every text, id and key that calls send
 ASK = {
     "dataframe_records": [{"user": "u3"}, {"user": f"user {SECRET}", "history": [{"item": "i01", "text": SECRET * 3}]}],
     "params": {"top_k": 4},
 }
-
-
-@pytest.fixture(autouse=True)
-def in_a_server(monkeypatch):
-    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
-
-
-@pytest.fixture(scope="module")
-def follower(model_folder):
-    follower = Follower(ServerOptions(model=str(model_folder)))
-    follower.update()
-    return follower
-
-
-@pytest.fixture
-def client(follower):
-    with TestClient(create_app(ServerOptions(), follower)) as client:
-        yield client
 
 
 def measured(client):
@@ -181,6 +165,8 @@ def test_a_server_that_is_stopped_answers_the_calls_that_it_has(model_folder, tm
             thread.start()
         while "sealr_waiting_calls 0" in requests.get(f"{server.url}/metrics", timeout=60).text:
             assert any(thread.is_alive() for thread in threads)
+        with socket.create_connection(("127.0.0.1", server.port)) as other:
+            other.sendall(b"no HTTP\r\n\r\n")  # the web server's own lines have the same form
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(60)
         for thread in threads:
@@ -188,5 +174,6 @@ def test_a_server_that_is_stopped_answers_the_calls_that_it_has(model_folder, tm
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{server.url}/health", timeout=5)
     assert [answer.status_code for answer in answers] == [200] * 6
-    written = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
+    written = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert sum(line.get("status") == 200 for line in written) == 6
+    assert "Invalid HTTP request received." in [line.get("message") for line in written]

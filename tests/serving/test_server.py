@@ -23,6 +23,7 @@ from sealr.serving.server import AddressError, create_app, serve
 from tests.serving import hostile
 from tests.serving.answers import assert_same
 
+pytestmark = pytest.mark.usefixtures("in_a_server")
 ASK = {
     "dataframe_records": [
         {"user": "u3"},
@@ -39,24 +40,6 @@ def weighted(value):
 
 def rated(value):
     return hostile.Call("", b'{"dataframe_records": [{"history": [{"item": "i01", "rating": ' + value + b"}]}]}")
-
-
-@pytest.fixture(autouse=True)
-def in_a_server(monkeypatch):
-    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
-
-
-@pytest.fixture(scope="module")
-def follower(model_folder):
-    follower = Follower(ServerOptions(model=str(model_folder)))
-    follower.update()
-    return follower
-
-
-@pytest.fixture(scope="module")
-def client(follower):
-    with TestClient(create_app(ServerOptions(body=4 << 20), follower), raise_server_exceptions=False) as client:
-        yield client
 
 
 def send(client, call):
@@ -295,6 +278,22 @@ def test_a_body_that_is_being_read_counts_as_a_call(follower, monkeypatch):
         assert begun.wait(30) and client.post("/invocations", json=ASK).status_code == 503
         arrived.set()
         assert first.result().status_code == 200 == client.post("/invocations", json=ASK).status_code
+
+
+def test_the_time_of_the_body_counts(follower, monkeypatch):
+    release = threading.Event()
+
+    async def slow(request, limit):
+        await asyncio.sleep(0.7)
+        return b"{}"
+
+    monkeypatch.setattr(serving, "read_body", slow)
+    monkeypatch.setattr(batching, "read_call", lambda *given: release.wait(30))
+    with TestClient(create_app(ServerOptions(workers=1, timeout=1), follower)) as client:
+        began = time.monotonic()
+        assert client.post("/invocations", json=ASK).status_code == 504
+        assert time.monotonic() - began < 1.5
+        release.set()
 
 
 def test_a_version_that_cannot_be_loaded_does_not_keep_the_next_one_waiting(monkeypatch):
