@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from sealr.config import from_dict
-from sealr.data.tables import read_json, read_table, write_json
+from sealr.data.tables import read_table, write_json
 from sealr.export import pages
 from sealr.export.llm import write_llm
 from sealr.export.retriever import ExportError, History, write_retriever
 from sealr.retrieve.retriever import load
-from sealr.serving.packing import HISTORIES, Weights, read_config
+from sealr.serving.packing import HISTORIES, Weights, read_config, read_values
 from sealr.settings import Config
 from sealr.weights import quiet
 
@@ -32,12 +32,13 @@ def export(source: str, packed: Path, out: Path, llm: bool = True, overwrite: bo
     """Writes ``out`` and returns its card, export.json.
 
     source: the name of the model, for the card. packed: its folder. llm: False leaves the LLM out. overwrite: replaces
-    an earlier export. Raises ExportError, FileExistsError, and ModuleNotFoundError without the extra "export".
+    an earlier export. Raises ExportError, FormatError, FileExistsError, and ModuleNotFoundError without the extra
+    "export".
     """
     check_free(out, overwrite)
     for module in NEEDED:
         import_module(module)
-    values = read_json(packed / "model.json")
+    values = read_values(packed)
     weights = Weights(**values["weights"])
     config: Config = read_config(packed, values) if llm else from_dict(Config, values["config"])
     retriever = load(packed / "retriever")

@@ -59,4 +59,10 @@ def open_report(run_id: str = "", again: bool = False) -> Path:
     except ValueError as error:
         raise sources.ReportError(str(error)) from None
     logged = None if again else tracked.find_artifact(run_id, FILE)
-    return logged or make_report(run_id)
+    try:
+        return logged or make_report(run_id)
+    except (KeyError, TypeError) as error:
+        raise sources.ReportError(
+            f"the files of MLflow run {run_id} cannot be read ({type(error).__name__}: {error}); if another release "
+            "ran the job, use that one, or run the job again"
+        ) from error

@@ -28,7 +28,7 @@ from sealr.retrieve.cold import append_items, embeddings, reads_content
 from sealr.retrieve.models.fusion import parts_of
 from sealr.retrieve.retriever import Retriever, load, save
 from sealr.satisfaction.model import Satisfaction
-from sealr.serving.packing import SATISFACTION, reader
+from sealr.serving.packing import SATISFACTION, read_values, reader
 from sealr.serving.request import MAX_ID
 from sealr.settings import Config, Content
 
@@ -75,9 +75,9 @@ def read_items(path: Path) -> pd.DataFrame:
 def extend(folder: Path, rows: pd.DataFrame, target: Path) -> list[str]:
     """Writes the packed model in ``folder`` with the items of ``rows`` (`read_items`) to ``target``; returns their ids.
 
-    Raises ItemsError, and weights.WeightsError when the model that read the texts is not available.
+    Raises ItemsError, FormatError, and weights.WeightsError when the model that read the texts is not available.
     """
-    values, names = read_json(folder / "model.json"), list(dict.fromkeys(rows["item"]))
+    values, names = read_values(folder), list(dict.fromkeys(rows["item"]))
     config: Config = from_dict(Config, values["config"])
     retriever = load(folder / "retriever")
     readers = reads_content(retriever.config)

@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from sealr import __version__
 from sealr import weights as model_weights
-from sealr.config import from_dict, to_dict
+from sealr.config import ConfigError, from_dict, to_dict
 from sealr.content.profiles import Profiles
 from sealr.content.readers import identity as reader_identity
 from sealr.data.manifest import REFIT
 from sealr.data.privacy import salted
 from sealr.data.sequences import Sequences
-from sealr.data.tables import write_json
+from sealr.data.tables import read_json, write_json
 from sealr.emotion.backends import pinned_name
 from sealr.emotion.labeller import labeller_id
 from sealr.redact import redacted
@@ -30,6 +31,10 @@ from sealr.settings import Config
 SATISFACTION = "satisfaction"  # subfolder of the forecast and of what each item's reviews felt
 HISTORIES = "histories.parquet"  # of known users, see `histories`
 Stage = TypeVar("Stage")
+
+
+class FormatError(ValueError):
+    """Another release wrote the packed model, in another format; the message says which, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,23 @@ def located(source: str | Path) -> Path:
     if (found := find(folder)) is None:
         raise FileNotFoundError(f"{source} holds no model: name a registered model, or the folder of a fitted one")
     return found
+
+
+def read_values(folder: Path) -> dict[str, Any]:
+    """model.json of a packed model. Raises FormatError for a model of another release.
+
+    SEALR 0.1 had other names of settings, and wrote one number of epochs where there is now one for each part.
+    """
+    values: dict[str, Any] = read_json(folder / "model.json")
+    now, advice = f"this release ({__version__})", "train and register it again, or use the release that made it"
+    try:
+        from_dict(Config, values["config"])
+    except ConfigError as error:
+        why = " ".join(str(error).split())
+        raise FormatError(f"the model has settings that {now} does not read ({why}): {advice}") from None
+    if not isinstance(read_json(folder / "retriever" / "retriever.json").get("epochs"), list):
+        raise FormatError(f"the model has the format of SEALR 0.1, which {now} does not read: {advice}")
+    return values
 
 
 def read_config(folder: Path, values: Mapping[str, Any]) -> Config:

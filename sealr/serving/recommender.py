@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sealr.data.tables import read_json, read_table
+from sealr.data.tables import read_table
 from sealr.emotion.label import label_texts
 from sealr.emotion.labeller import Labeller, labeller_id
 from sealr.rerank.llm import ADAPTER
@@ -29,7 +29,7 @@ from sealr.satisfaction.learn import REASONS
 from sealr.satisfaction.model import Satisfaction
 from sealr.serving.available import Available
 from sealr.serving.filters import Catalogue, Mask, Rule, ignored
-from sealr.serving.packing import HISTORIES, SATISFACTION, Weights, read_config, read_salt
+from sealr.serving.packing import HISTORIES, SATISFACTION, Weights, read_config, read_salt, read_values
 from sealr.serving.reasons import Head, Places, Words, others_felt
 from sealr.serving.request import ApiRequest, BadRequest, Event, Limits, Options, read, short
 from sealr.serving.resolved import ResolvedRequest, label, stars
@@ -76,8 +76,8 @@ class Recommender:
 
     @classmethod
     def load(cls, folder: Path) -> Recommender:
-        """Loads a packed folder. Raises weights.WeightsError when the base LLM is not available, or AdapterError."""
-        values = read_json(folder / "model.json")
+        """Loads a packed folder. Raises FormatError, AdapterError, or WeightsError if the base LLM is not available."""
+        values = read_values(folder)
         config, chosen = read_config(folder, values), Weights(**values["weights"])
         if (here := labeller_id(config.label)) != (then := values["labeller"]):
             log.warning("requests are labelled by %s, the model's data by %s: feelings may differ", here, then)

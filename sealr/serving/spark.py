@@ -20,10 +20,9 @@ import pyarrow.parquet as pq
 from mlflow.exceptions import MlflowException
 
 from sealr import tracking
-from sealr.data.tables import read_json
 from sealr.redact import redact
 from sealr.serving.batch import FIELDS, ScoreError, check_columns, resolved
-from sealr.serving.packing import HISTORIES, find
+from sealr.serving.packing import HISTORIES, find, read_values
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -99,7 +98,7 @@ def _known(spark: SparkSession, folder: Path) -> DataFrame:
     if packed is None:
         raise ScoreError(f"{folder} is not a SEALR model: it holds no histories; name the users with --users")
     path = packed / HISTORIES
-    if read_json(packed / "model.json")["config"]["registry"].get("users", "plain") != "plain":
+    if read_values(packed)["config"]["registry"].get("users", "plain") != "plain":
         raise ScoreError("the model keeps no ids of users: name them with --users")
     return _spread(spark, spark.createDataFrame(pq.read_table(path, columns=["user"])))
 

@@ -9,7 +9,7 @@ import pytest
 from sealr import tracked, tracking
 from sealr.cli import main
 from sealr.report import make
-from sealr.report.sources import find
+from sealr.report.sources import ReportError, find
 from tests.report.finished import FinishedJob
 
 pytestmark = pytest.mark.slow
@@ -43,6 +43,14 @@ def test_the_report_of_the_last_job_is_made_once_and_found_again(site, capsys):
         assert command(capsys, *arguments)[1] == first
     assert Path(first).read_text() == "as it was logged"
     assert command(capsys, "--again")[0] == 0 and Path(first).read_text().startswith("<!doctype html>")
+
+
+def test_files_that_another_release_wrote_are_one_sentence(monkeypatch):
+    monkeypatch.setattr(tracked, "job_of", lambda run: run)
+    monkeypatch.setattr(tracked, "find_artifact", lambda *_: None)
+    monkeypatch.setattr(make, "make_report", lambda run: {}["sections"])
+    with pytest.raises(ReportError, match=r"run 0123 cannot be read \(KeyError: 'sections'\); if another release ran"):
+        make.open_report("0123")
 
 
 def test_a_version_changed_without_training_has_the_report_of_its_job(site, capsys):

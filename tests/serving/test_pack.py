@@ -9,10 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sealr import weights
+from sealr import __version__, cli, weights
 from sealr.data.privacy import SaltError
 from sealr.data.tables import read_json, write_json
+from sealr.explore import view
 from sealr.rerank.llm import AdapterError
+from sealr.serving.packing import FormatError
 from sealr.serving.recommender import Recommender
 from sealr.serving.request import BadRequest
 from sealr.settings import RegistryConfig
@@ -61,6 +63,34 @@ def test_a_base_model_that_is_not_the_trained_one_is_refused(parts, tmp_path):
     finally:
         settings.write_text(before)
         weights.digest.cache_clear()
+
+
+def renamed(folder):
+    values = read_json(folder / "model.json")
+    values["config"]["retrieve"]["pool"] = values["config"]["retrieve"].pop("n_retrieved")
+    write_json(values, folder / "model.json")
+    why = "retrieve.pool was renamed: use retrieve.n_retrieved"
+    return f"has settings that this release ({__version__}) does not read ({why})"
+
+
+def one_number_of_epochs(folder):
+    path = folder / "retriever" / "retriever.json"
+    write_json(read_json(path) | {"epochs": 3}, path)
+    return f"has the format of SEALR 0.1, which this release ({__version__}) does not read"
+
+
+@pytest.mark.parametrize("older", [renamed, one_number_of_epochs])
+def test_a_model_of_another_release_is_one_sentence(older, parts, tmp_path, capsys):
+    folder, out = parts.pack(tmp_path / "model", weight=0.0), str(tmp_path / "out")
+    message = older(folder)
+    for command in (["recommend", "--user", "u3"], ["score", "--out", f"{out}.csv"], ["export", "--out", out]):
+        with pytest.raises(SystemExit) as end:
+            cli.main([*command, "--model", str(folder)])
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and said.startswith(f"error: the model {message}: train and register it again")
+        assert len(said.splitlines()) == 1 and not list(tmp_path.glob("out*"))
+    with pytest.raises(FormatError, match="does not read"):
+        view.load(str(folder))  # sealr explore
 
 
 def test_another_labeller_than_the_models_is_warned_of(parts, tmp_path, caplog):
