@@ -23,6 +23,7 @@ VARIABLE = "SEALR_WEBHOOK"  # the address; unset or empty: nobody is told
 SECONDS = 10.0  # the longest that a receiver may take
 LONGEST = 300  # characters of a reason
 QUOTED = re.compile(r"(['\"])(?:(?!\1).){40,}\1")  # a value this long can be somebody's text
+REPEATED = re.compile(r"(exception|failed|server|start): .*")  # Prefect's words, and then the text of an error
 
 
 def tell(flow: Any, flow_run: Any, state: Any) -> None:
@@ -55,8 +56,8 @@ def reason(state: Any) -> str:
         error = state.result(raise_on_failure=False) if state.is_failed() else None
     except MissingResult:
         error = None
-    if error is None:  # Prefect's own words: a signal, an exit code. After a colon stands the text of an error
-        said = (state.message or "the process ended").splitlines()[0].partition(": ")[0]
+    if error is None:  # Prefect's own words: a signal, an exit code
+        said = REPEATED.sub(r"\1", (state.message or "the process ended").splitlines()[0])
     elif ours(error):
         said = tracking.failure(error)
     else:

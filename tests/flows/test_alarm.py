@@ -85,6 +85,11 @@ def test_every_flow_tells(prefect):
             crashed("Execution was interrupted by an unexpected exception: KeyError: 'I hated this guitar'"),
             "Execution was interrupted by an unexpected exception",
         ),
+        (
+            crashed("Request to http://127.0.0.1:4200/api/ failed: ConnectError: no"),
+            "Request to http://127.0.0.1:4200/api/ failed",
+        ),
+        (crashed("Process exited with status code: -9. It was killed by the system: memory"), None),
         (failed(ConfigError("no item is named \ud83d")), r"no item is named \ud83d"),
     ],
 )

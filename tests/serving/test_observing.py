@@ -5,6 +5,7 @@ import logging
 import re
 import signal
 import socket
+import sys
 import threading
 
 import mlflow
@@ -89,6 +90,16 @@ def test_a_line_for_each_call_without_what_it_says(client, follower, lines, monk
     assert (error["message"], error["error"]) == ("prediction failed", "KeyError") and "predict" in str(error["at"])
     assert (failed["status"], failed["refused"]) == (500, "model_failed")
     assert SECRET not in json.dumps(lines)
+
+
+def test_no_form_of_the_log_repeats_the_message_of_an_error():
+    for form in (logs.PlainLines(), logs.JsonLines()):
+        try:
+            raise KeyError(SECRET)
+        except KeyError:
+            record = logging.LogRecord("sealr.serve", logging.ERROR, __file__, 1, "it failed", (), sys.exc_info())
+        line = form.format(record)
+        assert "it failed" in line and "KeyError" in line and "test_observing.py" in line and SECRET not in line
 
 
 def test_a_plain_log_has_no_line_for_a_call(client, lines):
