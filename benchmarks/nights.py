@@ -29,7 +29,7 @@ from sealr.registry.promote import CHAMPION, GATE
 
 MODEL = "sealr"
 HEAD = (
-    "| night | newest review | users | items | gate users compared | champion | challenger | difference | p, needed "
+    "| night | newest review | users | items | gate users compared | opponent | challenger | difference | p, needed "
     "| decision | champion after | minutes |\n|---:|---|---:|---:|---:|---:|---:|---|---|---|---|---:|"
 )
 
