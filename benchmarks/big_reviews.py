@@ -79,7 +79,8 @@ def main() -> None:
     found = (retrieve if arguments.retrieve else measure)(file, state, arguments.set)
     print(f"{processor()}, load average {os.getloadavg()[1]:.1f}.\n\n| | |\n|---|---:|")
     for name, value in ({"file, GB": file.stat().st_size / 1e9} | found).items():
-        print(f"| {name} | {value:,.1f} |" if isinstance(value, float) else f"| {name} | {value} |")
+        digits = 2 if name.endswith("GB") else 1
+        print(f"| {name} | {value:,.{digits}f} |" if isinstance(value, float) else f"| {name} | {value} |")
 
 
 def generate(file: Path, count: int) -> None:
