@@ -5,9 +5,9 @@
 Writes ``--reviews`` lines in the form of Amazon's files, with popular items, heavy users, and about one bad or repeated
 row in fifty. Then it runs the stage ingest and the gate as a job does, each in its own process. The state folder is new
 each time. Peak memory is that of all processes of the stage together, sampled ten times a second as the sum of their
-proportional shares (PSS). ``--kill`` kills the stage in the middle first, and then measures the run that starts it
-again. ``--retrieve`` runs `sealr retrieve` in its place: ingest and gate, SASRec with a sampled loss for one epoch, and
-everybody's candidates from an approximate index. Prints Markdown.
+proportional shares (PSS), and also shown for each stage. ``--kill`` kills the stage in the middle first, and then
+measures the run that starts it again. ``--retrieve`` runs `sealr retrieve` in its place: ingest and gate, SASRec with a
+sampled loss for one epoch, and everybody's candidates from an approximate index. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def main() -> None:
     found = (retrieve if arguments.retrieve else measure)(file, state, arguments.set)
     print(f"{processor()}, load average {os.getloadavg()[1]:.1f}.\n\n| | |\n|---|---:|")
     for name, value in ({"file, GB": file.stat().st_size / 1e9} | found).items():
-        print(f"| {name} | {value:,.1f} |" if isinstance(value, float) else f"| {name} | {value} |")
+        digits = 2 if name.endswith("GB") else 1
+        print(f"| {name} | {value:,.{digits}f} |" if isinstance(value, float) else f"| {name} | {value} |")
 
 
 def generate(file: Path, count: int) -> None:
@@ -145,12 +146,14 @@ def watched(command: list[str], state: Path, kill_after: float | None = None) ->
     """Output of a command, its time, and the peak memory of all its processes together."""
     environment = os.environ | {"SEALR_HOME": str(state), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{state}/mlflow.db"
-    before, started, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), 0
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    peaks: dict[str, int] = {}  # bytes by stage, in their order
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         while process.poll() is None:
-            peak = max(peak, sum(_memory(pid) for pid in _tree(process.pid)))
+            stage = _stage(state)
+            peaks[stage] = max(peaks.get(stage, 0), sum(_memory(pid) for pid in _tree(process.pid)))
             time.sleep(0.1)
             if kill_after and time.monotonic() - started > kill_after:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -163,8 +166,14 @@ def watched(command: list[str], state: Path, kill_after: float | None = None) ->
     return output, {
         "seconds": time.monotonic() - started,
         "CPU seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "peak memory of all processes, GB": peak / 1e9,
-    }
+        "peak memory of all processes, GB": max(peaks.values()) / 1e9,
+    } | {f"peak {stage}, GB": peak / 1e9 for stage, peak in peaks.items()}
+
+
+def _stage(state: Path) -> str:
+    """The stage that runs: its folder has no manifest yet."""
+    running = [folder.parent.name for folder in state.glob("big/*/*/") if not (folder / "manifest.json").exists()]
+    return f"in {running[0]}" if running else "between stages"
 
 
 def _tree(pid: int) -> list[int]:

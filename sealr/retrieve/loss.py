@@ -8,6 +8,7 @@ while it is in the cache. On a CPU this is about three times faster, and memory 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+Rows = Callable[[Tensor], Tensor]  # items (...) int64 in 0..V-1 -> their weights (..., D), without those of all items
 BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27}  # logits held at a time
 
 
@@ -26,26 +28,25 @@ def softmax_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return _SoftmaxLoss.apply(hidden, weight, targets)
 
 
-def sampled_loss(hidden: Tensor, weight: Tensor, targets: Tensor, negatives: int) -> Tensor:
+def sampled_loss(hidden: Tensor, rows: Rows, vocabulary: int, targets: Tensor, negatives: int) -> Tensor:
     """Mean of an estimate of -log softmax(hidden @ weight.T)[target] from items drawn once for all positions.
 
-    A uniform sample of K items stands for the other V - 1 items: its exponentials are scaled by (V - 1) / K. Shapes
-    as in ``softmax_loss``. Cost and memory grow with N x K instead of N x V.
+    A uniform sample of K items stands for the other V - 1 items: its exponentials are scaled by (V - 1) / K.
+    vocabulary: V; other shapes as in ``softmax_loss``. Cost and memory grow with N x K instead of N x V.
     """
-    vocabulary = len(weight)
-    drawn = torch.randint(vocabulary, (negatives,), device=weight.device)  # (K,)
-    logits = hidden @ weight[drawn].T + math.log((vocabulary - 1) / negatives)  # (N, K)
+    drawn = torch.randint(vocabulary, (negatives,), device=hidden.device)  # (K,)
+    logits = hidden @ rows(drawn).T + math.log((vocabulary - 1) / negatives)  # (N, K)
     logits = logits.masked_fill(drawn == targets[:, None], -torch.inf)
-    wanted = (hidden * weight[targets]).sum(1, keepdim=True)  # (N, 1)
+    wanted = (hidden * rows(targets)).sum(1, keepdim=True)  # (N, 1)
     return (torch.cat([wanted, logits], 1).logsumexp(1) - wanted[:, 0]).mean()
 
 
-def binary_loss(hidden: Tensor, weight: Tensor, targets: Tensor, negatives: int) -> Tensor:
+def binary_loss(hidden: Tensor, rows: Rows, vocabulary: int, targets: Tensor, negatives: int) -> Tensor:
     """Binary cross-entropy of each target against ``negatives`` random items of its own (SASRec, equation 7: one)."""
-    drawn = torch.randint(len(weight), (len(targets), negatives), device=weight.device)  # (N, K)
-    against = torch.einsum("nd,nkd->nk", hidden, weight[drawn])
+    drawn = torch.randint(vocabulary, (len(targets), negatives), device=hidden.device)  # (N, K)
+    against = torch.einsum("nd,nkd->nk", hidden, rows(drawn))
     against = against.masked_fill(drawn == targets[:, None], -torch.inf)
-    return F.softplus(-(hidden * weight[targets]).sum(1)).mean() + F.softplus(against).sum(1).mean()
+    return F.softplus(-(hidden * rows(targets)).sum(1)).mean() + F.softplus(against).sum(1).mean()
 
 
 class _SoftmaxLoss(torch.autograd.Function):

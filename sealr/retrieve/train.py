@@ -105,10 +105,14 @@ class NextItem:
     def loss(self, shard: tuple[Tensor | None, ...], batch: Any, epoch: int) -> tuple[Tensor, float]:
         inputs = [None if t is None else t.to(self.retriever.device) for t in shard]
         hidden, targets = self.model.training_pairs(*inputs)  # (M, D), (M,)
-        weight = self.model.item_weights()[1:]  # no logit for padding
         if self.config.loss == "softmax":
-            return softmax_loss(hidden, weight, targets - 1), len(targets)
-        return SAMPLING_LOSSES[self.config.loss](hidden, weight, targets - 1, self.config.n_negatives), len(targets)
+            return softmax_loss(hidden, self.model.item_weights()[1:], targets - 1), len(targets)  # none for padding
+        sampling, n_items = SAMPLING_LOSSES[self.config.loss], len(self.retriever.items)
+        value = sampling(hidden, self._rows, n_items, targets - 1, self.config.n_negatives)
+        return value, len(targets)
+
+    def _rows(self, items: Tensor) -> Tensor:
+        return self.model.items.rows(items + 1)  # none for padding
 
     def validate(self) -> dict[str, float]:
         return validate(self.retriever, self.sequences, self.feelings)

@@ -11,7 +11,8 @@ from sealr.config import from_dict
 from sealr.retrieve.models import MODELS, bert4rec, build
 from sealr.retrieve.models.base import Dropout, Packed
 from sealr.retrieve.models.bert4rec import BERT4Rec, draw_masks
-from sealr.retrieve.train import load, train
+from sealr.retrieve.retriever import Retriever, popularity
+from sealr.retrieve.train import SAMPLING_LOSSES, NextItem, load, train
 from sealr.settings import RetrieveConfig
 
 NEURAL = ["gru4rec", "caser", "sasrec", "bert4rec", "bsarec"]
@@ -140,6 +141,59 @@ def made_with_content(name, content):
     model = build(configured(name, content="reviews"), 20, content.clone()).eval()
     torch.nn.init.normal_(model.items.project.weight)
     return model
+
+
+def test_the_table_is_made_once_for_the_same_weights():
+    """Every way to change a weight must be seen: a step, a copy into it, other content, another tensor."""
+    model = made_with_content("sasrec", torch.randn(21, 6)).items
+
+    def current():
+        return (model.ids.weight + model.content @ model.project.weight.T).detach()
+
+    with torch.inference_mode():
+        assert model.table() is model.table()
+    assert model.table().requires_grad and not torch.is_inference(model.table())
+
+    def step():
+        optimizer = torch.optim.AdamW(model.train().parameters(), lr=0.1, fused=True)
+        model.table().square().sum().backward()
+        optimizer.step()
+        model.eval()
+
+    def copy():
+        with torch.no_grad():
+            model.project.weight.copy_(torch.randn(16, 6))
+
+    changes = [
+        step,
+        copy,
+        lambda: model.content[3:5].zero_(),
+        lambda: model.load_state_dict({name: t + 1 for name, t in model.state_dict().items()}),
+        lambda: setattr(model, "content", torch.randn(21, 6)),
+        lambda: model.double().float(),
+    ]
+    for change in changes:
+        change()
+        with torch.inference_mode():
+            torch.testing.assert_close(model.table(), current())
+
+
+@pytest.mark.parametrize("content", ["none", "reviews"])
+@pytest.mark.parametrize("loss", ["sampled", "bce"])
+def test_sampling_losses_read_the_rows_of_the_table(content, loss):
+    torch.manual_seed(0)
+    config = configured("sasrec", content=content, loss=loss, n_negatives=50, dropout=0.0)
+    model = build(config, 20, torch.randn(21, 6)).eval()
+    task = NextItem(Retriever(config, SEQUENCES.items, model, popularity(SEQUENCES)), SEQUENCES, None)
+    batch = next(iter(task.training))
+    torch.manual_seed(1)
+    value, weight = task.loss(batch, batch, 0)
+    hidden, targets = model.training_pairs(*batch)
+    torch.manual_seed(1)
+    table = model.item_weights()[1:]
+    expected = SAMPLING_LOSSES[loss](hidden, table.__getitem__, 20, targets - 1, 50)
+    torch.testing.assert_close(value, expected)
+    assert weight == len(targets)
 
 
 def test_content_of_another_catalogue():

@@ -15,6 +15,7 @@ class ItemEmbedding(nn.Module):
     """
 
     content: Tensor
+    made: tuple[list[int], Tensor] | None = None  # versions of the weights, and the table that they made
 
     def __init__(self, ids: nn.Embedding, content: Tensor | None = None) -> None:
         super().__init__()
@@ -28,9 +29,30 @@ class ItemEmbedding(nn.Module):
         x = self.ids(items)
         return x if self.project is None else x + self.project(self.content[items])
 
+    def rows(self, items: Tensor) -> Tensor:
+        """Items (...) -> (..., D) as in ``table``, without making the rest of it."""
+        return self.ids.weight[items] if self.project is None else self(items)
+
     def table(self) -> Tensor:
-        """(n_items + 1, D) embeddings of all items."""
-        return self.ids.weight if self.project is None else self.ids.weight + self.project(self.content)
+        """(n_items + 1, D) embeddings of all items. In evaluation and inference mode it is made once.
+
+        Projecting the content of a catalogue takes longer than the scores of a few users.
+        """
+        if self.project is None:
+            return self.ids.weight
+        if self.training or not torch.is_inference_mode_enabled():
+            return self.ids.weight + self.project(self.content)
+        # Torch counts changes in place, such as those by averaged weights; another tensor lies elsewhere
+        parts = self.ids.weight, self.project.weight, self.content
+        versions = [number for part in parts for number in (part.data_ptr(), part._version)]
+        if self.made is None or self.made[0] != versions:
+            self.made = versions, self.ids.weight + self.project(self.content)
+        return self.made[1]
+
+    def train(self, mode: bool = True) -> ItemEmbedding:
+        """Forgets the table, because fused optimizers change weights without counting."""
+        self.made = None
+        return super().train(mode)
 
 
 class SentimentEmbedding(nn.Module):
