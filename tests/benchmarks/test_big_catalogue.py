@@ -20,6 +20,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folder):
+    pytest.importorskip("faiss", reason="needs the extra index")
     task = {"folder": str(folder), "items": ITEMS, "users": 200, "seed": 3}
     return {content: task | script.worker(task | {"content": content}) for content in script.CONTENT}
 

@@ -124,7 +124,8 @@ def test_traces_tell_times_and_not_what_calls_say(follower, tmp_path):
     bad, good = sorted(mlflow.search_traces(return_type="list"), key=lambda t: len(t.data.spans))
     mlflow.set_tracking_uri(None)
     names = [span.name for span in good.data.spans]
-    assert names == ["call", "read", "wait", "label", "retrieve", "rerank"]
+    # A call can be read and wait within one tick of the clock
+    assert sorted(names[:3]) == ["call", "read", "wait"] and names[3:] == ["label", "retrieve", "rerank"]
     assert good.info.tags["sealr.request"] == "order-7" and good.data.spans[0].attributes["rows"] == 2
     assert [str(t.info.state).rpartition(".")[2] for t in (good, bad)] == ["OK", "ERROR"]
     began, ended = good.data.spans[0].start_time_ns, good.data.spans[0].end_time_ns
