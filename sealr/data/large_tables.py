@@ -22,7 +22,6 @@ from sealr.data.engine import open_engine, text
 from sealr.data.tables import SCHEMAS
 
 ROWS = 200_000  # of a sample; smaller tables are checked whole
-BATCH = 20_000  # rows read at once
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,12 @@ def _take(path: Path, numbers: np.ndarray) -> pd.DataFrame:
     """Rows of a Parquet file by their sorted numbers."""
     found, start = [], 0
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH):
-            a, b = np.searchsorted(numbers, [start, start + len(batch)])
-            found.append(batch.take(pa.array(numbers[a:b] - start)))
-            start += len(batch)
-    return pa.Table.from_batches(found).to_pandas()
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            a, b = np.searchsorted(numbers, [start, start + len(table)])
+            found.append(table.take(pa.array(numbers[a:b] - start)))
+            start += len(table)
+    return pa.concat_tables(found).to_pandas()
 
 
 def _condition(kind: str, kwargs: dict[str, Any], columns: set[str]) -> str | None:
