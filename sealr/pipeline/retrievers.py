@@ -22,7 +22,7 @@ from sealr.data.tables import read_json, read_table
 from sealr.evaluate.metrics import coverage
 from sealr.pipeline.inputs import job_sequences, read_feelings, read_sequences, retriever_sequences, split_settings
 from sealr.pipeline.job import Job
-from sealr.retrieve.candidates import best_items, target_ranks
+from sealr.retrieve.candidates import ranks_and_lists, target_ranks
 from sealr.retrieve.fusion import fuse
 from sealr.retrieve.models.fusion import parts_of, reads_feelings
 from sealr.retrieve.timely import timely_ranks
@@ -189,9 +189,9 @@ def read_content(profiles: Manifest, choice: Content, config: RetrieveConfig) ->
 def _write_ranks(folder: Path, sequences: Sequences, felt: np.ndarray | None) -> dict[str, float]:
     """Writes {valid,test}_ranks.npy, and test_ranks_kept.npy with the items of the history kept as candidates."""
     retriever = load(folder)
-    exclude_seen = retriever.config.exclude_seen
-    for split in ("valid", "test"):
-        np.save(folder / f"{split}_ranks.npy", target_ranks(retriever, sequences, split, exclude_seen, felt))
-    np.save(folder / "test_ranks_kept.npy", target_ranks(retriever, sequences, "test", False, felt))
-    lists, _ = best_items(retriever, sequences, "test", 10, exclude_seen, felt)
+    valid = target_ranks(retriever, sequences, "valid", retriever.config.exclude_seen, felt)
+    np.save(folder / "valid_ranks.npy", valid)
+    ranks, kept, lists = ranks_and_lists(retriever, sequences, "test", 10, felt)
+    np.save(folder / "test_ranks.npy", ranks)
+    np.save(folder / "test_ranks_kept.npy", kept)
     return {"coverage@10": coverage(lists, sequences.n_items)}

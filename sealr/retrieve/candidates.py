@@ -159,6 +159,27 @@ def target_ranks(
     return ranks
 
 
+def ranks_and_lists(
+    retriever: Retriever, sequences: Sequences, split: str, k: int, feelings: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Everything that a table shows of a split, from one pass over the scores.
+
+    Gives `target_ranks` as the configuration masks seen items, `target_ranks` with them kept, both (users,), and the
+    items of `best_items`, (users, k).
+    """
+    part, seen = sequences.split(split), retriever.config.exclude_seen
+    ranks, kept = np.zeros(len(part), dtype=np.int64), np.zeros(len(part), dtype=np.int64)
+    lists = np.zeros((len(part), min(k, len(retriever.items))), dtype=np.int64)
+    for users, scores in score_blocks(retriever, sequences, part, False, feelings, f"ranks ({split})"):
+        targets = torch.from_numpy(part.targets[users]).to(scores.device)
+        ranks[users] = kept[users] = ranks_among(scores, targets).cpu().numpy()
+        if seen:
+            _mask_seen(scores, [part.history(user) for user in users])
+            ranks[users] = ranks_among(scores, targets).cpu().numpy()
+        lists[users] = top(scores, k)[0]
+    return ranks, kept, lists
+
+
 def ranks_among(scores: Tensor, targets: Tensor) -> Tensor:
     """scores (B, items + 1), targets (B,) -> (B,) int64 rank of each target in its row, from 1; 0 if it is -inf.
 
@@ -247,9 +268,13 @@ def _scores(
 ) -> Tensor:
     scores = torch.from_numpy(retriever.score(histories, feelings))
     if exclude_seen:
-        rows = np.repeat(np.arange(len(histories)), [len(h) for h in histories])
-        scores[torch.from_numpy(rows), torch.from_numpy(np.concatenate(histories))] = -torch.inf
+        _mask_seen(scores, histories)
     return scores
+
+
+def _mask_seen(scores: Tensor, histories: list[np.ndarray]) -> None:
+    rows = np.repeat(np.arange(len(histories)), [len(h) for h in histories])
+    scores[torch.from_numpy(rows), torch.from_numpy(np.concatenate(histories))] = -torch.inf
 
 
 def user_blocks(

@@ -18,6 +18,7 @@ from sealr.retrieve.candidates import (
     candidates_table,
     pools_for,
     ranks_among,
+    ranks_and_lists,
     target_ranks,
     write_candidates,
 )
@@ -48,6 +49,17 @@ def retriever(sequences):
     torch.manual_seed(0)
     config = RetrieveConfig(hidden=8, layers=1, max_len=6, n_retrieved=12)
     return Retriever(config, sequences.items, build(config, 30).eval(), popularity(sequences))
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_one_pass_gives_what_single_passes_give(retriever, sequences, exclude_seen, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 31 * 7)
+    asked = replace(retriever, config=replace(retriever.config, exclude_seen=exclude_seen))
+    ranks, kept, lists = ranks_and_lists(asked, sequences, "test", 10)
+    assert ranks.tolist() == target_ranks(asked, sequences, "test", exclude_seen).tolist()
+    assert kept.tolist() == target_ranks(asked, sequences, "test", False).tolist()
+    assert lists.tolist() == top_lists(asked, sequences, "test", 10, exclude_seen).tolist()
+    assert (ranks.tolist() == kept.tolist()) is not exclude_seen
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
