@@ -60,15 +60,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--reviews", type=int, default=1_000_000)
+    option("--items", type=int, help="that are reviewed; one for 40 reviews by default")
     option("--folder", type=Path, required=True, help="for the file and the state; about twice the file's size")
     option("--set", nargs="*", default=[], help="settings of data, such as engine=spark")
     option("--kill", action="store_true")
     option("--retrieve", action="store_true", help="also train a retriever and find candidates")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    file = arguments.folder / f"reviews-{arguments.reviews}.json"
+    items = arguments.items or max(50, arguments.reviews // 40)
+    file = arguments.folder / f"reviews-{arguments.reviews}-{items}.json"
     if not file.exists():
-        generate(file, arguments.reviews)
+        generate(file, arguments.reviews, items)
     state = arguments.folder / "state"
     shutil.rmtree(state, ignore_errors=True)
     if arguments.kill:
@@ -83,10 +85,10 @@ def main() -> None:
         print(f"| {name} | {value:,.{digits}f} |" if isinstance(value, float) else f"| {name} | {value} |")
 
 
-def generate(file: Path, count: int) -> None:
+def generate(file: Path, count: int, items: int) -> None:
     """Writes a file of JSON lines: users and items by power laws, texts of 10 to 200 words, odd rows. Seeded."""
     rng = np.random.default_rng(0)
-    users, items = max(50, count // 8), max(50, count // 40)
+    users = max(50, count // 8)
     temporary = file.with_suffix(".tmp")
     vocabulary = np.array(WORDS)
     with open(temporary, "w", encoding="utf-8") as out, tqdm(total=count, unit="reviews", disable=None) as bar:
