@@ -69,8 +69,12 @@ def start(flow: str, **arguments: Any) -> None:
     from sealr.flows import set_defaults
 
     set_defaults()  # before Prefect is imported
+    from sealr.flows import temporary_server
+
+    wait = temporary_server.start()
     module, _, function = flow.rpartition(".")
     found = getattr(import_module(f"sealr.flows.{module}"), function)
     from sealr.flows.job import run_flow
 
+    wait()
     run_flow(found, **arguments)

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.distance import jensenshannon
-from scipy.stats import chi2_contingency, ks_2samp
 
 from sealr.data.manifest import StageResult
 from sealr.data.tables import atomic_path, write_json
@@ -189,6 +187,9 @@ def _missing(counts: Counts, others: Counts) -> float:
 
 def _distribution(name: str, old: Counts, new: Counts, threshold: float) -> Check:
     """Jensen-Shannon distance (base 2, 0 to 1) of two categorical distributions, and the p of a chi-squared test."""
+    from scipy.spatial.distance import jensenshannon  # with scipy.stats, importing it takes most of a second
+    from scipy.stats import chi2_contingency
+
     names = sorted(k for k in old.keys() | new.keys() if old.get(k, 0) + new.get(k, 0))
     table = np.array([[side.get(n, 0) for n in names] for side in (old, new)], dtype=np.float64)  # (2, names)
     if len(names) < 2 or not table.sum(axis=1).all():
@@ -198,6 +199,8 @@ def _distribution(name: str, old: Counts, new: Counts, threshold: float) -> Chec
 
 
 def _activity(old: Counts, new: Counts, threshold: float) -> Check:
+    from scipy.stats import ks_2samp
+
     samples = [np.repeat([int(n) for n in side], list(side.values())) for side in (old, new)]
     test = ks_2samp(*samples, method="asymp")
     name = "reviews per user, Kolmogorov-Smirnov distance"

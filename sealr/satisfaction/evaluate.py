@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import pearsonr, spearmanr
 
 from sealr.data.sequences import Sequences
 from sealr.data.tables import atomic_path
@@ -61,8 +60,8 @@ def judged(
         values = predicted[name].to_numpy()
         mean, low, high = auc(values[known], liked[known], resamples, seed)
         enough = rated.sum() >= FEWEST and np.ptp(stars[rated]) > 0 and np.ptp(values[rated]) > 0
-        both = (pearsonr, spearmanr) if enough else ()
-        pearson, spearman = [f(values[rated], stars[rated])[0] for f in both] or (np.nan, np.nan)
+        pairs = pd.DataFrame({"foretold": values[rated], "true": stars[rated]})
+        pearson, spearman = [t.corr().iloc[0, 1] if enough else np.nan for t in (pairs, pairs.rank())]
         counts = {"targets": int(known.sum()), "disliked": int((liked == 0).sum())}
         row = {"forecast": name} | counts | {"AUC": mean, "low": low, "high": high}
         rows.append(row | {"Pearson": pearson, "Spearman": spearman})
