@@ -26,8 +26,10 @@ from sealr.flows import steps
 from sealr.flows.alarm import HOOKS
 from sealr.flows.job import external_failure, open_job
 from sealr.flows.retry import transient
+from sealr.pipeline import pareto
 from sealr.pipeline.comparison import Bench, open_bench, run_system
 from sealr.pipeline.comparison_files import select_comparisons, select_names
+from sealr.pipeline.costs import cost_of, reading, with_costs
 
 log = logging.getLogger("sealr.flows")
 FAILURES = (ValueError, OSError, ArithmeticError, tracking.TrackingError)
@@ -57,7 +59,7 @@ def benchmark(table: str = "retrievers", data: str = "", only: str = "", overrid
 
 
 def compare(bench: Bench, only: str, name: str, command: str) -> None:
-    """Runs the systems and writes results.md, .json and .png to the state folder, MLflow and Prefect.
+    """Runs the systems and writes results.md, .json and .png, and pareto.png, to the state folder, MLflow and Prefect.
 
     command: what makes the page again, for its first line.
     """
@@ -91,10 +93,14 @@ def compare(bench: Bench, only: str, name: str, command: str) -> None:
             if glad is not None and protocol != INJECTED:
                 liked = comparing.liked(runs, protocol, glad, spec.compare, *resampling)
                 tables[liked.title], readings[liked.title] = liked.table(), liked.reading
+    costs, points = {system: cost_of(bench, trained) for system, trained in bench.trained.items()}, None
+    if costs and FULL in tables:
+        points = pareto.points(tables[FULL], runs, costs)
+        tables[FULL], readings[FULL] = with_costs(tables[FULL], costs), f"{readings[FULL]}\n\n{reading()}"
     if len(pairs := comparing.differences(runs, spec.compare, *resampling)):
         tables["differences"] = pairs
         readings["differences"] = DIFFERENCES
-    _write(bench, name, command, tables, readings)
+    _write(bench, name, command, tables, readings, points)
 
 
 def is_external(error: Exception) -> bool:
@@ -102,14 +108,25 @@ def is_external(error: Exception) -> bool:
     return bool(external_failure(error)) or transient(error, scheduled=False)
 
 
-def _write(bench: Bench, name: str, command: str, tables: dict[str, pd.DataFrame], readings: dict[str, str]) -> None:
+def _write(
+    bench: Bench,
+    name: str,
+    command: str,
+    tables: dict[str, pd.DataFrame],
+    readings: dict[str, str],
+    points: pd.DataFrame | None,
+) -> None:
     title = bench.spec.title
     sections = [f"### {key}\n\n{readings[key]}\n\n{markdown_table(made)}" for key, made in tables.items()]
     text = "\n".join([f"## {title}\n", f"`{command}`\n", _heading(bench), *sections])
     folder = state_dir() / "benchmarks" / name
     folder.mkdir(parents=True, exist_ok=True)
+    drawing = folder / "pareto.png"
+    drawing.unlink(missing_ok=True)  # of an earlier run with more systems
+    shown = "" if points is None else pareto.picture(points, drawing, title)
+    picture = f"\n### accuracy and cost\n\n{pareto.READING}\n\n![{shown}]({drawing.name})\n" if shown else ""
     with atomic_path(folder / "results.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text + picture, encoding="utf-8")
     rows = {key: made.astype(object).where(made.notna(), None).to_dict("records") for key, made in tables.items()}
     write_json(rows, folder / "results.json")
     panels = [Panel(key, made) for key, made in tables.items() if "NDCG@10" in made]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class Bench:
     places: np.ndarray  # (N,) of the users in the split "test"
     everybody: bool  # all users with a test item are evaluated, so that coverage is comparable
     split: str = "Leave-one-out"  # what is held out, for the heading
+    trained: dict[str, Manifest] = field(default_factory=dict)  # retriever -> its first seed, once it was run
 
     def ranks(self, made: Manifest, protocol: str) -> np.ndarray:
         """(N,) target ranks of a trained retriever, 0 where the target is masked as seen.
@@ -133,6 +134,7 @@ def _run_retriever(bench: Bench, system: str, seed: int | None) -> list[Run]:
     else:
         made = train_retriever(job, config, bench.reviews, bench.labels, system)
         seconds, note = made.seconds + sum(part.seconds for part in parts), ""
+    bench.trained.setdefault(system, made)
     covered = made.metrics["coverage@10"] if bench.everybody else np.nan
     ranks = {protocol: bench.ranks(made, protocol) for protocol in bench.spec.protocols if protocol in RANKS}
     if TIMELY in bench.spec.protocols:  # without texts, time changes nothing

@@ -16,6 +16,7 @@ from sealr.flows import benchmark, steps
 from sealr.pipeline import stages
 from sealr.pipeline.comparison import Bench
 from sealr.pipeline.comparison_files import merged_comparison
+from sealr.pipeline.costs import Cost
 from sealr.pipeline.job import Job
 
 TOP = {
@@ -90,6 +91,27 @@ def test_a_page_has_every_protocol_with_published_figures(bench, tmp_path):
     assert "### Liked and disliked targets, full\n\nBy stars: " in text and "0 liked, 3 disliked" in text
     run_names = [run.info.run_name for run in mlflow.MlflowClient().search_runs(["1"])]
     assert "comparison" in run_names
+
+
+def test_a_page_shows_what_retrievers_cost(bench, tmp_path, monkeypatch):
+    def timed(bench, system):
+        if system == "SASRec":
+            bench.trained[system] = "its stage"
+        seconds = {"SASRec": 3.0, "FT10": 60.0, "PALR": 90.0}[system]
+        return [Run(system, 0, {FULL: np.array([1, 20, 3])}, seconds=seconds)]
+
+    monkeypatch.setattr(benchmark, "run_system", timed)
+    monkeypatch.setattr(benchmark, "cost_of", lambda bench, trained: {"its stage": Cost(250.0, 7)}[trained])
+    text, made = page(bench, tmp_path)
+    costs = {row["system"]: (row["epochs"], row["seconds"], row["lists/s"]) for row in made[FULL]}
+    assert costs["SASRec"] == (7, 3, 250) and costs["FT10"] == (None, 60, None)
+    assert "`lists/s`: users a second of CPU time" in text and "### accuracy and cost" in text
+    assert "![NDCG@10 against costs; on the front against seconds: SASRec](pareto.png)" in text
+    logged = {run.info.run_name: run.info.run_id for run in mlflow.MlflowClient().search_runs(["1"], max_results=1)}
+    paths = [file.path for file in mlflow.MlflowClient().list_artifacts(logged["comparison"], "results")]
+    assert paths == [f"results/{name}" for name in ("pareto.png", "results.json", "results.md", "results.png")]
+    text, _ = page(bench, tmp_path, "SASRec")  # too few for a picture: the old one is gone
+    assert "pareto.png" not in text and not (tmp_path / "benchmarks" / "table2-demo" / "pareto.png").exists()
 
 
 def test_only_the_systems_asked_for_are_run(bench, tmp_path):
