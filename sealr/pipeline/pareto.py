@@ -84,7 +84,7 @@ def picture(made: pd.DataFrame, path: Path, title: str) -> str:
         axes.xaxis.set_major_formatter("{x:,g}")
         axes.set_title(f"{METRIC} against {column}")
         axes.set_xlabel(words)
-        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
     figure.suptitle(title)
     figure.draw_without_rendering()  # names are placed on the final axes
     figure.set_layout_engine("none")
