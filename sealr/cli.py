@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from sealr.commands import explore, export, inspect, items, jobs, labeller, models, privacy, report, tools
+from sealr.commands import compare, explore, export, inspect, items, jobs, labeller, models, privacy, report, tools
 
 
 class Commands(typer.core.TyperGroup):
@@ -41,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Example: sealr run --data demo",
 )
-for _part in (jobs, report, models, explore, export, items, labeller, tools, privacy, inspect):
+for _part in (jobs, report, models, compare, explore, export, items, labeller, tools, privacy, inspect):
     app.add_typer(_part.app)
 
 

@@ -192,16 +192,20 @@ def plain(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def dataset_of(reviews: Manifest, data: Any) -> Dataset:
     """The table of reviews as MLflow's data set, with its digest and its true number of rows. data: a DataConfig."""
-    source, columns = redact(data.reviews.path or data.source), SCHEMAS["reviews"]
-    schema = [{"name": name, "type": COLUMN_TYPES[kind], "required": True} for name, kind in columns.items()]
-    profile = {"num_rows": reviews.rows["reviews"], "num_elements": reviews.rows["reviews"] * len(columns)}
+    digest, source = reviews.files["reviews.parquet"][:16], data.reviews.path or data.source
+    return dataset(f"{data.name}.reviews", digest, source, SCHEMAS["reviews"], reviews.rows["reviews"])
+
+
+def dataset(name: str, digest: str, source: str, columns: Mapping[str, str], rows: int) -> Dataset:
+    """A table as MLflow's data set. source: its address. columns: names and types, as in SCHEMAS."""
+    schema = [{"name": column, "type": COLUMN_TYPES[kind], "required": True} for column, kind in columns.items()]
     return Dataset(
-        name=f"{data.name}.reviews",
-        digest=reviews.files["reviews.parquet"][:16],
+        name=name,
+        digest=digest,
         source_type="local",
-        source=json.dumps({"uri": source}),
+        source=json.dumps({"uri": redact(source)}),
         schema=json.dumps({"mlflow_colspec": schema}),
-        profile=json.dumps(profile),
+        profile=json.dumps({"num_rows": rows, "num_elements": rows * len(columns)}),
     )
 
 

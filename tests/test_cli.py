@@ -74,7 +74,7 @@ def test_all_commands_are_there():
     wanted = (
         "run ingest label retrieve evaluate tune benchmark refresh recommend score serve deployments promote rollback "
     )
-    wanted += "explore drift train-labeller evaluate-labeller prune doctor"
+    wanted += "compare explore drift train-labeller evaluate-labeller prune doctor"
     assert {(name,) for name in wanted.split()} | {("config", "show"), ("config", "check")} <= set(commands())
 
 
@@ -142,6 +142,9 @@ def test_a_refused_setting_imports_nothing_heavy(heavy):
         (["score", "--out", "o", "--master", "local[1]", "--table", "t"], "leave out --master"),
         (["score", "--out", "o.txt", "--model", "."], "o.txt ends in none of .parquet"),
         (["serve", "--model", ".", "--available", "none.txt"], "none.txt: No such file or directory"),
+        (["compare", "models:/sealr/1", "models:/sealr/2"], "--next"),
+        (["compare", "models:/sealr/1", "folder", "--next", "n.csv"], "folder is not in the registry"),
+        (["compare", "models:/sealr/1", "models:/sealr/2", "--next", "n.csv"], "n.csv does not exist"),
         (["promote", "1"], "--reason"),
         (["promote", "one", "--reason", "better"], "version"),
         (["config", "check", "--set", "retrieve.heads=3"], "retrieve.heads"),

@@ -179,7 +179,12 @@ def rescore(
         return [], share
     answers = model.recommend(queries, Options(top_k=TOP, exclude_seen=model.config.retrieve.exclude_seen))
     targets = [sequences.items[t - 1] for t in _targets(sequences, users)]
-    return [a["items"].index(t) + 1 if t in a["items"] else 0 for a, t in zip(answers, targets, strict=True)], share
+    return [rank_in_list(a["items"], target) for a, target in zip(answers, targets, strict=True)], share
+
+
+def rank_in_list(items: Sequence[str], target: str) -> int:
+    """The rank of an item in a list, from 1; 0 if it is not there."""
+    return items.index(target) + 1 if target in items else 0
 
 
 def _champion_ranks(
