@@ -118,7 +118,7 @@ def _name(axes: Any, renderer: Any, names: Sequence[str], spots: np.ndarray) -> 
             if frame.contains(*box.min) and frame.contains(*box.max) and not box.count_overlaps(taken):
                 break
         taken.append(box)
-        given = {"xytext": (step * right, step * up), "textcoords": "offset points"}
+        given: dict[str, Any] = {"xytext": (step * right, step * up), "textcoords": "offset points"}
         if step > STEPS[0]:  # below all names
             line = {"arrowstyle": "-", "color": "grey", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
             axes.annotate("", spots[number], **given, zorder=1, arrowprops=line)
