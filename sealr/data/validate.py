@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from sealr import resources
 from sealr.data import large_tables
+from sealr.data.data_docs import make_offline
 from sealr.data.large_tables import Sample
 from sealr.data.tables import read_table
 
@@ -125,7 +126,7 @@ def validate(
             batch_parameters={"dataframe": checked},
             result_format={"result_format": "SUMMARY", "partial_unexpected_count": SAMPLES},
         )
-        docs = _write_docs(context, docs_dir / suite_name) if docs_dir else None
+        docs = _write_docs(context, docs_dir / suite_name, bool(result.success)) if docs_dir else None
     failures = tuple(failure for r in result.results if not r.success and (failure := _failure(r, checked, drawn)))
     run, rows = len(suite.expectations), drawn.rows if drawn else len(frame)
     met = tuple(_check(r, checked, drawn) for r in result.results if r.success)
@@ -188,13 +189,13 @@ def _load_suite(name: str) -> Any:
     return suite
 
 
-def _write_docs(context: Any, folder: Path) -> Path:
+def _write_docs(context: Any, folder: Path, success: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.resolve())}
     site = {"class_name": "SiteBuilder", "store_backend": store}
     context.add_data_docs_site("site", site | {"site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}})
     context.build_data_docs("site")
-    return folder / "index.html"
+    return make_offline(folder, folder.name, success)
 
 
 def _check(result: Any, frame: pd.DataFrame, drawn: Sample | None) -> Check:

@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 
 import numpy as np
 import pandas as pd
@@ -149,6 +150,19 @@ def test_small_tables_are_not_judged_by_their_distribution():
     assert report.left_out == 2
 
 
+def test_docs_need_neither_a_network_nor_scripts_and_their_links_work(tmp_path):
+    docs = validate(reviews(), "reviews", tmp_path / "docs").docs
+    assert "All expectations are met" in docs.read_text()
+    pages = sorted(docs.parent.rglob("*"))
+    assert sorted(page.suffix for page in pages if page.is_file()) == [".html"] * 3
+    for page in (page for page in pages if page.is_file()):
+        html = page.read_text()
+        assert "<script" not in html and "<style>:root" in html
+        assert not re.search(r'(?:src|href)="?https?:|url\(', html), page
+        for link in re.findall(r'href="([^"#]+)"', html):
+            assert (page.parent / link).is_file(), link
+
+
 def test_every_failure_is_listed_and_docs_are_written_all_the_same(tmp_path):
     frame = put(put(reviews(), "rating", 0, 9), "timestamp", 2, 5_000_000_000)
     error = failing(frame, "reviews", docs_dir=tmp_path / "docs")
@@ -162,6 +176,7 @@ def test_every_failure_is_listed_and_docs_are_written_all_the_same(tmp_path):
     assert "row=0, user='a', position=0, item='x', rating=9" in text
     assert error.report.docs == tmp_path / "docs" / "reviews" / "index.html" and str(error.report.docs) in text
     pages = list((tmp_path / "docs" / "reviews" / "validations").rglob("*.html"))
+    assert "Some expectations are not met" in error.report.docs.read_text()
     assert "<html" in error.report.docs.read_text() and len(pages) == 1 and "62135596800" in pages[0].read_text()
 
 
