@@ -252,6 +252,10 @@ def _config_path(name: str) -> Path:
     path = Path(name) if given else folder / f"{name}.yaml"
     if path.is_file():
         return path
+    if Path(name).is_file():
+        raise ConfigError(
+            f"{name} is no configuration: `sealr inspect {name} --out my-data.yaml` writes one that reads it"
+        )
     known = sorted(p.stem for p in folder.glob("*.yaml"))
     if given:
         raise ConfigError(f"configuration file {name} does not exist{nearest(Path(name).stem, known)}")

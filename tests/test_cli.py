@@ -304,6 +304,8 @@ def test_recommend_and_score_with_filters(model_folder, tmp_path, monkeypatch, c
     assert items(*with_history) == {"i05", "i07"}
     assert "did you mean Garden?" in refused(capsys, *ask, "--user", "new", "--category", "Gardn")
     assert "give one --user" in refused(capsys, *ask, *with_history, "--user", "u3")
+    assert "foretells no satisfaction" in run(capsys, *ask, "--user", "u3", "--satisfaction-weight", "2")[2]
+    assert "foretells no satisfaction" not in run(capsys, *ask, "--user", "u3")[2]
     (tmp_path / "history.csv").write_text("item,ratng\ni06,5\n")
     assert "history.csv: unknown key of a history 'ratng'; did you mean rating?" in refused(capsys, *ask, *with_history)
 

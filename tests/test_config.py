@@ -186,3 +186,9 @@ def test_a_value_of_the_wrong_kind_says_what_it_must_be(override, sentence):
     with pytest.raises(ConfigError) as error:
         load_config("demo", "smollm2-135m", [override])
     assert str(error.value).startswith(sentence) and not str(error.value).endswith("mean tab?")
+
+
+def test_a_file_of_reviews_in_place_of_a_configuration_names_the_command_that_writes_one(tmp_path):
+    (tmp_path / "reviews.csv").write_text("user,item\n")
+    with pytest.raises(ConfigError, match=r"is no configuration: `sealr inspect .*reviews.csv --out"):
+        load_config(str(tmp_path / "reviews.csv"), "smollm2-135m")

@@ -74,6 +74,8 @@ def recommend(
     loaded = sealr.load(model)
     if available:
         loaded.recommender.watch(available)
+    if satisfaction_weight != 1 and loaded.recommender.forecast is None:
+        print("warning: this model foretells no satisfaction: --satisfaction-weight changes nothing", file=sys.stderr)
     seen = False if with_seen else None
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
