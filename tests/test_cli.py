@@ -286,6 +286,20 @@ def test_an_alias_or_version_that_is_not_there(site, monkeypatch, capsys):
     mlflow.set_tracking_uri(None)
 
 
+def test_a_weight_of_satisfaction_without_a_forecast_is_told(model_folder, tmp_path, monkeypatch, capsys):
+    import sealr
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    loaded = sealr.load(str(model_folder))
+    monkeypatch.setattr(sealr, "load", lambda model: loaded)
+    ask = ("recommend", "--model", str(model_folder), "--user", "u3", "--satisfaction-weight")
+    assert "foretells no satisfaction" not in run(capsys, *ask, "2")[2]
+    monkeypatch.setattr(loaded.recommender, "forecast", None)
+    assert "foretells no satisfaction" in run(capsys, *ask, "2")[2]
+    assert "foretells no satisfaction" not in run(capsys, *ask, "1")[2]
+
+
 def test_recommend_and_score_with_filters(model_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
@@ -304,8 +318,6 @@ def test_recommend_and_score_with_filters(model_folder, tmp_path, monkeypatch, c
     assert items(*with_history) == {"i05", "i07"}
     assert "did you mean Garden?" in refused(capsys, *ask, "--user", "new", "--category", "Gardn")
     assert "give one --user" in refused(capsys, *ask, *with_history, "--user", "u3")
-    assert "foretells no satisfaction" in run(capsys, *ask, "--user", "u3", "--satisfaction-weight", "2")[2]
-    assert "foretells no satisfaction" not in run(capsys, *ask, "--user", "u3")[2]
     (tmp_path / "history.csv").write_text("item,ratng\ni06,5\n")
     assert "history.csv: unknown key of a history 'ratng'; did you mean rating?" in refused(capsys, *ask, *with_history)
 
