@@ -247,6 +247,32 @@ def test_a_shown_configuration_reads_as_the_same_one(site, capsys):
     assert "name" in yaml.safe_load(out)["data"] and "heads" not in yaml.safe_load(out)["retrieve"]
 
 
+def test_check_reads_the_reviews_where_they_are_here(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"u{u},i{i},2018-01-{u + i + 1:02d},{99 if u == i == 0 else 4}" for u in range(6) for i in range(6)]
+    (tmp_path / "shop.csv").write_text("\n".join(["who,what,day,stars", *rows]))
+    text = "data: {{name: shop, source: columns, reviews: {{path: {file}}}, k_core: {core}, columns: {{user: who, "
+    text += "item: {item}, timestamp: day, rating: stars, text: '', title: '', brand: '', categories: ''}}}}"
+
+    def check(file="shop.csv", item="what", core=5):
+        (tmp_path / "shop.yaml").write_text(text.format(file=tmp_path / file, item=item, core=core))
+        code, out, err = run(capsys, "config", "check", "--data", "shop.yaml")
+        return code, out + err
+
+    assert check() == (
+        0,
+        "ok: shop.csv: all 36 rows read, rejected: rating not from 1 to 5: see data.rating_scale (1)\n",
+    )
+    assert check("else.csv") == (
+        0,
+        f"ok, but {tmp_path / 'else.csv'} is not on this machine, so no column was looked up\n",
+    )
+    code, said = check(item="product")
+    assert code == 2 and "product" in said and "who, what, day, stars" in said
+    code, said = check(core=7)
+    assert code == 2 and "with data.k_core=7 none is left" in said
+
+
 def test_doctor_reports_every_part_and_fails_with_what_is_wrong(site, monkeypatch, capsys, toy_llama):
     settings = ["--set", f"rerank.base={toy_llama}"]
     code, out, _ = run(capsys, "doctor", *settings)

@@ -51,8 +51,7 @@ def inspect(
         text = write_yaml(findings, location, query, seen.core)
         print("\nRows as they are read, with users and texts cut short:")
         print("\n".join(f"  {example}" for example in seen.examples))
-        bad = ", ".join(f"{reason} {n:,}" for reason, n in seen.rejected.most_common()) or "none"
-        print(f"{'All' if seen.whole else 'The first'} {seen.read:,} rows: rejected: {bad}")
+        print(f"{seen.told()[0].upper()}{seen.told()[1:]}")
     if out:
         Path(out).write_text(text, encoding="utf-8")
     print(f"\nWrote {out}. Check it, then: sealr run --data {out}" if out else f"\n{text}")

@@ -54,11 +54,23 @@ def plain(value: Any) -> Any:
 
 @config_app.command(epilog="Example: sealr config check --data my-shop.yaml --base llama2-7b")
 def check(data: Data = "demo", base: Base = "smollm2-135m", settings: Set = NOTHING) -> None:
-    """Check a configuration: prints ok, or the mistake."""
+    """Check a configuration against its reviews, where they are on this machine: prints ok, or the mistake."""
     from sealr.config import load_config
+    from sealr.data.download import data_dir, local_path
+    from sealr.data.proposal import preview
 
-    load_config(data, base, " ".join(settings))
-    print("ok")
+    config = load_config(data, base, " ".join(settings)).data
+    path = local_path(config.reviews, data_dir())
+    if config.source == "demo":
+        print("ok")
+    elif not path.exists():
+        print(f"ok, but {path} is not on this machine, so no column was looked up")
+    else:
+        seen = preview(config, path)
+        if not seen.examples or (seen.whole and seen.core < config.k_core):
+            why = f"with data.k_core={config.k_core} none is left" if seen.examples else "all are rejected"
+            raise ValueError(f"{path}: {seen.told()}; {why}")
+        print(f"ok: {path.name}: {seen.told()}")
 
 
 @app.command(epilog="Example: sealr doctor --data my-shop.yaml")

@@ -159,15 +159,20 @@ def rating_scale(values: Sequence[Any]) -> Guess | None:
 
 
 def _range(numbers: list[float]) -> Guess | None:
-    low, high = numbers[len(numbers) // 1000], numbers[-1 - len(numbers) // 1000]  # without strays
-    seen = f"numbers from {low:g} to {high:g}"
-    if 1 <= low and high <= 5:
-        sure = "sure" if high > 4 else "not sure"
-        return Guess("", sure, seen)
-    for worst, best in ((0, 1), (-1, 1), (0, 5), (1, 10), (0, 10), (0, 20), (0, 100)):
+    """The scale that holds sorted numbers, but for a few strays, which ingestion sets aside with a reason."""
+    few = max(len(numbers) // 100, int(len(numbers) >= 20))
+    high = numbers[-1 - few]
+    # Half a star is real, a rare 0 or -1 among stars is not; rare dislikes on a scale of -1..1 are
+    low = numbers[0] if high <= 1 else min(n for n in numbers if n >= numbers[few] or 0 < n < 1)
+    for worst, best in ((1, 5), (0, 1), (-1, 1), (0, 5), (1, 10), (0, 10), (0, 20), (0, 100)):
         if worst <= low and high <= best:
+            strays = [n for n in numbers if not worst <= n <= best]
+            seen = f"numbers from {low:g} to {max(n for n in numbers if n <= best):g}"
+            but = f", and strays such as {strays[-1]:g}, which are set aside" if strays else ""
             start = 0.5 if (worst, best, low) == (0, 5, 0.5) else worst
-            return Guess(f"{start:g}..{best}", "likely", seen)
+            if (worst, best) == (1, 5):
+                return Guess("", "not sure" if high <= 4 else "likely" if but else "sure", seen + but)
+            return Guess(f"{start:g}..{best}", "likely", seen + but)
     return None
 
 

@@ -47,6 +47,11 @@ class Preview:
     core: int  # the largest of CORES that leaves reviews
     whole: bool  # whether the file has no more rows
 
+    def told(self) -> str:
+        """How many rows were read, and what is rejected for which reason."""
+        bad = ", ".join(f"{reason} ({n:,})" for reason, n in self.rejected.most_common()) or "none"
+        return f"{'all' if self.whole else 'the first'} {self.read:,} rows read, rejected: {bad}"
+
 
 def preview(config: DataConfig, path: Path) -> Preview:
     """Reads the first rows of a file as ``config`` says. Raises DateError and ColumnError."""

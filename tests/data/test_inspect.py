@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from sealr.cli import app
 from sealr.config import load_config
+from sealr.data.guess import rating_scale
 from sealr.data.ingest import ingest
 from sealr.data.inspect import InspectError, look
 from sealr.data.proposal import data_name
@@ -263,3 +264,24 @@ def test_other_mistakes(tmp_path):
 def test_names_of_data_sets(tmp_path):
     names = {"My Shop.csv.gz": "my-shop", "2018.csv": "2018", "___.csv": "my-data", "Läden_1.tsv": "l-den-1"}
     assert {name: data_name(tmp_path / name) for name in names} == names
+
+
+@pytest.mark.parametrize(
+    ("numbers", "scale", "strays"),
+    [
+        ([1, 2, 3, 4, 5] * 73, "", ""),
+        ([1, 2, 3, 4, 5] * 73 + [99], "", "99"),
+        ([1, 2, 3, 4, 5] * 73 + [0, -1], "", "0"),
+        ([1, 2, 3, 4, 5] * 9 + [0] * 4, "0..5", ""),
+        ([1, 2, 3, 4, 5] * 73 + [0.5], "0.5..5", ""),
+        ([1, 4, 5, 8, 10] * 20, "1..10", ""),
+        ([1] * 99 + [0] * 9 + [5], "0..1", "5"),
+        ([1] * 99 + [-1], "-1..1", ""),
+        ([0, 40, 80, 100] * 30 + [9999], "0..100", "9999"),
+        ([1, 2, 5, 30], "0..100", ""),  # too few to call 30 a stray
+    ],
+)
+def test_a_few_strays_do_not_stretch_the_scale(numbers, scale, strays):
+    guess = rating_scale(numbers)
+    assert guess.value == scale
+    assert ("strays such as" in guess.why) == bool(strays) and strays in guess.why
