@@ -52,11 +52,12 @@ def job(out: Path, base: str, overrides: str) -> str:
 
     with contextlib.redirect_stdout(io.StringIO()):
         run_job("finetune.finetune", str(out), base, [overrides])
-    versions = mlflow.MlflowClient().search_model_versions("name = 'sealr'")
-    newest = max(versions, key=lambda version: int(version.version))
-    if newest.tags["sealr.data"] != load_config(str(out)).data.name:
+    config = load_config(str(out))
+    versions = mlflow.MlflowClient().search_model_versions(f"name = '{config.registry.name}'")
+    newest = max(versions, key=lambda version: int(version.version), default=None)
+    if newest is None or newest.tags["sealr.data"] != config.data.name:
         raise RuntimeError(f"the job on {out} registered nothing")
-    return str(newest.version)
+    return f"{newest.name} {newest.version}"
 
 
 def guessed(data: dict[str, Any]) -> str:
@@ -89,12 +90,12 @@ def main(
             started = time.perf_counter()
             data = look(export, out)
             rows = read(out, folder).rows
-            version = job(out, base, settings)
+            registered = job(out, base, settings)
             seconds = time.perf_counter() - started
             assert rows["read"] == rows["reviews"] + rows["rejected"] == export.rows, (name, rows)
             assert rows["rejected"] == export.bad, (name, rows)
             counts = " | ".join(f"{rows[key]:,}" for key in ("read", "reviews", "rejected"))
-            print(f"| {name} | {counts} | {guessed(data)} | version {version} | {seconds:.0f} |", flush=True)
+            print(f"| {name} | {counts} | {guessed(data)} | {registered} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

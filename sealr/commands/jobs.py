@@ -41,6 +41,7 @@ def run(
     if dry_run_is and dry_run_is.lower() not in YES:
         raise ValueError(f"dry_run is true or false, not {dry_run_is!r}")
     if dry_run or YES.get(dry_run_is.lower(), False):
+        typer.echo("reading the data, and timing the labeller and the LLM on this machine ...", err=True)
         from sealr.pipeline.dryrun import dry_run as print_plan
 
         print_plan(data, base, " ".join(settings))

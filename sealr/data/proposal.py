@@ -124,7 +124,9 @@ def write_yaml(findings: Findings, location: str, query: str = "", core: int = 5
     why = "5 is usual" if core == 5 else "fewer reviews than for the usual 5"
     lines += [f"  k_core: {core}  # drops users and items with fewer reviews; {why}"]
     texts = findings.release or findings.columns["text"].value
-    return "\n".join(lines) + "\n" + (TEXTS if texts else "") + FIRST_JOB
+    registry = "\n# Versions of one registered model learn from one data set\n"
+    registry += f"registry: {{name: {_value(data_name(findings.path))}}}\n"
+    return "\n".join(lines) + "\n" + (TEXTS if texts else "") + registry + FIRST_JOB
 
 
 def _line(name: str, value: Any, why: str) -> list[str]:

@@ -60,7 +60,7 @@ def resolve_labeller(model: str, precision: Precision = "auto") -> LabellerSpec:
         try:
             return _classifier(HUB, precision)
         except WeightsError as error:
-            log.info("%s is not available, using the embedded labeller", HUB)
+            log.info("no model hub is reachable (or allowed) for %s: the embedded labeller reads instead", HUB)
             log.debug("%s", error)
             return _embedded(EMBEDDED, precision)
     if model == "embedded":

@@ -202,6 +202,8 @@ def test_a_file_is_read_with_what_inspect_wrote(tmp_path, write):
     result = run(tmp_path / name, "--out", tmp_path / "mine.yaml")
     assert "Wrote" in result.output and "personal data" in result.output
     check(tmp_path, tmp_path / "mine.yaml", bad)
+    config = load_config(str(tmp_path / "mine.yaml"))
+    assert config.registry.name == config.data.name  # its versions are not those of another data set
 
 
 def test_a_query_is_read_with_what_inspect_wrote(tmp_path, monkeypatch):
