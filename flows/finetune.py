@@ -12,6 +12,7 @@ from sealr.flows import steps
 from sealr.flows.alarm import HOOKS
 from sealr.flows.job import open_job
 from sealr.flows.parameters import explained
+from sealr.flows.stages import print_results
 from sealr.pipeline.stages import through_evaluation
 from sealr.registry.promote import Registration
 
@@ -29,8 +30,8 @@ def finetune(data: str = "demo", base: str = "smollm2-135m", overrides: str = ""
 
 
 def print_summary(results: Manifest, registration: Registration | None) -> None:
-    """Prints the table of metrics, what was registered, and the commands that come next."""
-    print("\n" + results.path("results.md").read_text(encoding="utf-8"))
+    """Prints the first table of metrics, what was registered, and the commands that come next."""
+    print_results(results)
     if registration is None:
         print("This run is a control: no model was registered.")
         return

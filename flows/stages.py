@@ -12,6 +12,8 @@ from sealr.flows.parameters import explained
 from sealr.pipeline.stages import through_evaluation
 from sealr.retrieve.models.fusion import reads_feelings
 
+MORE_TABLES = "\n### "  # the headings of results.md after its first table
+
 
 @flow(name="ingest", flow_run_name="ingest-{data}", **HOOKS)
 @explained
@@ -44,7 +46,7 @@ def retrieve(data: str = "demo", base: str = "smollm2-135m", overrides: str = ""
 def evaluate(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -> None:
     """Run everything but the registration, and print the metrics under three protocols."""
     with open_job("evaluate", data, base, overrides) as job:
-        print("\n" + through_evaluation(job, steps)["results"].path("results.md").read_text(encoding="utf-8"))
+        print_results(through_evaluation(job, steps)["results"])
 
 
 @flow(name="drift", flow_run_name="drift-{data}", **HOOKS)
@@ -54,6 +56,12 @@ def drift(data: str = "demo", base: str = "smollm2-135m", overrides: str = "") -
     with open_job("drift", data, base, overrides) as job:
         reviews = steps.ingest(job)
         print(f"\ndrift from the champion's data: {steps.drift(job, reviews, steps.label(job, reviews)) or 'none'}")
+
+
+def print_results(results: Manifest) -> None:
+    """Prints the first table of the metrics and its differences, and where the other tables are."""
+    path = results.path("results.md")
+    print(f"\n{path.read_text(encoding='utf-8').partition(MORE_TABLES)[0].rstrip()}\n\nall tables: {path}\n")
 
 
 def print_manifest(manifest: Manifest) -> None:

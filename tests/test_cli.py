@@ -342,6 +342,8 @@ def test_recommend_and_score_with_filters(model_folder, tmp_path, monkeypatch, c
     (tmp_path / "available.txt").write_text("i05\ni06\ni07\n")
     with_history = ("--user", "new", "--history", "history.csv", "--available", "available.txt")
     assert items(*with_history) == {"i05", "i07"}
+    code, out, _ = run(capsys, "recommend", "--model", str(model_folder), "--user", "new", "--include-item", "i02")
+    assert code == 0 and out.count("i02") == 1  # it has no title, so its id is printed once
     assert "did you mean Garden?" in refused(capsys, *ask, "--user", "new", "--category", "Gardn")
     assert "give one --user" in refused(capsys, *ask, *with_history, "--user", "u3")
     (tmp_path / "history.csv").write_text("item,ratng\ni06,5\n")

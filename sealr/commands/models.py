@@ -110,10 +110,12 @@ def print_lists(found: pd.DataFrame, output: Format) -> None:
     elif output is Format.json:
         print(found.to_json(orient="records", indent=2, force_ascii=False))
     else:
+        titled = (found["title"] != found["item"]).any()  # an item without a title has its id as one
         for user, rows in found.groupby("user", sort=False, dropna=False):
             print(f"\n{user}" if isinstance(user, str) else "\nthis history")
             for row in rows.itertuples():
-                print(f"{row.rank:>4}  {row.item:<14.14}  {row.title:<40.40}  {row.score:>8.3f}  {row.reason}")
+                title = f"  {row.title:<40.40}" if titled else ""
+                print(f"{row.rank:>4}  {row.item:<14.14}{title}  {row.score:>8.3f}  {row.reason}")
 
 
 class UnknownModel(ValueError):

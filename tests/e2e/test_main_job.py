@@ -46,6 +46,7 @@ def test_it_ends_with_table_model_and_next_commands(finished):
     out, _ = finished
     assert "| injected" in out and "| chance" in out
     assert "registered model sealr, version 1, now @challenger: there are" in out
+    assert "fused minus retriever" in out and "### " not in out and "all tables: " in out
     assert "gate users, and fewer than 30 decide nothing" in out and "`sealr promote 1 --name sealr" in out
     assert "mlflow ui" in out and "sealr serve --model models:/sealr@challenger" in out
 
