@@ -173,6 +173,32 @@ MODELS = [
         "no trace of this user",
         model=True,
     ),
+    Mistake("a comparison without what came next", ("compare", "models:/sealr/1", "models:/sealr/1"), "--next"),
+    Mistake(
+        "a comparison of a folder",
+        ("compare", "model", "models:/sealr/1", "--next", "t.csv"),
+        "model is not in the registry",
+        {"t.csv": "user,item\nu1,i1\n"},
+    ),
+    Mistake(
+        "a comparison with what is nowhere",
+        ("compare", "models:/sealr/1", "models:/sealr/1", "--next", "none.csv"),
+        "none.csv does not exist",
+    ),
+    Mistake(
+        "a comparison with a version that is not there",
+        ("compare", "models:/sealr/1", "models:/sealr/7", "--next", "t.csv"),
+        "sealr has no version 7",
+        {"t.csv": "user,item\nu1,i1\n"},
+        model=True,
+    ),
+    Mistake(
+        "a comparison without items",
+        ("compare", "models:/sealr/1", "models:/sealr/1", "--next", "t.csv"),
+        "item",
+        {"t.csv": "user,product\nu1,i1\n"},
+        model=True,
+    ),
 ]
 REQUESTS: list[tuple[str, str | dict, str]] = [
     ("no JSON", "{", "JSON"),

@@ -12,6 +12,7 @@ The first version has popularity for an opponent. `sealr.registry.rule` says who
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -142,9 +143,10 @@ def judge(
 
 def _too_few(count: int, challenger: Evidence) -> str:
     if len(challenger.users) < FEWEST:
+        takes = f", so about {math.ceil(FEWEST / challenger.share)} users are needed" if challenger.share else ""
         return (
             f"there are {count} gate users, and fewer than {FEWEST} decide nothing: raise evaluate.gate_share "
-            f"(now {challenger.share:g}), or promote by hand"
+            f"(now {challenger.share:g}{takes}), or promote by hand"
         )
     return (
         f"only {count} of {len(challenger.users)} gate users can be compared, and fewer than {FEWEST} decide nothing: "

@@ -122,6 +122,7 @@ def test_a_version_that_could_not_be_compared_has_not_tried(store):
     assert (
         done.aliases == ("challenger",) and "there are 29 gate users, and fewer than 30 decide nothing" in done.reason
     )
+    assert "so about 120 users are needed" in done.reason
     assert tries("1") == 0 and tags("2")[promote.GATE + "decision"] == HELD
 
 
