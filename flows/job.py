@@ -26,7 +26,7 @@ from prefect.settings import PREFECT_API_URL
 from sealr import tracking
 from sealr.config import load_config
 from sealr.data.manifest import state_dir
-from sealr.flows import progress, quiet_libraries
+from sealr.flows import progress, quiet_libraries, temporary_server
 from sealr.pipeline.job import Job
 
 log = logging.getLogger("sealr.flows")
@@ -45,7 +45,7 @@ def open_job(name: str, data: str, base: str, overrides: str, tasks: int = 1) ->
     quiet_libraries()
     config = load_config(data, base, overrides)
     tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_name": str(flow_run.name)}
-    if str(flow_run.ui_url).startswith("http"):  # a temporary server has no UI
+    if str(flow_run.ui_url).startswith("http") and not temporary_server.running():  # it has no pages
         tags["prefect.url"] = str(flow_run.ui_url)
         tags[tracking.DESCRIPTION] = tracking.made_by(str(flow_run.name), str(flow_run.ui_url))
     with one_scheduled_job(config.data.name), sigterm_by_hand(), tracking.job(name, config, tags) as run_id:
@@ -158,7 +158,8 @@ def external_failure(error: Exception) -> str:
     if isinstance(error, httpx.TransportError) or "Failed to reach API" in str(
         error
     ):  # a RuntimeError of Prefect's client
-        return f"the Prefect server ({PREFECT_API_URL.value() or 'a temporary one'}) went away"
+        server = "a temporary one" if temporary_server.running() else PREFECT_API_URL.value()
+        return f"the Prefect server ({server or 'a temporary one'}) went away"
     return ""
 
 
@@ -173,8 +174,9 @@ def force_exit_after(
             print(message.format(seconds), file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
+        temporary_server.stop()  # as a normal exit would, and the one that Prefect may have started:
         if server := sys.modules.get("prefect.server.api.server"):
-            server.SubprocessASGIServer().stop()  # the temporary server, which a normal exit would stop
+            server.SubprocessASGIServer().stop()
         os._exit(code)
 
     threading.Thread(target=wait, daemon=True, name="force-exit").start()

@@ -71,10 +71,10 @@ def start(flow: str, **arguments: Any) -> None:
     set_defaults()  # before Prefect is imported
     from sealr.flows import temporary_server
 
-    wait = temporary_server.start()
-    module, _, function = flow.rpartition(".")
-    found = getattr(import_module(f"sealr.flows.{module}"), function)
-    from sealr.flows.job import run_flow
+    with temporary_server.started() as ready:
+        module, _, function = flow.rpartition(".")
+        found = getattr(import_module(f"sealr.flows.{module}"), function)
+        from sealr.flows.job import run_flow
 
-    wait()
-    run_flow(found, **arguments)
+        ready()
+        run_flow(found, **arguments)

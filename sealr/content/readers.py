@@ -6,6 +6,7 @@ labeller. Any base LLM can read, too; ``content.layers`` cuts it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -90,6 +91,7 @@ class MeanState(nn.Module):
         return F.normalize(sums, dim=1).cpu()  # no division by the number of tokens is needed
 
 
+@functools.cache
 def identity(config: ContentConfig) -> str:
     """A short name of what the vectors depend on: the model's files, its layers, the tokens read, and the engine."""
     settings = transformers.AutoConfig.from_pretrained(weights.resolve(config.reader))

@@ -99,17 +99,20 @@ STOPPED = """
 import time
 from sealr.flows import set_defaults
 set_defaults()
-from prefect import flow
-from prefect.server.api.server import SubprocessASGIServer
-from sealr.flows import job
+from sealr.flows import temporary_server
 
-@flow
-def waits():
-    with job.sigterm_by_hand():
-        print("server", SubprocessASGIServer().server_process.pid, flush=True)
-        time.sleep(120)
+with temporary_server.started() as ready:
+    from prefect import flow
+    from sealr.flows import job
 
-job.run_flow(waits)
+    @flow
+    def waits():
+        with job.sigterm_by_hand():
+            print("server", temporary_server._server.pid, flush=True)
+            time.sleep(120)
+
+    ready()
+    job.run_flow(waits)
 """
 
 
