@@ -1,10 +1,12 @@
 """The server around a real (toy-sized) MLflow model, and MLflow's own server with the same model."""
 
 import asyncio
+import gc
 import os
 import socket
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -315,6 +317,23 @@ def test_a_version_that_cannot_be_loaded_does_not_keep_the_next_one_waiting(monk
     follower.options = ServerOptions(model="models:/toy/4")
     follower.update()
     assert follower.served.version == "4" and follower.trouble == ""
+
+
+def test_a_version_that_was_replaced_leaves_memory_and_the_next_one_is_in_no_collection(monkeypatch):
+    class Model:
+        def __init__(self):
+            self.itself = self
+
+    monkeypatch.setattr(following, "load", lambda address, version: Served(Model(), None, version))
+    follower = Follower(ServerOptions(model="models:/toy/1"))
+    follower.update()
+    old = weakref.ref(follower.served.model)
+    gc.collect()
+    assert gc.get_freeze_count() > 0 and all(found is not old() for found in gc.get_objects())
+    follower.options = ServerOptions(model="models:/toy/2")
+    follower.update()
+    assert old() is None and follower.served.version == "2"
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("options", [{"poll": 0}, {"workers": -1}, {"timeout": float("nan")}, {"body": 0}])
