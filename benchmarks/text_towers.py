@@ -34,7 +34,8 @@ from sealr.retrieve.retriever import pad
 
 TOKENS, TUNED, LAST = 48, 2, 5
 WIDTH, TEMPERATURE, DROPOUT = 256, 0.1, 0.1
-HEAD_STEPS, WARM = 250, 100  # of the towers on states that do not change; before the reader is tuned
+HEAD_STEPS, WARM = 250, 100  # of the towers on states that do not change, at least; before the reader is tuned
+PASSES = 6  # of the towers over all pairs, at least
 PAIRS, ITEMS, NEAREST = 512, 64, 3  # (history, target) of a step; items read anew, half of them near the others
 HEAD_LR, LORA_LR = 3e-3, 3e-4
 SPLITS = ("valid", "test")
@@ -71,7 +72,15 @@ class Data:
         spans = [(s, t) for start, end in zip(split.starts, split.ends, strict=True) for s, t in pairs_of(start, end)]
         self.history = newest_first([flat[start:target] for start, target in spans])  # (P, LAST)
         self.target = torch.tensor([flat[target] for _, target in spans])  # (P,)
-        self.own = torch.tensor([number[target] for _, target in spans])  # (P,) the user's review of the target
+        # (P,) the user's review of the target; None where items have one text each, which no user wrote
+        self.own: Tensor | None = torch.tensor([number[target] for _, target in spans])
+
+    def with_item_texts(self, texts: list[str]) -> Data:
+        """The same pairs with one text for each item, in order of the ids, in place of its reviews."""
+        assert len(texts) == self.sequences.n_items
+        self.texts, self.item, self.own = texts, torch.arange(1, len(texts) + 1), None
+        self.count = F.pad(torch.ones(len(texts), dtype=torch.int64), (1, 0))
+        return self
 
     def sums(self, states: Tensor) -> Tensor:
         """(R, H) states of reviews -> (items + 1, H) sums over each item's reviews."""
@@ -188,9 +197,11 @@ class Towers(nn.Module):
 
 def catalogue_loss(data: Data, towers: Towers, bank: Tensor, rows: Tensor) -> Tensor:
     """Loss of these pairs over all items. The target's vector leaves out the user's own review."""
-    sums, target = data.sums(bank), data.target[rows]
-    vectors = towers.catalogue(data, bank)
+    vectors, target = towers.catalogue(data, bank), data.target[rows]
     users = towers.users(vectors, data.history[rows])
+    if data.own is None:
+        return cross_entropy(users @ vectors.T, data.history[rows], target)
+    sums = data.sums(bank)
     others = (sums[target] - bank[data.own[rows]]) / (data.count[target] - 1).clamp(min=1)[:, None]
     logits = (users @ vectors.T).scatter(1, target[:, None], (users * towers.items(others)).sum(1, keepdim=True))
     known = data.count[target] > 1  # something is left without the user's own review
@@ -209,8 +220,9 @@ def train_towers(data: Data, bank: Tensor, seed: int) -> Towers:
     draw = torch.Generator().manual_seed(seed)
     towers = Towers(data.means(bank)[data.count > 0])
     optimizer = torch.optim.AdamW(towers.parameters(), weight_decay=0.01)
-    for step in range(HEAD_STEPS):
-        optimizer.param_groups[0]["lr"] = HEAD_LR * (1 - step / HEAD_STEPS)
+    steps = max(HEAD_STEPS, PASSES * len(data.target) // PAIRS)
+    for step in progress_bar(range(steps), label="towers", unit="steps"):
+        optimizer.param_groups[0]["lr"] = HEAD_LR * (1 - step / steps)
         optimizer.zero_grad()
         catalogue_loss(data, towers, bank, torch.randint(len(data.target), (PAIRS,), generator=draw)).backward()
         optimizer.step()
@@ -246,13 +258,18 @@ def batch_loss(
     with torch.no_grad():
         vectors = towers.eval().catalogue(data, bank)
         towers.train()
-        items = torch.multinomial((data.count > 1).float(), ITEMS // 2, generator=draw)
+        enough = data.count > (0 if data.own is None else 1)  # texts, without the user's own
+        items = torch.multinomial(enough.float(), ITEMS // 2, generator=draw)
         near = vectors[items] @ vectors.T
         near[:, data.count < 1] = near[:, items] = -torch.inf
         choice = torch.randint(NEAREST, (len(items), 1), generator=draw)
         items = torch.cat([items, near.topk(NEAREST).indices.gather(1, choice)[:, 0].unique()])
-    spread = torch.rand(len(data.item), generator=draw)  # the review with the largest number is an item's random one
-    fresh = torch.stack([torch.where(data.item == item, spread, -1.0).argmax() for item in items])
+    if data.own is None:
+        fresh = items - 1
+    else:
+        # The review with the largest number is an item's random one
+        spread = torch.rand(len(data.item), generator=draw)
+        fresh = torch.stack([torch.where(data.item == item, spread, -1.0).argmax() for item in items])
     states, mask = below
     width = int(mask[fresh].sum(1).max())
     made = reader(states[fresh, :width], mask[fresh, :width])
@@ -261,7 +278,8 @@ def batch_loss(
     column = torch.zeros(len(data.count), dtype=torch.int64)
     column[items] = torch.arange(1, len(items) + 1)
     rows = (column[data.target] > 0).nonzero()[:, 0]
-    rows = rows[fresh[column[data.target[rows]] - 1] != data.own[rows]]  # not the user's own review of the target
+    if data.own is not None:
+        rows = rows[fresh[column[data.target[rows]] - 1] != data.own[rows]]  # not the user's own review of the target
     rows = rows[torch.randperm(len(rows), generator=draw)[:PAIRS]]
     users = towers.users(vectors, data.history[rows])
     logits = F.pad(users @ read.T, (1, 0))
