@@ -7,7 +7,9 @@ process. Both take seconds.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from prefect.settings import (
 # As Prefect starts its own: without pages, and with tables that no other server reads
 EPHEMERAL = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 APP = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "error", "--lifespan", "on"]
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _server: subprocess.Popen[bytes] | None = None
 
 
@@ -46,7 +49,8 @@ def started() -> Iterator[Callable[[], None]]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", *APP, "--host", "127.0.0.1", "--port", str(port)]
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
-    _server = subprocess.Popen(command, env={**os.environ, **EPHEMERAL, **settings}, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, **EPHEMERAL, **settings}
+    _server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, preexec_fn=_end_with_parent)
     atexit.register(stop)  # after Prefect's own function, which delivers the last events
     with ExitStack() as named:
 
@@ -57,6 +61,12 @@ def started() -> Iterator[Callable[[], None]]:
                 stop()
 
         yield ready
+
+
+def _end_with_parent() -> None:
+    """In the new process: Linux ends it when the job is gone, also after a SIGKILL, which no job can answer."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def running() -> bool:

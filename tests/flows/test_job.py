@@ -124,8 +124,13 @@ def prefect_home(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("send", "number"),
-    [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGINT)],
-    ids=["kill", "kill all", "ctrl-c"],
+    [
+        (os.kill, signal.SIGTERM),
+        (os.killpg, signal.SIGTERM),
+        (os.killpg, signal.SIGINT),
+        (os.kill, signal.SIGKILL),
+    ],
+    ids=["kill", "kill all", "ctrl-c", "kill -9"],
 )
 def test_a_stopped_job_leaves_no_server_behind(send, number, prefect_home):
     """A signal to the whole group of processes ends the server, too, and the job must not wait for its answers then."""
@@ -148,10 +153,11 @@ def test_a_stopped_job_leaves_no_server_behind(send, number, prefect_home):
         server = int(next(line for line in child.stdout if line.startswith("server")).split()[1])
         send(child.pid, number)
         _, errors = child.communicate(timeout=60)
-        assert (
-            child.returncode == 128 + number
-            and errors == "\ninterrupted; the same command continues where this one stopped\n"
-        )
+        if number == signal.SIGKILL:
+            assert child.returncode == -number
+        else:
+            assert child.returncode == 128 + number
+            assert errors == "\ninterrupted; the same command continues where this one stopped\n"
         deadline = time.monotonic() + 60
         while alive(server) and time.monotonic() < deadline:
             time.sleep(0.1)
