@@ -50,7 +50,10 @@ class Summary:
         return "\n".join([*lines, f"| all | {sum(total.values())} | {cells} | {max(self.slowest.values()):.2f} |"])
 
 
-def send(session: requests.Session, server: Server, call: hostile.Call, summary: Summary, timeout: float) -> None:
+def send(
+    session: requests.Session, server: Server, call: hostile.Call, summary: Summary, timeout: float, kind: str = ""
+) -> None:
+    """Sends one call and counts its answer as ``kind``, or as the call's own kind."""
     headers = {} if call.content_type is None else {"Content-Type": call.content_type}
     started = time.monotonic()
     try:
@@ -63,7 +66,7 @@ def send(session: requests.Session, server: Server, call: hostile.Call, summary:
             session.close()  # MLflow's server closes the connection then; the next call needs a new one
     except requests.RequestException as error:
         status, why = "none", f"no answer: {type(error).__name__}"
-    summary.add(call.kind, status, time.monotonic() - started, why)
+    summary.add(kind or call.kind, status, time.monotonic() - started, why and f"{call.kind[:60]}: {why}")
 
 
 def main(
@@ -94,7 +97,7 @@ def main(
 
             many()
             for call in hostile.giants():
-                send(session, process, call, summary, timeout)
+                send(session, process, call, summary, timeout, "giants")
             seconds, alive = time.monotonic() - started, answers(f"{process.url}/health")
             after = process.megabytes()
         log = (folder / "server.log").read_text()
