@@ -65,7 +65,9 @@ def main() -> None:
     parser.add_argument("--batches", default="1,4,16,64", help="batch sizes compared")
     parser.add_argument("--candidates", type=int, default=50)
     options = parser.parse_args()
-    overrides = f"{options.set} rerank.n_reranked={options.candidates} rerank.max_users={TRAINED}"
+    # Rankers that write lists learn from users' last two items, so they rank other users
+    overrides = f"rerank.user_split=inductive {options.set} rerank.n_reranked={options.candidates}"
+    overrides += f" rerank.max_users={TRAINED}"
     config = load_config(options.data, options.base, overrides)
     sequences, items = local_tables(config.data)
     asked = requests(config, sequences, options.users)
