@@ -91,13 +91,18 @@ class MeanState(nn.Module):
         return F.normalize(sums, dim=1).cpu()  # no division by the number of tokens is needed
 
 
-@functools.cache
 def identity(config: ContentConfig) -> str:
     """A short name of what the vectors depend on: the model's files, its layers, the tokens read, and the engine."""
-    settings = transformers.AutoConfig.from_pretrained(weights.resolve(config.reader))
+    settings = _settings(config.reader)
     engine = int8_fingerprint() if _is_encoder(settings) and int8_available() else "torch"
     short = hashlib.sha256(engine.encode()).hexdigest()[:6]
     return f"{weights.digest(config.reader)[:16]}-{config.layers}-{config.max_tokens}-{short}"
+
+
+@functools.cache
+def _settings(reader: str) -> Any:
+    """The configuration of a reader's model; a job asks for it ten times."""
+    return transformers.AutoConfig.from_pretrained(weights.resolve(reader))
 
 
 def _is_encoder(settings: Any) -> bool:
