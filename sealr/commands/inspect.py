@@ -51,7 +51,7 @@ def inspect(
         text = write_yaml(findings, location, query, seen.core)
         print("\nRows as they are read, with users and texts cut short:")
         print("\n".join(f"  {example}" for example in seen.examples))
-        print(f"{seen.told()[0].upper()}{seen.told()[1:]}")
+        print(f"{seen.summary()[0].upper()}{seen.summary()[1:]}")
     if out:
         Path(out).write_text(text, encoding="utf-8")
     print(f"\nWrote {out}. Check it, then: sealr run --data {out}" if out else f"\n{text}")

@@ -69,8 +69,8 @@ def check(data: Data = "demo", base: Base = "smollm2-135m", settings: Set = NOTH
         seen = preview(config, path)
         if not seen.examples or (seen.whole and seen.core < config.k_core):
             why = f"with data.k_core={config.k_core} none is left" if seen.examples else "all are rejected"
-            raise ValueError(f"{path}: {seen.told()}; {why}")
-        print(f"ok: {path.name}: {seen.told()}")
+            raise ValueError(f"{path}: {seen.summary()}; {why}")
+        print(f"ok: {path.name}: {seen.summary()}")
 
 
 @app.command(epilog="Example: sealr doctor --data my-shop.yaml")

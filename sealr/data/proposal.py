@@ -47,7 +47,7 @@ class Preview:
     core: int  # the largest of CORES that leaves reviews
     whole: bool  # whether the file has no more rows
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """How many rows were read, and what is rejected for which reason."""
         bad = ", ".join(f"{reason} ({n:,})" for reason, n in self.rejected.most_common()) or "none"
         return f"{'all' if self.whole else 'the first'} {self.read:,} rows read, rejected: {bad}"
