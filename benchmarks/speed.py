@@ -1,12 +1,13 @@
-"""Compares SASRec here with SASRec in RecBole 1.2.1: same machine, shape and number of threads, in turns.
+"""Compares SASRec here with SASRec in RecBole and in RecTools: same machine, shape and number of threads, in turns.
 
-    python3.11 -m venv <folder> && <folder>/bin/pip install -r benchmarks/recbole/requirements.txt
+    python3.11 -m venv <folder> && <folder>/bin/pip install -r benchmarks/peers/recbole.txt
     SEALR_DATA=<folder with sequences/> python -m benchmarks.speed --recbole-python <folder>/bin/python
 
-Prints Markdown: seconds per epoch, predictions and ranked users per second, peak memory (each side in its own process)
-and ratios. Then it prints how far an epoch is from the arithmetic limit, and the time of each part. Both sides train on
-every prefix with cross-entropy over the catalogue, with about the same number of predictions per step. Without
-``--full``, RecBole runs a share of its batches and its epoch is extrapolated; ours always runs a whole epoch.
+``--rectools-python`` does the same for RecTools (``rectools.txt``); either or both may be given. Prints Markdown:
+seconds per epoch, predictions and ranked users per second, peak memory (each side in its own process) and ratios. Then
+it prints how far an epoch is from the arithmetic limit, and the time of each part. All sides train on every prefix with
+cross-entropy over the catalogue, with the same dropout and about the same number of predictions per step. Without
+``--full``, a peer runs a share of its batches and its epoch is extrapolated; ours always runs a whole epoch.
 """
 
 from __future__ import annotations
@@ -20,19 +21,18 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.machine import ROOT, child, child_of, gemm_gflops, peak_mb, processor
+from benchmarks.machine import ROOT, child, child_of, gemm_gflops, peak_mb
+from benchmarks.speed_report import PARTS, report
 from sealr.config import load_config
 from sealr.data.download import data_dir
 from sealr.data.sequences import SequenceError, Sequences
 from sealr.evaluate.metrics import hit_rate, ndcg
-from sealr.evaluate.statistics import paired_bootstrap
 from sealr.pipeline.dryrun import local_tables
 from sealr.retrieve.batches import Batches
 from sealr.retrieve.candidates import target_ranks
@@ -42,24 +42,27 @@ from sealr.retrieve.retriever import Retriever, device, load, popularity
 from sealr.retrieve.train import NextItem, train
 from sealr.settings import RetrieveConfig
 
-RECBOLE = ROOT / "benchmarks" / "recbole" / "run.py"
+PEERS = ROOT / "benchmarks" / "peers"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("--recbole-python", type=Path, required=True, help="Python of the environment with RecBole")
+    for peer in ("RecBole", "RecTools"):
+        option(f"--{peer.lower()}-python", type=Path, help=f"Python of the environment with {peer}")
     option("--sequences", type=Path, default=data_dir() / "sequences" / "Beauty.txt.gz")
     option("--data", help="reviews of a configuration instead of --sequences, e.g. amazon-musical-instruments")
     option("--rounds", type=int, default=3, help="turns of each side; the report shows medians")
-    option("--share", type=float, default=0.2, help="share of the batches of RecBole's epoch to run")
-    option("--full", action="store_true", help="run whole epochs of RecBole")
-    option("--accuracy", type=int, default=0, help="also train both to early stopping, this many epochs at most")
+    option("--share", type=float, default=0.2, help="share of the batches of a peer's epoch to run")
+    option("--full", action="store_true", help="run whole epochs of the peers")
+    option("--accuracy", type=int, default=0, help="also train all sides to early stopping, this many epochs at most")
     option("--start", choices=("random", "cooccurrence"), default="random", help="item embeddings with --accuracy")
     option("--batch-size", type=int, default=2048, help="predictions per step")
     option("--threads", type=int, default=torch.get_num_threads())
     option("--json", type=Path, help="file for all figures")
     arguments = parser.parse_args()
+    if not (arguments.recbole_python or arguments.rectools_python):
+        parser.error("nothing to compare with: give --recbole-python, --rectools-python or both")
     if arguments.data:
         with tempfile.TemporaryDirectory() as folder:
             compare(arguments, sequences_file(arguments.data, Path(folder)))
@@ -77,24 +80,30 @@ def sequences_file(data: str, folder: Path) -> Path:
 
 
 def compare(arguments: argparse.Namespace, path: Path) -> None:
-    """Runs both sides on one file and prints the report."""
-    load_before = os.getloadavg()[0]  # other jobs make both sides' figures unreliable
-    sequences = str(path)
-    ours = {"sequences": sequences, "predictions": arguments.batch_size}
-    theirs = ["--sequences", sequences, "--batch-size", str(arguments.batch_size), "--threads", str(arguments.threads)]
-    theirs += ["--full"] if arguments.full else ["--share", str(arguments.share)]
-    results: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
-    for turn in range(arguments.rounds):
-        how = ["--accuracy", str(arguments.accuracy), "--seed", str(turn)]
-        results["theirs"].append(
-            child([str(arguments.recbole_python.absolute()), str(RECBOLE), *theirs, *how], arguments.threads)
-        )
-        task = {"what": "speed", "accuracy": arguments.accuracy, "seed": turn, "start": arguments.start} | ours
-        results["ours"].append(child_of("benchmarks.speed", task, arguments.threads))
+    """Runs all sides on one file and prints the report."""
+    load_before = os.getloadavg()[0]  # other jobs make all figures unreliable
+    ours = {"sequences": str(path), "predictions": arguments.batch_size}
+    options = ["--sequences", str(path), "--batch-size", str(arguments.batch_size)]
+    options += ["--threads", str(arguments.threads), "--dropout", str(RetrieveConfig().dropout)]
+    options += ["--full"] if arguments.full else ["--share", str(arguments.share)]
+    pythons = {"recbole": arguments.recbole_python, "rectools": arguments.rectools_python}
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(arguments.rounds):
+        task = {"what": "speed", "accuracy": arguments.accuracy, "seed": seed, "start": arguments.start} | ours
+        made = [child_of("benchmarks.speed", task, arguments.threads)]
+        for peer, python in pythons.items():
+            if python:
+                how = ["--accuracy", str(arguments.accuracy), "--seed", str(seed)]
+                command = [str(python.absolute()), str(PEERS / f"{peer}_sasrec.py"), *options, *how]
+                made.append(child(command, arguments.threads))
+        for result in made:
+            results.setdefault(result["system"], []).append(result)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(results, indent=1))
     profile = child_of("benchmarks.speed", {"what": "profile"} | ours, arguments.threads)
     if arguments.json:
         arguments.json.write_text(json.dumps(results | {"profile": profile}, indent=1))
-    print(report(results["ours"], results["theirs"], profile, load_before))
+    print(report(results, profile, load_before))
 
 
 def worker(task: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +189,9 @@ def accurate(sequences: Sequences, config: RetrieveConfig, epochs: int) -> dict[
     """Test metrics after training with RecBole's early stopping: validation after every epoch, patience of ten."""
     config = replace(config, epochs=epochs, eval_every=1, patience=10, exclude_seen=False)
     with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
         output = train(config, sequences, Path(folder))
+        seconds = time.perf_counter() - started
         ranks = target_ranks(load(Path(folder)), sequences, "test", exclude_seen=False)
     test = {f"hit@{k}": float(hit_rate(ranks, k).mean()) for k in (5, 10)} | {
         f"ndcg@{k}": float(ndcg(ranks, k).mean()) for k in (5, 10)
@@ -188,6 +199,8 @@ def accurate(sequences: Sequences, config: RetrieveConfig, epochs: int) -> dict[
     users = [sequences.users[u] for u in sequences.split("test").users]
     return {
         "epochs": int(output.metrics["epochs"]),
+        "valid": output.metrics["valid_ndcg@10"],
+        "seconds_training": seconds,
         "test": test,
         "ranks": dict(zip(users, ranks.tolist(), strict=True)),
     }
@@ -221,9 +234,6 @@ def profile(sequences: Sequences, config: RetrieveConfig) -> dict[str, Any]:
     return {"parts": parts, "flops": flops(config, lengths, sequences.n_items), "gflops": gemm_gflops()}
 
 
-PARTS = ("data", "encoder forward", "loss with its gradients", "encoder backward", "optimizer")
-
-
 def flops(config: RetrieveConfig, lengths: np.ndarray, n_items: int) -> dict[str, float]:
     """Multiplications and additions in an epoch's matrix products, by part; padding needs none."""
     d, positions = config.hidden, int(lengths.sum())
@@ -233,90 +243,6 @@ def flops(config: RetrieveConfig, lengths: np.ndarray, n_items: int) -> dict[str
         "loss": 3 * 2.0 * positions * n_items * d,  # logits, and both gradients
         "encoder": 3 * 2.0 * (positions * weights + attention),  # forward, and backward twice
     }
-
-
-def report(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], profile: dict[str, Any], load: float) -> str:
-    names = {
-        "seconds_epoch": "seconds per epoch",
-        "predictions_second": "predictions per second",
-        "users_second": "users ranked per second",
-        "training_peak_mb": "peak MB in training",
-        "peak_mb": "peak MB in total",
-    }
-    lines = [
-        f"{len(ours)} turns of each side: median (lowest to highest). {ours[0]['threads']} threads, "
-        f"torch {ours[0]['torch']}, {processor()}, load average before the start {load:.1f}.",
-        f"Parameters: {ours[0]['parameters']:,} and {theirs[0]['parameters']:,}. Predictions per epoch: "
-        f"{ours[0]['predictions']:,} and {theirs[0]['predictions']:,}.",
-        "",
-        f"| | SEALR | {theirs[0]['system']} | ratio |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for key, name in names.items():
-        mine, other = ([result[key] for result in results] for results in (ours, theirs))
-        more = key.endswith("_second")
-        ratio = median(mine) / median(other) if more else median(other) / median(mine)
-        lines.append(f"| {name} | {spread(mine)} | {spread(other)} | {ratio:.1f} |")
-    share = theirs[0]["timed_share"]
-    if share < 1:
-        lines += ["", f"RecBole's epoch is extrapolated from {share:.0%} of its predictions."]
-    if "test" in ours[-1]:
-        lines += [
-            "",
-            "| to early stopping | epochs | " + " | ".join(ours[-1]["test"]) + " |",
-            "| --- |" + " ---: |" * 5,
-        ]
-        for results in (ours, theirs):
-            values = " | ".join(
-                f"{np.mean([result['test'][name] for result in results]):.4f}" for name in ours[-1]["test"]
-            )
-            lines.append(
-                f"| {results[0]['system']} | {', '.join(str(result['epochs']) for result in results)} | {values} |"
-            )
-        lines += ["", *differences(ours, theirs)]
-    work, rate, parts = profile["flops"], profile["gflops"], profile["parts"]
-    limit, whole = sum(work.values()) / rate / 1e9, sum(parts.values())
-    lines += [
-        "",
-        f"An epoch's matrix products are {work['loss'] / 1e9:.0f} + {work['encoder'] / 1e9:.0f} GFLOP (loss + "
-        f"encoder). At the {rate:.0f} GFLOP/s of a 1024 x 1024 product they take {limit:.1f} s; "
-        f"the profiled epoch took {whole:.1f} s, {whole / limit:.1f} times that.",
-        "",
-        "| part | seconds | share | at the limit |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    limits = {
-        "encoder forward": work["encoder"] / 3,
-        "encoder backward": work["encoder"] * 2 / 3,
-        "loss with its gradients": work["loss"],
-    }
-    for part, seconds in parts.items():
-        bound = f"{limits[part] / rate / 1e9:.1f}" if part in limits else "-"
-        lines.append(f"| {part} | {seconds:.1f} | {seconds / whole:.0%} | {bound} |")
-    return "\n".join(lines)
-
-
-def differences(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[str]:
-    """Means over seeds, ours minus theirs, with 95 % intervals over users. Raises KeyError if the users differ."""
-    lines = []
-    for name, metric in (("HR@10", hit_rate), ("NDCG@10", ndcg)):
-        users = list(ours[0]["ranks"])
-        sides = [[metric(np.array([r["ranks"][u] for u in users]), 10) for r in results] for results in (ours, theirs)]
-        mean, low, high = paired_bootstrap(*(np.mean(side, axis=0) for side in sides))
-        lines.append(
-            f"{name}, SEALR minus RecBole: {mean:+.4f} ({low:+.4f} to {high:+.4f}), "
-            f"{len(ours)} seeds, {len(users):,} users"
-        )
-    return lines
-
-
-def spread(values: list[float]) -> str:
-    def show(value: float) -> str:
-        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-    return (
-        f"{show(median(values))} ({show(min(values))} to {show(max(values))})" if len(values) > 1 else show(values[0])
-    )
 
 
 if __name__ == "__main__":

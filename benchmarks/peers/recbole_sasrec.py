@@ -1,6 +1,6 @@
-"""Times RecBole's SASRec and prints one JSON object. Runs in RecBole's environment (requirements.txt), without sealr.
+"""Times RecBole's SASRec and prints one JSON object. Runs in RecBole's environment (recbole.txt), without sealr.
 
-    <python with recbole> benchmarks/recbole/run.py --sequences Beauty.txt.gz --share 0.05
+    <python with recbole> benchmarks/peers/recbole_sasrec.py --sequences Beauty.txt.gz --share 0.05
 
 An epoch is a pass of RecBole's own trainer and data loader over all prefixes of the training part (131,413 predictions
 on Beauty). ``--share`` runs only that share of the batches and extrapolates the seconds of an epoch by the number of
@@ -10,11 +10,9 @@ predictions; ``--full`` runs one whole epoch. Validation and checkpoints are not
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -23,27 +21,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from common import parser, peak_mb, sequences
+
 NAME = "sequences"  # of the data set: RecBole wants a folder and a file of this name
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--sequences", type=Path, required=True, help="text file with a line a user: user item item ...; may be .gz"
-    )
-    parser.add_argument("--share", type=float, default=0.05, help="share of an epoch's batches that is timed")
-    parser.add_argument("--full", action="store_true", help="time one whole epoch instead")
-    parser.add_argument(
-        "--accuracy", type=int, default=0, metavar="EPOCHS", help="also train to early stopping, at most so long"
-    )
-    parser.add_argument("--hidden", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--heads", type=int, default=1)
-    parser.add_argument("--max-len", type=int, default=50)
-    parser.add_argument("--batch-size", type=int, default=2048, help="predictions a step")
-    parser.add_argument("--threads", type=int, default=0, help="0: as PyTorch chooses")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parser(__doc__).parse_args()
     path = arguments.sequences.resolve()
     started = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
@@ -60,13 +44,9 @@ def main() -> None:
 def write_atomic_file(path: Path, folder: Path) -> None:
     """Writes ``<folder>/sequences/sequences.inter``: user, item, and the position in the sequence as the time."""
     (folder / NAME).mkdir()
-    with (
-        gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as source,
-        open(folder / NAME / f"{NAME}.inter", "w") as out,
-    ):
+    with open(folder / NAME / f"{NAME}.inter", "w") as out:
         out.write("user_id:token\titem_id:token\ttimestamp:float\n")
-        for line in source:
-            user, *items = line.split()
+        for user, items in sequences(path):
             out.writelines(f"{user}\t{item}\t{place}\n" for place, item in enumerate(items))
 
 
@@ -105,6 +85,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "seed": arguments.seed,
         "epochs": max(arguments.accuracy, 1),
     }
+    if arguments.dropout is not None:
+        settings |= {"hidden_dropout_prob": arguments.dropout, "attn_dropout_prob": arguments.dropout}
     argv, sys.argv = sys.argv, sys.argv[:1]  # RecBole reads the command line, and warns about what it does not know
     config = Config(model="SASRec", dataset=NAME, config_dict=settings)
     sys.argv = argv
@@ -140,10 +122,14 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if arguments.accuracy:
         init_seed(config["seed"], config["reproducibility"])
         trainer = Trainer(config, SASRec(config, train_data.dataset).to(config["device"]))
-        trainer.fit(train_data, valid_data, verbose=False)
+        started = time.perf_counter()
+        best, _ = trainer.fit(train_data, valid_data, verbose=False)
+        seconds = time.perf_counter() - started
         test = trainer.evaluate(test_data, load_best_model=True)
         result |= {
             "epochs": len(trainer.train_loss_dict),
+            "valid": float(best),
+            "seconds_training": seconds,
             "test": {name.lower(): float(value) for name, value in test.items()},
         }
         result["ranks"] = ranks(trainer, test_data)
@@ -164,11 +150,6 @@ def ranks(trainer: Any, test_data: Any) -> dict[str, int]:
             users = test_data.dataset.id2token("user_id", interaction["user_id"][row].cpu().numpy())
             found |= {str(user): int(rank) for user, rank in zip(users, place, strict=True)}
     return found
-
-
-def peak_mb() -> float:
-    """Peak memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Counted:
