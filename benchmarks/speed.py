@@ -48,8 +48,8 @@ PEERS = ROOT / "benchmarks" / "peers"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    for peer in ("RecBole", "RecTools"):
-        option(f"--{peer.lower()}-python", type=Path, help=f"Python of the environment with {peer}")
+    option("--recbole-python", type=Path, help="Python of the environment with RecBole")
+    option("--rectools-python", type=Path, help="Python of the environment with RecTools")
     option("--sequences", type=Path, default=data_dir() / "sequences" / "Beauty.txt.gz")
     option("--data", help="reviews of a configuration instead of --sequences, e.g. amazon-musical-instruments")
     option("--rounds", type=int, default=3, help="turns of each side; the report shows medians")
