@@ -135,10 +135,10 @@ def _unknown(values: dict[str, Any], section: str) -> Iterator[str]:
     """A sentence for each name in ``values`` that is not a setting, also within the parts of a fusion."""
     for name, value in flatten(values, section).items():
         parents = [name.rsplit(".", depth)[0] for depth in range(name.count(".") + 1)]
-        if name == "retrieve.parts" and isinstance(value, (list, tuple)):
+        if name in ("retrieve.parts", "retrieve.teacher") and isinstance(value, (list, tuple)):
             for number, part in enumerate(value):
                 mistakes = _unknown(part, "retrieve.") if isinstance(part, dict) else ()
-                yield from (f"retrieve.parts[{number}]: {mistake}" for mistake in mistakes)
+                yield from (f"{name}[{number}]: {mistake}" for mistake in mistakes)
         elif any(known == parent or known.startswith(f"{name}.") for known in _names() for parent in parents):
             continue
         elif name in RENAMED:

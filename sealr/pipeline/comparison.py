@@ -23,13 +23,18 @@ from sealr.pipeline.job import Job
 from sealr.pipeline.retrievers import timely, train_retriever
 from sealr.pipeline.stages import through_evaluation
 from sealr.rerank.rerank import GLAD
-from sealr.retrieve.models.fusion import parts_of
+from sealr.retrieve.models.fusion import built_on, parts_of
 from sealr.settings import RetrieveConfig
 
 RANKS = {FULL: "test_ranks.npy", KEPT: "test_ranks_kept.npy", INJECTED: "test_ranks.npy"}  # files of a retriever
 SHARE = r" FT\d+"  # in the name of a system: the share of the users that the paper fine-tunes on
 APART = 100  # between the seeds of equal parts; replicates have seeds below it, so none trains another's part
-NOT_SETTINGS = ("seeds", "parts", "best_part")  # keys of a retriever's mapping that are not settings of `retrieve`
+NOT_SETTINGS = (
+    "seeds",
+    "parts",
+    "teacher",
+    "best_part",
+)  # keys of a retriever's mapping that are not settings of `retrieve`
 
 
 @dataclass(frozen=True)
@@ -119,21 +124,22 @@ def retriever_config(base: RetrieveConfig, name: str, systems: dict[str, Any], s
         others = [{"seed": seeded.seed + APART * count} if count else {} for count in earlier]
         own = tuple(plain[part] | other for part, other in zip(parts, others, strict=True))
         settings = settings | {"model": "fusion", "parts": own}
-    elif settings.get("model", "fusion") != "fusion":
-        settings = settings | {"parts": ()}  # so that a part of the configuration's fusion is trained once
+    elif settings.get("model", "fusion") != "fusion":  # so that a part of the configuration's fusion is trained once
+        teacher = tuple(plain[part] for part in systems[name].get("teacher", ()))
+        settings = settings | {"parts": (), "teacher": teacher}
     return from_dict(RetrieveConfig, merged(to_dict(seeded), settings), f"settings of {name}")
 
 
 def _run_retriever(bench: Bench, system: str, seed: int | None) -> list[Run]:
     job, own = bench.job, {k: v for k, v in bench.spec.systems.items() if not isinstance(v, str)}
     config, pool = retriever_config(job.config.retrieve, system, own, seed), job.config.rerank.n_reranked
-    parts = [train_retriever(job, part, bench.reviews, bench.labels) for part in parts_of(config)]
-    if parts and own[system].get("best_part"):
-        made = max(parts, key=lambda part: part.metrics["valid_ndcg@10"])
+    before = [train_retriever(job, each, bench.reviews, bench.labels) for each in built_on(config)]
+    if before and own[system].get("best_part"):
+        made = max(before, key=lambda part: part.metrics["valid_ndcg@10"])
         seconds, note = made.seconds, str(made.config["model"])
     else:
         made = train_retriever(job, config, bench.reviews, bench.labels, system)
-        seconds, note = made.seconds + sum(part.seconds for part in parts), ""
+        seconds, note = made.seconds + sum(each.seconds for each in before), ""
     bench.trained.setdefault(system, made)
     covered = made.metrics["coverage@10"] if bench.everybody else np.nan
     ranks = {protocol: bench.ranks(made, protocol) for protocol in bench.spec.protocols if protocol in RANKS}
@@ -162,7 +168,7 @@ def _run_chain(bench: Bench, system: str, seed: int | None) -> list[Run]:
     def items(ranker: str, split: str) -> np.ndarray:
         return list_matrix(lists, ranker, split, bench.users, sequences)  # (N, C)
 
-    retrievers = [config.retrieve, *parts_of(config.retrieve)]
+    retrievers = [config.retrieve, *built_on(config.retrieve)]
     trained = [train_retriever(job, each, made["reviews"], made["labels"]) for each in retrievers]
     seconds = sum(stage.seconds for stage in (*trained, adapter, rankings))
     pools = items(RETRIEVER, "injected")

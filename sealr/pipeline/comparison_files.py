@@ -5,8 +5,8 @@ A file's top level holds for all its data sets, and an entry of ``data`` is merg
 
 * a string: settings of the whole chain with an LLM. It gives two rows, the LLM alone and fused with the retriever.
 * a mapping: settings of the section ``retrieve`` for one retriever, over those of the configuration. Beside them it may
-  hold ``seeds``; ``parts``, names of systems to fuse, where a repeated name is another seed of it; or
-  ``best_part: true``, the part with the best validation.
+  hold ``seeds``; ``parts``, names of systems to fuse, where a repeated name is another seed of it; ``teacher``, names
+  of the systems whose fusion teaches it; or ``best_part: true``, the part with the best validation.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,10 @@ from sealr.pipeline.job import Job
 from sealr.pipeline.registering import is_placebo
 from sealr.pipeline.texts import reading_parts
 from sealr.rerank.plan import Plan, Rates, busy_seconds
-from sealr.retrieve.models.fusion import parts_of
+from sealr.retrieve.models import build
+from sealr.retrieve.models.fusion import built_on, parts_of, teacher_of
+from sealr.retrieve.retriever import Retriever, device, popularity
+from sealr.retrieve.taught import Teacher
 from sealr.retrieve.train import train
 from sealr.settings import VECTOR_MODELS, Config, ContentConfig, LabelConfig, RetrieveConfig
 
@@ -77,13 +81,15 @@ def forecast(
     reading = read_texts(texts, config.content) if reads or reading_parts(config.retrieve) else TextRates(0, 0)
     if config.satisfaction.model != "none":
         stages.append(_of_texts("satisfaction", texts if reads else [], reading, "read"))
-    parts = parts_of(config.retrieve) or [config.retrieve]
-    epochs = {part.model: epoch_seconds(part, sequences, rates) for part in parts}
-    trained: list[tuple[str, RetrieveConfig]] = [(part.model, part) for part in parts]
+    parts = [each for each in (*built_on(config.retrieve), config.retrieve) if each.model != "fusion"]
+    named = [(f"{part.model}, taught" if part.teacher else part.model, part) for part in parts]
+    epochs = {name: epoch_seconds(part, sequences, rates) for name, part in named}
+    trained: list[tuple[str, RetrieveConfig]] = list(named)
     if first := reading_parts(config.retrieve)[:1]:
-        trained += [(f"{first[0].model}, {choice}", first[0]) for choice in ("content none", "content shuffled")]
+        reader = next(name for name, part in named if part == first[0])
+        trained += [(f"{reader}, {choice}", first[0]) for choice in ("content none", "content shuffled")]
         stages.append(Expected("content", reading.load + RUN, f"vectors of {sequences.n_items:,} items"))
-    stages += [_training(f"retriever {name}", part, epochs[part.model]) for name, part in trained]
+    stages += [_training(f"retriever {name}", part, epochs[name.partition(", content")[0]]) for name, part in trained]
     ranking = max(epochs.values()) * RANKINGS
     stages.append(Expected("candidates", ranking + CHECKS, f"{config.retrieve.n_retrieved} items per user and split"))
     stages.append(Expected("finetune", LLM_LOAD + 3600 * llm.hours, f"at most {config.rerank.epochs} epochs (below)"))
@@ -95,7 +101,7 @@ def forecast(
     stages.append(Expected("evaluate", EVALUATION, "metrics and intervals"))
     if is_placebo(config):
         return stages  # controls are neither refitted nor registered
-    stages += [_training(f"refit-retriever {part.model}", part, epochs[part.model], refit=True) for part in parts]
+    stages += [_training(f"refit-retriever {name}", part, epochs[name], refit=True) for name, part in named]
     if config.satisfaction.model != "none":
         stages.append(Expected("refit-satisfaction", RUN, "if satisfaction gets a weight; texts are kept"))
     stages.append(Expected("refit-finetune", LLM_LOAD + 3600 * refit.hours, "if the LLM gets a weight"))
@@ -142,9 +148,23 @@ def epoch_seconds(config: RetrieveConfig, sequences: Sequences, rates: Rates) ->
         marks.append(busy_seconds())
 
     short = replace(config, epochs=1 + gap, eval_every=gap, patience=gap)
+    teacher = _untrained(config, some)
     with tempfile.TemporaryDirectory() as folder:
-        train(short, some, Path(folder), on_epoch, content, felt)
+        train(short, some, Path(folder), on_epoch, content, felt, teacher=teacher)
     return (marks[-1] - marks[0]) / (len(marks) - 1) * len(sequences) / users  # the first epoch warms up
+
+
+def _untrained(config: RetrieveConfig, sequences: Sequences) -> Teacher | None:
+    """A teacher that knows nothing but takes as long as another."""
+    fused = teacher_of(config)
+    if fused is None:
+        return None
+    contents = [
+        torch.randn(sequences.n_items + 1, WIDTH) if part.content != "none" else None for part in parts_of(fused)
+    ]
+    model: Any = build(fused, sequences.n_items, contents).to(device()).eval()
+    model.weights.fill_(1.0)
+    return Teacher(Retriever(fused, sequences.items, model, popularity(sequences)), 1.0)
 
 
 def expected_epochs(config: RetrieveConfig, refit: bool = False) -> int:

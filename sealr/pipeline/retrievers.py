@@ -18,13 +18,14 @@ from sealr.content.readers import identity as reader_identity
 from sealr.content.vectors import text_vectors, vector_parts
 from sealr.data.manifest import CHECKPOINT, Manifest, StageResult, run_stage, state_dir
 from sealr.data.sequences import Sequences
-from sealr.data.tables import read_json, read_table
+from sealr.data.tables import read_json, read_table, write_json
 from sealr.evaluate.metrics import coverage
 from sealr.pipeline.inputs import job_sequences, read_feelings, read_sequences, retriever_sequences, split_settings
 from sealr.pipeline.job import Job
 from sealr.retrieve.candidates import ranks_and_lists, target_ranks
 from sealr.retrieve.fusion import fuse
-from sealr.retrieve.models.fusion import parts_of, reads_feelings
+from sealr.retrieve.models.fusion import parts_of, reads_feelings, teacher_of
+from sealr.retrieve.taught import Teacher, find_sharpness
 from sealr.retrieve.timely import timely_ranks
 from sealr.retrieve.train import load, train
 from sealr.settings import Content, RetrieveConfig
@@ -37,7 +38,10 @@ SHARED_CODE = (
     "data/sequences.py",
     "emotion/feelings.py",
     "evaluate/metrics.py",
-    *(f"retrieve/{name}.py" for name in ("train", "batches", "loss", "start", "candidates", "index", "retriever")),
+    *(
+        f"retrieve/{name}.py"
+        for name in ("train", "batches", "loss", "start", "taught", "candidates", "index", "retriever")
+    ),
     *(f"retrieve/models/{name}.py" for name in ("__init__", "base", "embedding", "layers", "neighbours", "popularity")),
     "retrieve/models/fusion.py",
 )
@@ -46,15 +50,25 @@ FUSION_CODE = ("retrieve/fusion.py", "evaluate/crossfit.py", "evaluate/statistic
 
 @dataclass(frozen=True)
 class Twin:
-    """What validation chose for the evaluated retriever: epochs of it or of each part, and the weights of the parts."""
+    """What validation chose for the evaluated retriever.
+
+    epochs: of it or of each part. weights: of the parts. teacher, sharpness: of a network with a teacher.
+    """
 
     epochs: tuple[int, ...]
     weights: tuple[float, ...] = ()
+    teacher: Twin | None = None
+    sharpness: float = 0.0
 
     @classmethod
     def read(cls, trained: Manifest) -> Twin:
-        values = read_json(trained.path("retriever.json"))
-        return cls(tuple(values["epochs"]), tuple(values.get("weights", ())))
+        return cls.of(read_json(trained.path("retriever.json")))
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Twin:
+        """From the values of ``retriever.json``."""
+        teacher, sharpness = values.get("teacher"), values.get("sharpness", 0.0)
+        return cls(tuple(values["epochs"]), tuple(values.get("weights", ())), teacher and cls.of(teacher), sharpness)
 
     def part(self, number: int) -> Twin:
         return Twin(self.epochs[number : number + 1])
@@ -68,7 +82,7 @@ def train_retriever(
     name: str = "",
     twin: Twin | None = None,
 ) -> Manifest:
-    """Trains the retriever of ``config``, the parts of a fusion first, and ranks everybody's valid and test targets.
+    """Trains the retriever of ``config``, its parts or its teacher first, and ranks everybody's valid and test targets.
 
     labels: needed where the retriever or one of its parts reads sentiments. name: of the MLflow run. twin: what a refit
     takes over; it ranks no targets, because it has learned them. Raises ValueError when labels are needed and missing.
@@ -78,9 +92,13 @@ def train_retriever(
         train_retriever(job, part, reviews, labels, twin=twin and twin.part(number))
         for number, part in enumerate(parts_of(config))
     ]
+    teaching = teacher_of(config)
+    teacher = train_retriever(job, teaching, reviews, labels, "teacher", twin and twin.teacher) if teaching else None
     name = name or config.model
     with tracking.stage(f"{job.named('retriever')} {name}", job.run_id, config):
         inputs = {"reviews": reviews} | {f"part{i}": part for i, part in enumerate(parts)}
+        if teacher:
+            inputs["teacher"] = teacher
         if reads_feelings(config):
             if labels is None:
                 raise ValueError(
@@ -100,7 +118,10 @@ def train_retriever(
                 weights = list(twin.weights) if twin else None
                 trained = fuse(config, [load(part.folder) for part in parts], learned, folder, felt, weights)
             else:
-                trained = train(config, learned, folder, tracking.log_epoch, content, felt, stop)
+                lessons = _teacher(teacher, learned, twin)
+                trained = train(config, learned, folder, tracking.log_epoch, content, felt, stop, lessons)
+            if teacher and lessons:
+                _note_teacher(folder, teacher, lessons)
             ranked = {} if twin else _write_ranks(folder, sequences, felt)
             return StageResult(trained.rows, trained.metrics | ranked)
 
@@ -110,6 +131,22 @@ def train_retriever(
         manifest = run_stage(job.named("retriever"), job.name, settings, inputs, code, work)
         tracking.log_manifest(manifest, {"retriever.json": "", "history.json": ""})
         return manifest
+
+
+def _teacher(trained: Manifest | None, sequences: Sequences, twin: Twin | None) -> Teacher | None:
+    """The trained fusion as a teacher, as sharp as the twin's."""
+    if trained is None:
+        return None
+    retriever = load(trained.folder)
+    return Teacher(retriever, twin.sharpness if twin else find_sharpness(retriever, sequences))
+
+
+def _note_teacher(folder: Path, trained: Manifest, teacher: Teacher) -> None:
+    """Keeps in ``retriever.json`` what a refit takes over of the teacher."""
+    taught = read_json(trained.path("retriever.json"))
+    kept = {name: taught[name] for name in ("epochs", "weights")}
+    values = read_json(folder / "retriever.json") | {"teacher": kept, "sharpness": teacher.sharpness}
+    write_json(values, folder / "retriever.json")
 
 
 def timely(job: Job, config: RetrieveConfig, reviews: Manifest, trained: Manifest, labels: Manifest | None) -> Manifest:

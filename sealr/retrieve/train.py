@@ -27,6 +27,7 @@ from sealr.retrieve.loss import binary_loss, sampled_loss, softmax_loss
 from sealr.retrieve.models import build
 from sealr.retrieve.retriever import Retriever, device, load, popularity, save
 from sealr.retrieve.start import cooccurrence_embeddings
+from sealr.retrieve.taught import Teacher
 from sealr.settings import RetrieveConfig
 from sealr.trainer import OnEpoch, Trainer, TrainerOptions
 
@@ -43,14 +44,15 @@ def train(
     content: Tensor | None = None,
     feelings: np.ndarray | None = None,
     stop: int | None = None,
+    teacher: Teacher | None = None,
 ) -> StageResult:
     """Trains on the train split, keeps the weights with the best validation NDCG@10 over all items, and writes them.
 
     folder: receives the files that ``load`` reads, and ``history.json``. A folder with a checkpoint of the same
     configuration and data resumes from it. content: (n_items + 1, C) as `Profiles.table` makes it. feelings:
     (interactions, 2) as ``sealr.emotion.feelings`` makes them. stop: train for so many epochs, without validation; a
-    counted model ignores the number. None: validation chooses. Raises ValueError when there is nothing to train or
-    validate on.
+    counted model ignores the number. None: validation chooses. teacher: of a configuration with one. Raises ValueError
+    when there is nothing to train or validate on, or the teacher is missing.
     """
     if config.model == "fusion":
         raise ValueError("a fusion is not trained itself: train its parts, then call sealr.retrieve.fusion.fuse")
@@ -67,7 +69,9 @@ def train(
             best = validate(retriever, sequences, feelings) if stop is None else {}
             save(retriever, folder, {"best": best})
             return StageResult(rows, {f"valid_{name}": value for name, value in best.items()})
-        task = NextItem(retriever, sequences, feelings)
+        if bool(config.teacher) != bool(teacher):
+            raise ValueError("a retriever is trained with the teacher of retrieve.teacher, and only with that")
+        task = NextItem(retriever, sequences, feelings, teacher)
         identity = {"config": to_dict(config), "data": _digest(sequences, feelings)}
         options = replace(trainer_options(config, len(task.training)), stop=stop or 0)
         progress = Trainer(task, options, folder / CHECKPOINT / "retriever.pt", identity).fit(on_epoch)
@@ -91,9 +95,15 @@ def validate(retriever: Retriever, sequences: Sequences, feelings: np.ndarray | 
 class NextItem:
     """The trainer's task: predict the next item at every position of a user's training items."""
 
-    def __init__(self, retriever: Retriever, sequences: Sequences, feelings: np.ndarray | None) -> None:
+    def __init__(
+        self,
+        retriever: Retriever,
+        sequences: Sequences,
+        feelings: np.ndarray | None,
+        teacher: Teacher | None = None,
+    ) -> None:
         self.retriever, self.model, self.config = retriever, retriever.model, retriever.config
-        self.sequences, self.feelings = sequences, feelings
+        self.sequences, self.feelings, self.teacher = sequences, feelings, teacher
         self.training = Batches(sequences, self.config, feelings)
         if self.config.item_init == "cooccurrence":
             with torch.no_grad():
@@ -102,11 +112,13 @@ class NextItem:
     def batches(self, epoch: int) -> Batches:
         return self.training
 
-    def loss(self, shard: tuple[Tensor | None, ...], batch: Any, epoch: int) -> tuple[Tensor, float]:
-        inputs = [None if t is None else t.to(self.retriever.device) for t in shard]
+    def loss(self, shard: tuple[Any, ...], batch: Any, epoch: int) -> tuple[Tensor, float]:
+        inputs: list[Any] = [None if t is None else t.to(self.retriever.device) for t in shard]
         hidden, targets = self.model.training_pairs(*inputs)  # (M, D), (M,)
         if self.config.loss == "softmax":
-            return softmax_loss(hidden, self.model.item_weights()[1:], targets - 1), len(targets)  # none for padding
+            value = softmax_loss(hidden, self.model.item_weights()[1:], targets - 1)  # none for padding
+            lesson = self.teacher.lesson(self.model, *inputs[:2]) if self.teacher else 0.0
+            return value + lesson, len(targets)
         sampling, n_items = SAMPLING_LOSSES[self.config.loss], len(self.retriever.items)
         value = sampling(hidden, self._rows, n_items, targets - 1, self.config.n_negatives)
         return value, len(targets)

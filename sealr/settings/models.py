@@ -42,6 +42,8 @@ class RetrieveConfig:
     ] = "sasrec"
     # Parts of a fusion: each lists its changes to this section, e.g. [{model: sasrec}, {model: ease}]
     parts: tuple[dict[str, Any], ...] = ()
+    # Parts, listed alike, of a fusion that teaches a neural model to order the catalogue (sealr/retrieve/taught.py)
+    teacher: tuple[dict[str, Any], ...] = ()
     hidden: int = Field(64, ge=4)  # embedding width d
     layers: int = Field(2, ge=1)  # blocks, or recurrent layers
     heads: int = Field(1, ge=1)  # attention heads; must divide hidden
@@ -85,6 +87,13 @@ class RetrieveConfig:
             )
         if self.hidden % self.heads:
             raise ValueError(f"retrieve.heads={self.heads} does not divide retrieve.hidden={self.hidden}")
+        if self.teacher and self.model not in VECTOR_MODELS:
+            raise ValueError(
+                f"retrieve.teacher teaches a neural retriever, and {self.model} is none; "
+                f"set retrieve.model to one of {', '.join(VECTOR_MODELS)}"
+            )
+        if self.teacher and (self.loss != "softmax" or self.sentiment != "none"):
+            raise ValueError("retrieve.teacher needs retrieve.loss=softmax and retrieve.sentiment=none")
         return self
 
 

@@ -16,7 +16,7 @@ from sealr.pipeline.comparison import Bench, open_bench, retriever_config, run_s
 from sealr.pipeline.comparison_files import merged_comparison, read_comparisons, select_names
 from sealr.pipeline.job import Job
 from sealr.rerank.rerank import FUSED, GLAD
-from sealr.retrieve.models.fusion import part_configs
+from sealr.retrieve.models.fusion import built_on, part_configs
 
 TABLES = ("retrievers", "sealr", "table2", "table3", "figure4")
 SPECS = [(name, data) for name in TABLES for data in read_comparisons(name)]
@@ -117,6 +117,17 @@ def test_a_part_named_again_has_another_seed_and_no_replicate_shares_one():
     assert seeds == [[0, 100, 200], [1, 101, 201], [2, 102, 202]]
     first = part_configs(made[1])[0]
     assert first == retriever_config(base, "SASRec", systems, 1)  # so the network of the row SASRec is used again
+
+
+def test_a_teacher_is_named_by_the_rows_it_fuses():
+    systems = {"near": {"model": "cooccurrence"}, "net": {"model": "bsarec", "hidden": 32, "seeds": 3}}
+    systems["taught"] = {"model": "sasrec", "hidden": 16, "epochs": 3, "teacher": ["net", "near"]}
+    base = load_config("demo").retrieve
+    made = retriever_config(base, "taught", systems, 1)
+    first, second, fused = built_on(made)
+    assert (made.model, made.hidden, fused.model, fused.seed) == ("sasrec", 16, "fusion", 1)
+    assert (first.model, first.hidden, first.epochs, second.model) == ("bsarec", 32, 3, "cooccurrence")
+    assert retriever_config(made, "net", systems, 1).teacher == ()  # a row has the teacher that it names
 
 
 def test_a_retriever_must_not_learn_what_everybody_is_evaluated_on():

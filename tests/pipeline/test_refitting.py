@@ -94,6 +94,18 @@ def test_settings_epochs_and_weights_are_those_of_the_twin(model):
     }
 
 
+def test_a_taught_network_is_refitted_with_a_refitted_teacher(fit):
+    own = {"retrieve.model": "sasrec", "retrieve.parts": [], "retrieve.teacher": SETTINGS["retrieve"]["parts"]}
+    made = fit(**own).manifests
+    twin, again = (read_json(made[name].path("retriever.json")) for name in ("candidates", "refit-retriever"))
+    assert twin["teacher"] == again["teacher"] and twin["sharpness"] == again["sharpness"] > 0
+    assert twin["epochs"] == again["epochs"] and len(twin["teacher"]["weights"]) == 2
+    served = load(made["refit-retriever"].folder)
+    place = served.items.index(SECOND) + 1
+    assert served.model.item_weights().shape == (served.popularity.size, 16), "one network is served"
+    assert served.score([["i03", FIRST]])[0].argmax() == place
+
+
 def test_an_equal_fit_refits_nothing_again(fit, model):
     again = fit()
     assert all(manifest.reused for manifest in again.manifests.values()) and "refit-retriever" in again.manifests

@@ -7,6 +7,7 @@ items of a row. Standardised scores of different kinds can be added, and a weigh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -89,6 +90,22 @@ def parts_of(config: RetrieveConfig) -> list[RetrieveConfig]:
     return part_configs(config) if config.model == "fusion" else []
 
 
+def teacher_of(config: RetrieveConfig) -> RetrieveConfig | None:
+    """The fusion that teaches a retriever, with the retriever's settings where its parts name no others."""
+    if not config.teacher:
+        return None
+    teacher = replace(config, model="fusion", parts=config.teacher, teacher=(), index="exact")
+    if reads_feelings(teacher):
+        raise ConfigError("retrieve.teacher: a teacher reads no sentiments: remove sentiment from its parts")
+    return teacher
+
+
+def built_on(config: RetrieveConfig) -> list[RetrieveConfig]:
+    """The retrievers that are trained before this one: its parts, or its teacher after the teacher's parts."""
+    teacher = teacher_of(config)
+    return [*parts_of(teacher), teacher] if teacher else parts_of(config)
+
+
 def reads_feelings(config: RetrieveConfig) -> bool:
     """Whether a retriever, or a part of it, reads sentiments."""
     return any(part.sentiment != "none" for part in (config, *parts_of(config)))
@@ -96,9 +113,11 @@ def reads_feelings(config: RetrieveConfig) -> bool:
 
 def _part(config: RetrieveConfig, number: int, values: dict[str, Any]) -> RetrieveConfig:
     name = f"retrieve.parts[{number}]"
-    if values.get("model", "fusion") == "fusion" or values.get("parts"):
-        raise ConfigError(f"{name}: every part needs a model other than fusion, got {values}")
-    part: RetrieveConfig = from_dict(RetrieveConfig, merged(to_dict(config) | {"parts": ()}, values), name)
+    if values.get("model", "fusion") == "fusion" or values.get("parts") or values.get("teacher"):
+        raise ConfigError(f"{name}: every part needs a model other than fusion, and no teacher, got {values}")
+    part: RetrieveConfig = from_dict(
+        RetrieveConfig, merged(to_dict(config) | {"parts": (), "teacher": ()}, values), name
+    )
     if part.max_len > config.max_len:
         raise ConfigError(
             f"{name}.max_len: {part.max_len} is more than the {config.max_len} items that the fusion reads"
