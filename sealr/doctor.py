@@ -53,7 +53,16 @@ def check_job(config: Config | None) -> None:
     check_tracking()
     check_prefect()
     if config is not None:
+        check_retriever(config)
         check_files(config)
+
+
+def check_retriever(config: Config) -> None:
+    """Raises ConfigError for parts or a teacher that no retriever can have."""
+    if config.retrieve.model == "fusion" or config.retrieve.teacher:
+        from sealr.retrieve.models.fusion import built_on
+
+        built_on(config.retrieve)
 
 
 def check_folder(folder: Path, variable: str) -> None:

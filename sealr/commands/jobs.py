@@ -102,6 +102,11 @@ def check_search(what: Searched, data: str, base: str, settings: list[str]) -> N
             f"retrieve.model {retrieve.model} has no settings to search: name another retriever, "
             "such as --set 'retrieve.model=sasrec'"
         )
+    if what is Searched.retriever and retrieve.teacher:
+        raise ConfigError(
+            "a search trains without a teacher: add --set 'retrieve.teacher=[]', and give the teacher back to the "
+            "job that uses the settings found"
+        )
     if what is Searched.reranker and config.rerank.ranker != "scoring":
         raise ConfigError(
             f"tune searches the settings of rerank.ranker scoring, not of {config.rerank.ranker}: "

@@ -58,8 +58,11 @@ def check(data: Data = "demo", base: Base = "smollm2-135m", settings: Set = NOTH
     from sealr.config import load_config
     from sealr.data.download import data_dir, local_path
     from sealr.data.proposal import preview
+    from sealr.doctor import check_retriever
 
-    config = load_config(data, base, " ".join(settings)).data
+    whole = load_config(data, base, " ".join(settings))
+    check_retriever(whole)
+    config = whole.data
     path = local_path(config.reviews, data_dir())
     if config.source == "demo":
         print("ok")

@@ -86,8 +86,8 @@ def forecast(
     epochs = {name: epoch_seconds(part, sequences, rates) for name, part in named}
     trained: list[tuple[str, RetrieveConfig]] = list(named)
     if first := reading_parts(config.retrieve)[:1]:
-        reader = next(name for name, part in named if part == first[0])
-        trained += [(f"{reader}, {choice}", first[0]) for choice in ("content none", "content shuffled")]
+        again = [(name, part) for name, part in named if part == first[0] or first[0].teacher]  # its teacher, too
+        trained += [(f"{name}, {kind}", part) for kind in ("content none", "content shuffled") for name, part in again]
         stages.append(Expected("content", reading.load + RUN, f"vectors of {sequences.n_items:,} items"))
     stages += [_training(f"retriever {name}", part, epochs[name.partition(", content")[0]]) for name, part in trained]
     ranking = max(epochs.values()) * RANKINGS

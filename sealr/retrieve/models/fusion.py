@@ -65,21 +65,24 @@ def standardise_items(scores: Tensor, uncounted: int = 0) -> Tensor:
     return F.pad(standardise(scores[:, 1:], uncounted), (1, 0))
 
 
-def part_configs(config: RetrieveConfig) -> list[RetrieveConfig]:
-    """The configuration of each part: the fusion's with the part's changes. Raises ConfigError naming the part."""
+def part_configs(config: RetrieveConfig, setting: str = "retrieve.parts") -> list[RetrieveConfig]:
+    """The configuration of each part: the fusion's with the part's changes. Raises ConfigError naming the part.
+
+    setting: where the user wrote the parts.
+    """
     if not config.parts:
         raise ConfigError("retrieve.parts: a fusion needs parts, e.g. retrieve.parts=[{model: sasrec}, {model: ease}]")
-    parts = [_part(config, number, values) for number, values in enumerate(config.parts)]
+    parts = [_part(config, f"{setting}[{number}]", values) for number, values in enumerate(config.parts)]
     kinds = {part.sentiment for part in (config, *parts)} - {"none"}
     seeds = {part.seed for part in parts if part.sentiment == "shuffled"}
     if len(kinds) > 1 or seeds - {config.seed}:  # all parts get the same array of feelings
         raise ConfigError(
-            "retrieve.parts: parts with sentiment must read the same feelings: set one retrieve.sentiment, and with "
+            f"{setting}: parts with sentiment must read the same feelings: set one retrieve.sentiment, and with "
             "shuffled no other seed than the fusion's"
         )
     if any(part.tuning_users != config.tuning_users for part in parts):
         raise ConfigError(
-            "retrieve.parts: all parts must learn from the same users: "
+            f"{setting}: all parts must learn from the same users: "
             "set retrieve.tuning_users of the fusion, not of a part"
         )
     return parts
@@ -91,11 +94,14 @@ def parts_of(config: RetrieveConfig) -> list[RetrieveConfig]:
 
 
 def teacher_of(config: RetrieveConfig) -> RetrieveConfig | None:
-    """The fusion that teaches a retriever, with the retriever's settings where its parts name no others."""
+    """The fusion that teaches a retriever, with the retriever's settings where its parts name no others.
+
+    Raises ConfigError naming the part that cannot be one.
+    """
     if not config.teacher:
         return None
     teacher = replace(config, model="fusion", parts=config.teacher, teacher=(), index="exact")
-    if reads_feelings(teacher):
+    if any(part.sentiment != "none" for part in part_configs(teacher, "retrieve.teacher")):
         raise ConfigError("retrieve.teacher: a teacher reads no sentiments: remove sentiment from its parts")
     return teacher
 
@@ -111,8 +117,7 @@ def reads_feelings(config: RetrieveConfig) -> bool:
     return any(part.sentiment != "none" for part in (config, *parts_of(config)))
 
 
-def _part(config: RetrieveConfig, number: int, values: dict[str, Any]) -> RetrieveConfig:
-    name = f"retrieve.parts[{number}]"
+def _part(config: RetrieveConfig, name: str, values: dict[str, Any]) -> RetrieveConfig:
     if values.get("model", "fusion") == "fusion" or values.get("parts") or values.get("teacher"):
         raise ConfigError(f"{name}: every part needs a model other than fusion, and no teacher, got {values}")
     part: RetrieveConfig = from_dict(
