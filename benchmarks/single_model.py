@@ -1,10 +1,11 @@
 """What known ways to train a better SASRec give, each alone, on validation items.
 
-    python -m benchmarks.single_model --reviews R.parquet --folder FOLDER [--seeds 3] [--only "wider" ...]
+    python -m benchmarks.single_model --reviews R.parquet --folder FOLDER [--seeds 3] [--only "wider" ...] [--teacher T]
 
 ``sealr retrieve --data s3rec-beauty`` writes the reviews table of stage ``ingest``. Each try changes one thing of the
 settings that `sealr benchmark --data s3rec-beauty` trains SASRec with, but for 20 epochs. FOLDER keeps the ranks of
-each, so that a second run adds what is missing. Test items are not looked at. Prints Markdown.
+each, so that a second run adds what is missing. Test items are not looked at. T is the folder of a trained retriever,
+stage ``retriever``, that teaches the tries called taught. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from sealr.evaluate.report import markdown_table
 from sealr.evaluate.statistics import paired_bootstrap, shown
 from sealr.retrieve.candidates import target_ranks
 from sealr.retrieve.loss import softmax_loss
-from sealr.retrieve.models.base import Packed
+from sealr.retrieve.models.base import Packed, SequenceModel
+from sealr.retrieve.models.bsarec import BSARec
 from sealr.retrieve.models.layers import Block
 from sealr.retrieve.models.sasrec import SASRec
-from sealr.retrieve.retriever import Retriever, popularity
+from sealr.retrieve.retriever import Retriever, load, popularity
+from sealr.retrieve.taught import Teacher, find_sharpness
 from sealr.retrieve.train import NextItem, trainer_options
 from sealr.settings import RetrieveConfig
 from sealr.trainer import Trainer
@@ -40,7 +43,7 @@ from sealr.trainer import Trainer
 PLAIN = RetrieveConfig(
     item_init="cooccurrence", schedule="cosine", lr=2e-3, batch_size=128, epochs=20, eval_every=5
 )  # of configs/comparisons/retrievers.yaml
-BASE = "SASRec"
+BASE, TAUGHT = "SASRec", "taught"
 Batch = tuple[Tensor, ...]
 
 
@@ -189,7 +192,7 @@ class SeparateDropout(SASRec):
         self.blocks = nn.ModuleList(Block(config.hidden, config.heads, 0.2) for _ in self.blocks)
 
 
-TRIES: dict[str, tuple[dict[str, Any], Callable[..., NextItem], Callable[..., SASRec]]] = {
+TRIES: dict[str, tuple[dict[str, Any], Callable[..., NextItem], Callable[..., SequenceModel]]] = {
     BASE: ({}, NextItem, SASRec),
     "moving average of weights, .999": ({"ema_decay": 0.999}, NextItem, SASRec),
     "label smoothing, .1": ({}, Smoothed, SASRec),
@@ -205,10 +208,13 @@ TRIES: dict[str, tuple[dict[str, Any], Callable[..., NextItem], Callable[..., SA
     "contrast of two readings": ({}, Contrast, SASRec),
     "contrast of users with the same target": ({}, SameTarget, SASRec),
     "R-Drop": ({}, RDrop, SASRec),
+    "taught": ({}, NextItem, SASRec),
+    "BSARec": ({"model": "bsarec"}, NextItem, BSARec),
+    "BSARec, taught": ({"model": "bsarec"}, NextItem, BSARec),
 }
 
 
-def attempt(name: str, sequences: Sequences, folder: Path, seed: int) -> tuple[np.ndarray, float]:
+def attempt(name: str, sequences: Sequences, folder: Path, seed: int, teacher: Path | None) -> tuple[np.ndarray, float]:
     """(users,) ranks of the validation items by the best epoch, and CPU seconds. Trains unless FOLDER has them."""
     kept = folder / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}.npz"
     if not kept.exists():
@@ -217,7 +223,11 @@ def attempt(name: str, sequences: Sequences, folder: Path, seed: int) -> tuple[n
         torch.manual_seed(seed)
         model = network(sequences.n_items, config)
         retriever = Retriever(config, sequences.items, model, popularity(sequences))
-        training = task(retriever, sequences, None)
+        lessons = None
+        if name.endswith(TAUGHT) and teacher:
+            fusion = load(teacher)
+            lessons = Teacher(fusion, find_sharpness(fusion, sequences))
+        training = task(retriever, sequences, None, lessons)
         options = replace(trainer_options(config, len(training.training)), name=name)
         Trainer(training, options, kept.with_suffix(".pt"), {"try": name, "seed": seed}).fit()
         ranks = target_ranks(retriever, sequences, "valid", True)
@@ -232,14 +242,18 @@ def main(
     folder: Annotated[Path, typer.Option(help="keeps the ranks")],
     seeds: int = 1,
     only: Annotated[list[str] | None, typer.Option(help="tries, by name; repeat it for several")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="a trained retriever; without it no try is taught")] = None,
 ) -> None:
     """What known ways to train a better SASRec give, each alone, on validation items."""
+    if not teacher and any(name.endswith(TAUGHT) for name in only or ()):
+        raise typer.BadParameter("a taught try needs --teacher, the folder of a trained retriever")
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     sequences = build(read_table(reviews, "reviews"))
     rows: list[dict[str, Any]] = []
-    for name in [BASE, *(only or [n for n in TRIES if n != BASE])]:
-        ranks, seconds = zip(*(attempt(name, sequences, folder, seed) for seed in range(seeds)), strict=True)
+    names = only or [name for name in TRIES if name != BASE and (teacher or not name.endswith(TAUGHT))]
+    for name in [BASE, *names]:
+        ranks, seconds = zip(*(attempt(name, sequences, folder, seed, teacher) for seed in range(seeds)), strict=True)
         hits, gains = (np.stack([metric(r, 10) for r in ranks]) for metric in (hit_rate, ndcg))  # (seeds, users)
         if name == BASE:
             base = hits, gains

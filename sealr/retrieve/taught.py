@@ -3,7 +3,7 @@
 Besides the next item, the network learns to order the whole catalogue as the teacher does. It would learn little from
 the teacher's answers to the training histories, whose next items the teacher knows. So it asks about changed ones, from
 which random items are left out: nobody can have learned what follows them by heart.
-``benchmarks/studies/taught.md`` has the gain, and what else was tried.
+``benchmarks/studies/single-model.md`` has the gain and its controls.
 """
 
 from __future__ import annotations

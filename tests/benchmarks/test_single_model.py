@@ -8,6 +8,9 @@ import torch
 
 from benchmarks import single_model as module
 from sealr.data.sequences import Sequences
+from sealr.retrieve.taught import Teacher
+from sealr.retrieve.train import train
+from sealr.settings import RetrieveConfig
 
 
 @pytest.fixture
@@ -18,16 +21,26 @@ def sequences():
     return Sequences([f"u{u}" for u in range(30)], [f"item{i}" for i in range(1, 21)], flat, offsets)
 
 
+@pytest.fixture
+def teacher(sequences, tmp_path):
+    train(RetrieveConfig(model="transition"), sequences, tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
 @pytest.mark.parametrize("name", module.TRIES)
-def test_a_try_gives_a_rank_for_each_user_and_is_not_trained_twice(name, sequences, tmp_path, monkeypatch):
+def test_a_try_gives_a_rank_for_each_user_and_is_not_trained_twice(name, sequences, tmp_path, teacher, monkeypatch):
     monkeypatch.setattr(module, "PLAIN", replace(module.PLAIN, hidden=8, epochs=2, eval_every=1, batch_size=8))
     monkeypatch.setitem(module.TRIES, name, ({**module.TRIES[name][0], "hidden": 8}, *module.TRIES[name][1:]))
-    ranks, seconds = module.attempt(name, sequences, tmp_path, 0)
+    lessons, folder = [], tmp_path / "kept"
+    folder.mkdir()
+    lesson = Teacher.lesson
+    monkeypatch.setattr(Teacher, "lesson", lambda self, *given: lessons.append(1) or lesson(self, *given))
+    ranks, seconds = module.attempt(name, sequences, folder, 0, teacher)
     assert len(ranks) == len(sequences.split("valid"))
     assert (ranks >= 0).all() and (ranks <= 20).all() and seconds > 0
-    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
+    assert [path.suffix for path in folder.iterdir()] == [".npz"] and bool(lessons) == name.endswith("taught")
     monkeypatch.setattr(module, "Trainer", None)
-    assert module.attempt(name, sequences, tmp_path, 0)[0].tolist() == ranks.tolist()
+    assert module.attempt(name, sequences, folder, 0, None)[0].tolist() == ranks.tolist()
 
 
 def test_rows_are_turned_round_without_their_padding():
