@@ -216,7 +216,8 @@ TRIES: dict[str, tuple[dict[str, Any], Callable[..., NextItem], Callable[..., Se
 
 def attempt(name: str, sequences: Sequences, folder: Path, seed: int, teacher: Path | None) -> tuple[np.ndarray, float]:
     """(users,) ranks of the validation items by the best epoch, and CPU seconds. Trains unless FOLDER has them."""
-    kept = folder / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}.npz"
+    taught_by = f"-{teacher.name}" if teacher and name.endswith(TAUGHT) else ""
+    kept = folder / f"{''.join(c if c.isalnum() else '-' for c in name)}{taught_by}-{seed}.npz"
     if not kept.exists():
         settings, task, network = TRIES[name]
         config, started = replace(PLAIN, seed=seed, **settings), time.process_time()
@@ -224,7 +225,7 @@ def attempt(name: str, sequences: Sequences, folder: Path, seed: int, teacher: P
         model = network(sequences.n_items, config)
         retriever = Retriever(config, sequences.items, model, popularity(sequences))
         lessons = None
-        if name.endswith(TAUGHT) and teacher:
+        if teacher and taught_by:
             fusion = load(teacher)
             lessons = Teacher(fusion, find_sharpness(fusion, sequences))
         training = task(retriever, sequences, None, lessons)

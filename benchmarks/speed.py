@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def sequences_file(data: str, folder: Path) -> Path:
-    """A configuration's sequences in the format that both sides read: one line per user."""
+    """A configuration's sequences in the format that all sides read: one line per user."""
     made, _ = local_tables(load_config(data).data)
     lines = (" ".join(map(str, [row + 1, *items])) for row, items in enumerate(np.split(made.flat, made.offsets[1:-1])))
     path = folder / "sequences.txt"

@@ -41,7 +41,7 @@ def report(results: Results, profile: dict[str, Any], load: float) -> str:
     ]
     for name in peers:
         if (share := results[name][0]["timed_share"]) < 1:
-            lines += ["", f"An epoch of {name} is extrapolated from {share:.0%} of its predictions."]
+            lines += ["", f"An epoch of {name} is extrapolated from {share:.0%} of it."]
     if "test" in first:
         lines += ["", markdown_table(trained(results))]
         lines += [line for name in peers for line in differences(results, name)]

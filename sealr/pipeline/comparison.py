@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from sealr.config import ConfigError, from_dict, load_config, merged, to_dict
+from sealr.config import ConfigError, from_dict, load_config, merged, nearest, to_dict
 from sealr.data.manifest import Manifest
 from sealr.data.sequences import Sequences
 from sealr.data.tables import read_json, read_table
@@ -29,12 +30,7 @@ from sealr.settings import RetrieveConfig
 RANKS = {FULL: "test_ranks.npy", KEPT: "test_ranks_kept.npy", INJECTED: "test_ranks.npy"}  # files of a retriever
 SHARE = r" FT\d+"  # in the name of a system: the share of the users that the paper fine-tunes on
 APART = 100  # between the seeds of equal parts; replicates have seeds below it, so none trains another's part
-NOT_SETTINGS = (
-    "seeds",
-    "parts",
-    "teacher",
-    "best_part",
-)  # keys of a retriever's mapping that are not settings of `retrieve`
+NOT_SETTINGS = ("seeds", "parts", "teacher", "best_part")  # keys of a row that are not settings of `retrieve`
 
 
 @dataclass(frozen=True)
@@ -115,18 +111,29 @@ def retriever_config(base: RetrieveConfig, name: str, systems: dict[str, Any], s
     """The settings of one retriever over those of the configuration. seed None: that of the configuration.
 
     A part that a fusion names again is trained with another seed: seed + APART, then seed + 2 * APART, and so on.
+    Raises ConfigError on settings, parts or a teacher that cannot be.
     """
     plain = {system: {k: v for k, v in systems[system].items() if k not in NOT_SETTINGS} for system in systems}
-    settings = plain[name]
-    seeded = base if seed is None else replace(base, seed=seed)
-    if parts := systems[name].get("parts"):
+    own, settings = systems[name], plain[name]
+    seeded = replace(base, teacher=()) if seed is None else replace(base, teacher=(), seed=seed)
+
+    def fused(parts: Sequence[str], rows: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+        for part in parts:
+            if part not in systems or systems[part].keys() & {"parts", "teacher"}:
+                raise ConfigError(
+                    f"settings of {name}: {part!r} is not a row of one model{nearest(part, list(systems))}"
+                )
         earlier = [parts[:place].count(part) for place, part in enumerate(parts)]
         others = [{"seed": seeded.seed + APART * count} if count else {} for count in earlier]
-        own = tuple(plain[part] | other for part, other in zip(parts, others, strict=True))
-        settings = settings | {"model": "fusion", "parts": own}
+        return tuple(rows[part] | other for part, other in zip(parts, others, strict=True))
+
+    if parts := own.get("parts"):
+        settings = settings | {"model": "fusion", "parts": fused(parts, plain)}
     elif settings.get("model", "fusion") != "fusion":  # so that a part of the configuration's fusion is trained once
-        teacher = tuple(plain[part] for part in systems[name].get("teacher", ()))
-        settings = settings | {"parts": (), "teacher": teacher}
+        settings = settings | {"parts": ()}
+    if teacher := own.get("teacher"):
+        rows = {part: to_dict(retriever_config(base, part, systems, seed)) for part in {*teacher} & systems.keys()}
+        settings = settings | {"teacher": fused(teacher, rows)}  # whole, so that those of the pupil do not count
     return from_dict(RetrieveConfig, merged(to_dict(seeded), settings), f"settings of {name}")
 
 

@@ -15,7 +15,7 @@ from sealr.registry import drift as drifting
 from sealr.registry import gate, promote
 from sealr.registry.headline import headline
 from sealr.registry.package import register_model
-from sealr.retrieve.models.fusion import built_on
+from sealr.retrieve.models.fusion import parts_of
 from sealr.serving.packing import histories, served
 from sealr.settings import Config
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def is_placebo(config: Config) -> bool:
     """Whether a part of the system is a control: shuffled feelings or texts, or an LLM of random weights."""
-    retrievers = (config.retrieve, *built_on(config.retrieve))
+    retrievers = (config.retrieve, *parts_of(config.retrieve))
     choices = {config.rerank.sentiment, config.rerank.scoring.content}
     choices |= {choice for part in retrievers for choice in (part.sentiment, part.content)}
     return "shuffled" in choices or config.satisfaction.shuffled or config.rerank.init == "random"

@@ -24,7 +24,7 @@ from sealr.pipeline.inputs import job_sequences, read_feelings, read_sequences, 
 from sealr.pipeline.job import Job
 from sealr.retrieve.candidates import ranks_and_lists, target_ranks
 from sealr.retrieve.fusion import fuse
-from sealr.retrieve.models.fusion import parts_of, reads_feelings, teacher_of
+from sealr.retrieve.models.fusion import built_on, parts_of, reads_feelings, teacher_of
 from sealr.retrieve.taught import Teacher, find_sharpness
 from sealr.retrieve.timely import timely_ranks
 from sealr.retrieve.train import load, train
@@ -125,7 +125,8 @@ def train_retriever(
             ranked = {} if twin else _write_ranks(folder, sequences, felt)
             return StageResult(trained.rows, trained.metrics | ranked)
 
-        own = FUSION_CODE if parts else (f"retrieve/models/{config.model}.py",)
+        models = sorted({each.model for each in (config, *built_on(config))} - {"fusion"})
+        own = (*(f"retrieve/models/{model}.py" for model in models), *(FUSION_CODE if parts else ()))
         code = (*SHARED_CODE, *split_code(config), *own)
         settings = identity(job, config) | ({"twin": asdict(twin)} if twin else {})
         manifest = run_stage(job.named("retriever"), job.name, settings, inputs, code, work)

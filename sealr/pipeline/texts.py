@@ -60,9 +60,7 @@ def decide(job: Job, reviews: Manifest, labels: Manifest | None) -> Decision:
     words = f"Texts of items ({part.content}) help the retriever: {measured}."
     if not helps:
         words = f"Texts of items ({part.content}) do not clearly help the retriever, so they are off: {measured}."
-        parts, teacher = (
-            tuple(values | {"content": "none"} for values in each) for each in (config.parts, config.teacher)
-        )
-        config = replace(config, content="none", parts=parts, teacher=teacher)
+        off = tuple(values | {"content": "none"} for values in config.parts)
+        config = replace(config, content="none", parts=off)
     log.info(words)
     return Decision(config, words, figures)

@@ -59,6 +59,9 @@ def model_card(
         used = f"weight {fusion['weight']:g} for its z-scores, 1 for the retriever's"
     ceiling = candidates.metrics.get(f"test_hr@{retrieve.n_retrieved}", float("nan"))
     valid = f"{metrics['valid_ndcg@10']:.4f} (retriever alone {metrics['valid_ndcg@10_retriever']:.4f})"
+    taught = ""
+    if retrieve.teacher:
+        taught = f", which a fusion of {' and '.join(str(part['model']) for part in retrieve.teacher)} taught,"
     again = ""
     if f"{REFIT}adapter" in stages:
         again = f", and for serving on {stages[f'{REFIT}adapter'].rows['train_users']:,}, with all their items"
@@ -84,7 +87,8 @@ weights, and has learned from all {total:,} reviews. The LLM was fine-tuned on {
 
 ## Model
 
-A {retrieve.model} retriever finds {retrieve.n_retrieved} candidates, which hold {ceiling:.1%} of the test targets.
+A {retrieve.model} retriever{taught} finds {retrieve.n_retrieved} candidates, which hold {ceiling:.1%} of the test
+targets.
 `{rerank.base}` (digest `{weights.digest(rerank.base)}`) with a LoRA adapter of rank {rerank.lora.r} re-ranks them.
 Validation NDCG@10 {valid} over {len(fusion["validation_users"])} users, who chose epochs and weights.
 

@@ -8,6 +8,7 @@ which random items are left out: nobody can have learned what follows them by he
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,9 @@ from sealr.data.sequences import Sequences
 from sealr.retrieve.retriever import Retriever, pad
 
 log = logging.getLogger(__name__)
-WHOLE = 0.3  # share of the histories that stay as they are
-DROPPED = 0.3  # share of the items that the others lose
-EARLIER = 0.3  # share of the others that lose their newest item
+WHOLE = 0.3  # chance of a history to stay as it is
+DROPPED = 0.3  # chance of an item of the others to be left out
+EARLIER = 0.3  # further chance of their newest items
 SHARPNESS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
 USERS = 2000  # on whom the sharpness is found
 BLOCK_ROWS = 256
@@ -41,14 +42,19 @@ class Teacher:
         inputs, targets: (B, L), of a training batch. Uses torch's global generator.
         """
         rows = changed(torch.cat([inputs[:, :1], targets], dim=1))[:, -self.retriever.config.max_len :]  # (B, L)
-        wanted = self.probabilities(rows)  # (B, items)
+        with torch.no_grad():
+            answers = self.sharpness * asked(self.retriever, rows)  # (B, items)
         logits = model.encode_last(rows) @ model.item_weights()[1:].T  # (B, items)
-        return -(wanted * logits.masked_fill(wanted == 0, -1e9).log_softmax(1)).sum(1).mean()
+        logits = logits.masked_fill(answers == -torch.inf, -1e9)  # finite: 0 times -inf is no number
+        return -(answers.softmax(1) * logits.log_softmax(1)).sum(1).mean()
 
-    @torch.no_grad()
-    def probabilities(self, rows: Tensor) -> Tensor:
-        """(B, L) -> (B, n_items), 0 at the items of a row if they are no candidates."""
-        return (self.sharpness * asked(self.retriever, rows)).softmax(1)
+    def digest(self) -> str:
+        """SHA-256 of what it teaches."""
+        state = self.retriever.model.state_dict()
+        made = hashlib.sha256(f"{self.sharpness} {self.retriever.config}".encode())
+        for name in sorted(state):
+            made.update(name.encode() + state[name].detach().cpu().contiguous().numpy().tobytes())
+        return made.hexdigest()
 
 
 def asked(retriever: Retriever, rows: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ def train(
             raise ValueError("a retriever is trained with the teacher of retrieve.teacher, and only with that")
         task = NextItem(retriever, sequences, feelings, teacher)
         identity = {"config": to_dict(config), "data": _digest(sequences, feelings)}
+        identity |= {"teacher": teacher.digest()} if teacher else {}
         options = replace(trainer_options(config, len(task.training)), stop=stop or 0)
         progress = Trainer(task, options, folder / CHECKPOINT / "retriever.pt", identity).fit(on_epoch)
 

@@ -40,7 +40,7 @@ def test_a_try_gives_a_rank_for_each_user_and_is_not_trained_twice(name, sequenc
     assert (ranks >= 0).all() and (ranks <= 20).all() and seconds > 0
     assert [path.suffix for path in folder.iterdir()] == [".npz"] and bool(lessons) == name.endswith("taught")
     monkeypatch.setattr(module, "Trainer", None)
-    assert module.attempt(name, sequences, folder, 0, None)[0].tolist() == ranks.tolist()
+    assert module.attempt(name, sequences, folder, 0, teacher)[0].tolist() == ranks.tolist()
 
 
 def test_rows_are_turned_round_without_their_padding():

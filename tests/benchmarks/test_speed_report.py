@@ -26,7 +26,7 @@ def test_the_report_of_three_systems():
     assert rows["predictions per second"][-2:] == ["10.0", "1.0"], "a ratio above 1 means that ours is better"
     assert rows["users ranked per second"][-2:] == ["3.0", "1.0"]
     assert rows["Slow"] == ["3", "60", "0.2500", "0.0000"]
-    assert "An epoch of Slow is extrapolated from 10% of its predictions." in text and "Same is extra" not in text
+    assert "An epoch of Slow is extrapolated from 10% of it." in text and "Same is extra" not in text
     assert "HR@10, SEALR minus Slow: +1.0000 (+1.0000 to +1.0000), 1 seeds, 2 users" in text, (
         "users are matched by name"
     )

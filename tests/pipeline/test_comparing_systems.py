@@ -126,8 +126,17 @@ def test_a_teacher_is_named_by_the_rows_it_fuses():
     made = retriever_config(base, "taught", systems, 1)
     first, second, fused = built_on(made)
     assert (made.model, made.hidden, fused.model, fused.seed) == ("sasrec", 16, "fusion", 1)
-    assert (first.model, first.hidden, first.epochs, second.model) == ("bsarec", 32, 3, "cooccurrence")
+    assert first == retriever_config(base, "net", systems, 1) and first.hidden == 32 and first.epochs == base.epochs
+    assert second == retriever_config(base, "near", systems, 1)  # so what these rows trained is used again
     assert retriever_config(made, "net", systems, 1).teacher == ()  # a row has the teacher that it names
+    systems |= {"both": {"parts": ["net", "near"]}, "twice": systems["taught"] | {"teacher": ["net", "net"]}}
+    assert retriever_config(made, "both", systems, 1).teacher == ()
+    assert [part.seed for part in built_on(retriever_config(base, "twice", systems, 1))[:2]] == [1, 101]
+    for wrong in ("both", "taught", "nett"):
+        for key in ("parts", "teacher"):
+            rows = systems | {"bad": {"model": "sasrec", key: [wrong]}}
+            with pytest.raises(ConfigError, match=f"settings of bad: '{wrong}' is not a row of one model"):
+                retriever_config(base, "bad", rows, 0)
 
 
 def test_a_retriever_must_not_learn_what_everybody_is_evaluated_on():

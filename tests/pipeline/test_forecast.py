@@ -61,6 +61,24 @@ def test_texts_are_read_once_and_the_decision_on_them_is_two_more_trainings(stag
     assert fused["refit-retriever ease"] == 3.0 + module.RUN
 
 
+def test_a_teacher_is_trained_before_its_pupil(stages):
+    teacher = "'retrieve.teacher=[{model: sasrec}, {model: ease}]'"
+    found = stages(f"retrieve.content=none {teacher}")
+    names = [name for name in found if name.startswith("retriever")]
+    assert names == ["retriever sasrec", "retriever ease", "retriever sasrec, taught"]
+    assert {"refit-retriever sasrec", "refit-retriever ease", "refit-retriever sasrec, taught"} <= found.keys()
+    again = [name for name in stages(teacher) if ", content" in name]
+    assert len(again) == 6 and "retriever ease, content none" in again, "each choice of texts has its teacher"
+
+
+def test_an_epoch_of_a_pupil_takes_longer():
+    plain = RetrieveConfig(epochs=3, eval_every=1, hidden=8)
+    taught = replace(plain, teacher=({"model": "bsarec"}, {"model": "ease"}))
+    sequences = build(REVIEWS)
+    alone, pupil = (min(epoch_seconds(c, sequences, RATES) for _ in range(3)) for c in (plain, taught))
+    assert pupil > alone > 0
+
+
 def test_early_stopping_is_expected():
     config = RetrieveConfig(epochs=200, patience=10, eval_every=2)
     assert (expected_epochs(config), expected_epochs(config, refit=True)) == (module.BEST_EPOCH + 20, module.BEST_EPOCH)

@@ -100,6 +100,9 @@ def test_a_taught_network_is_refitted_with_a_refitted_teacher(fit):
     twin, again = (read_json(made[name].path("retriever.json")) for name in ("candidates", "refit-retriever"))
     assert twin["teacher"] == again["teacher"] and twin["sharpness"] == again["sharpness"] > 0
     assert twin["epochs"] == again["epochs"] and len(twin["teacher"]["weights"]) == 2
+    evaluated = made["candidates"].folder.parent.parent / "retriever"
+    teachers = [read_json(path)["inputs"].get("teacher") for path in evaluated.glob("*/manifest.json")]
+    assert any(teachers) and made["refit-retriever"].inputs["teacher"] not in teachers, "the teacher is refitted, too"
     served = load(made["refit-retriever"].folder)
     place = served.items.index(SECOND) + 1
     assert served.model.item_weights().shape == (served.popularity.size, 16), "one network is served"

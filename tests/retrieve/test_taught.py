@@ -9,7 +9,7 @@ from toy_sequences import make_sequences
 from sealr.config import ConfigError, from_dict
 from sealr.retrieve.models.fusion import built_on, part_configs, teacher_of
 from sealr.retrieve.retriever import Retriever, popularity
-from sealr.retrieve.taught import SHARPNESS, Teacher, changed, find_sharpness
+from sealr.retrieve.taught import Teacher, asked, changed, find_sharpness
 from sealr.retrieve.train import load, train
 from sealr.settings import RetrieveConfig
 
@@ -73,6 +73,28 @@ def test_a_network_learns_what_only_its_teacher_knows(tmp_path, random_walks):
     assert load(tmp_path / "taught").config.teacher == ({"model": "transition"},)
 
 
+def test_an_interrupted_pupil_goes_on_with_its_teacher_and_with_no_other(tmp_path, random_walks):
+    config = RetrieveConfig(hidden=8, layers=1, epochs=4, batch_size=64, teacher=({"model": "transition"},))
+    first, other = (Teacher(teacher(random_walks), sharpness) for sharpness in (1.0, 0.5))
+    train(config, random_walks, tmp_path / "whole", stop=4, teacher=first)
+
+    def stop(epoch, metrics):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    def begun(name, lessons):
+        """The epoch with which a training goes on that was interrupted after two."""
+        epochs = []
+        with pytest.raises(KeyboardInterrupt):
+            train(config, random_walks, tmp_path / name, stop, stop=4, teacher=first)
+        train(config, random_walks, tmp_path / name, lambda epoch, _: epochs.append(epoch), stop=4, teacher=lessons)
+        return epochs[0]
+
+    assert begun("same", first) == 3 and begun("other", other) == 1
+    whole, same, other = ((tmp_path / n / "sasrec.safetensors").read_bytes() for n in ("whole", "same", "other"))
+    assert whole == same != other
+
+
 def test_a_teacher_belongs_to_its_configuration(tmp_path, random_walks):
     lessons = Teacher(teacher(random_walks), 1.0)
     with pytest.raises(ValueError, match="with the teacher of retrieve.teacher"):
@@ -82,12 +104,33 @@ def test_a_teacher_belongs_to_its_configuration(tmp_path, random_walks):
 
 
 @pytest.mark.parametrize("seen", [True, False])
-def test_probabilities_leave_out_what_is_no_candidate(random_walks, seen):
-    asked = Teacher(teacher(random_walks, exclude_seen=seen), 0.5)
-    found = asked.probabilities(torch.tensor([[0, 0, 2, 3], [0, 0, 0, 12]]))
-    assert found.shape == (2, 12) and torch.allclose(found.sum(1), torch.ones(2))
-    assert found.argmax(1).tolist() == [3, 0]
-    assert (found == 0).sum(1).tolist() == ([2, 1] if seen else [0, 0])
+def test_what_was_taken_is_no_candidate(random_walks, seen):
+    found = asked(teacher(random_walks, exclude_seen=seen), torch.tensor([[0, 0, 2, 3], [0, 0, 0, 12]]))
+    assert found.shape == (2, 12) and found.argmax(1).tolist() == [3, 0]
+    assert (found == -torch.inf).sum(1).tolist() == ([2, 1] if seen else [0, 0])
+
+
+def test_a_lesson_is_least_for_a_pupil_that_agrees_and_no_candidate_is_too_improbable_for_it(random_walks):
+    class Pupil:
+        def __init__(self, height):
+            self.wants = Wants(12, height)
+
+        def encode_last(self, rows):
+            return self.wants.score(rows).nan_to_num(neginf=0.0)
+
+        def item_weights(self):
+            return torch.eye(13)
+
+    inputs, targets = torch.tensor([[1, 2, 3], [7, 0, 0]]), torch.tensor([[2, 3, 4], [8, 0, 0]])
+    losses = {}
+    for sharpness in (1.0, 100.0):  # at 100 the others' probability is 0 in float32
+        lessons = Teacher(teacher(random_walks, 5.0), sharpness)
+        for height in (-5.0, 0.0, 5.0):
+            torch.manual_seed(0)
+            losses[sharpness, height] = lessons.lesson(Pupil(height), inputs, targets).item()
+    for sharpness in (1.0, 100.0):
+        assert losses[sharpness, 5.0] < losses[sharpness, 0.0] < losses[sharpness, -5.0]
+    assert losses[100.0, 0.0] > 2, "about the log of ten candidates"
 
 
 def test_the_sharpness_makes_validation_items_most_probable():
@@ -97,7 +140,7 @@ def test_the_sharpness_makes_validation_items_most_probable():
     sequences, best = make_sequences(lists, 10), torch.tensor(36.0).log().item()
     for wanted in (0.5, 1.0, 1.5):
         found = find_sharpness(teacher(sequences, best / wanted, exclude_seen=False), sequences)
-        assert found == wanted and found in SHARPNESS
+        assert found == wanted
 
 
 def test_a_teacher_is_a_fusion_with_the_settings_of_its_pupil():
@@ -120,7 +163,9 @@ def test_a_teacher_is_a_fusion_with_the_settings_of_its_pupil():
         ({"teacher": [{"model": "sasrek"}]}, r"retrieve.teacher\[0\]: .*did you mean sasrec"),
         ({"teacher": [{"modle": "sasrec"}]}, r"retrieve.teacher\[0\]: unknown setting .*did you mean"),
         ({"teacher": [{"model": "sasrec", "teacher": [{"model": "ease"}]}]}, "no teacher"),
-        ({"teacher": [{"model": "sasrec", "sentiment": "class"}]}, "a teacher reads no sentiments"),
+        ({"teacher": [{"model": "sasrec", "sentiment": "class"}]}, r"retrieve.teacher\[0\]: a teacher reads no sent"),
+        ({"teacher": [{"model": "ease"}, {"model": "sasrec", "content": "both"}]}, r"teacher\[1\]: a teacher reads"),
+        ({"teacher": [{"model": "sasrec", "max_len": 60}]}, r"teacher\[0\].max_len: 60 is more than retrieve.max_len"),
         ({"teacher": [{"model": "fusion"}]}, r"retrieve.teacher\[0\]: every part needs a model other than fusion"),
     ],
 )

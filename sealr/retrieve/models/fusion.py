@@ -82,8 +82,7 @@ def part_configs(config: RetrieveConfig, setting: str = "retrieve.parts") -> lis
         )
     if any(part.tuning_users != config.tuning_users for part in parts):
         raise ConfigError(
-            f"{setting}: all parts must learn from the same users: "
-            "set retrieve.tuning_users of the fusion, not of a part"
+            f"{setting}: all parts must learn from the same users: set retrieve.tuning_users, and no part's own"
         )
     return parts
 
@@ -101,8 +100,12 @@ def teacher_of(config: RetrieveConfig) -> RetrieveConfig | None:
     if not config.teacher:
         return None
     teacher = replace(config, model="fusion", parts=config.teacher, teacher=(), index="exact")
-    if any(part.sentiment != "none" for part in part_configs(teacher, "retrieve.teacher")):
-        raise ConfigError("retrieve.teacher: a teacher reads no sentiments: remove sentiment from its parts")
+    for number, part in enumerate(part_configs(teacher, "retrieve.teacher")):
+        if part.sentiment != "none" or part.content != config.content:
+            raise ConfigError(
+                f"retrieve.teacher[{number}]: a teacher reads no sentiments, and of items what its pupil reads: "
+                "remove sentiment and content from it, and set retrieve.content"
+            )
     return teacher
 
 
@@ -124,7 +127,5 @@ def _part(config: RetrieveConfig, name: str, values: dict[str, Any]) -> Retrieve
         RetrieveConfig, merged(to_dict(config) | {"parts": (), "teacher": ()}, values), name
     )
     if part.max_len > config.max_len:
-        raise ConfigError(
-            f"{name}.max_len: {part.max_len} is more than the {config.max_len} items that the fusion reads"
-        )
+        raise ConfigError(f"{name}.max_len: {part.max_len} is more than retrieve.max_len, which is {config.max_len}")
     return part
