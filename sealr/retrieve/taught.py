@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 WHOLE = 0.3  # chance of a history to stay as it is
 DROPPED = 0.3  # chance of an item of the others to be left out
 EARLIER = 0.3  # further chance of their newest items
-SHARPNESS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
+SHARPNESS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0)
 USERS = 2000  # on whom the sharpness is found
 BLOCK_ROWS = 256
 
