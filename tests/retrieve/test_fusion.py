@@ -201,7 +201,7 @@ def test_part_configs():
         (({"model": "nn"},), r"retrieve\.parts\[0\]: retrieve\.model"),
         (({"dropout": 0.1},), r"needs a model other than fusion"),
         (({"model": "fusion"},), r"needs a model other than fusion"),
-        (({"model": "sasrec", "max_len": 80},), r"max_len: 80 is more than the 50"),
+        (({"model": "sasrec", "max_len": 80},), r"max_len: 80 is more than retrieve.max_len, which is 50"),
         (
             ({"model": "sasrec", "sentiment": "class"}, {"model": "caser", "sentiment": "shuffled"}),
             r"must read the same",
